@@ -1,0 +1,1 @@
+"""Exporters from a kcaps checkpoint folder to ONNX and SavedModel."""

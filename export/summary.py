@@ -1,0 +1,46 @@
+"""One line on a checkpoint folder: its accuracy, its exports, and how exact they are.
+
+python -m export.summary --model ckpt/
+"""
+
+import argparse
+import json
+import pathlib
+
+from export.command import report_path
+
+EXPORTS = ("model.onnx", "saved_model")
+
+
+def summarize(folder):
+    """Returns the line for a checkpoint folder; what is not there is left out.
+
+    Args:
+        folder: Path of the checkpoint folder.
+
+    Returns:
+        A string.
+    """
+    folder = pathlib.Path(folder)
+    parts = []
+    if (folder / "report.json").is_file():
+        report = json.loads((folder / "report.json").read_text())
+        synthetic = " (synthetic data)" if report.get("synthetic") else ""
+        parts.append(f"test accuracy {100 * report['test_accuracy']:.2f} %{synthetic}")
+    onnx_report = report_path(folder / "model.onnx")
+    if onnx_report.is_file():
+        difference = json.loads(onnx_report.read_text())["largest_difference"]
+        parts.append(f"largest difference Keras to ONNX Runtime {difference:.1e}")
+    files = [name for name in ("model.keras", *EXPORTS) if (folder / name).exists()]
+    parts.append("files: " + (", ".join(str(folder / name) for name in files) or "none"))
+    return " · ".join(parts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
+    print(summarize(parser.parse_args().model))
+
+
+if __name__ == "__main__":
+    main()

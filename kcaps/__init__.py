@@ -1,0 +1,10 @@
+"""Capsule networks for Keras."""
+
+from kcaps import activations as activations
+from kcaps import initializers as initializers
+from kcaps import layers as layers
+from kcaps import losses as losses
+from kcaps import models as models
+from kcaps import routing as routing
+
+__version__ = "0.1.0"

@@ -1,0 +1,69 @@
+"""Norms and squashing of capsule vectors: pure functions, float32 inside."""
+
+import keras
+from keras import ops
+
+# Below this squared length a vector counts as zero. It only keeps the division finite: the
+# result at zero is exactly zero and so is its gradient.
+_SMALLEST_SQUARED_NORM = 1e-30
+
+
+def _squared_norm(x, axis):
+    return ops.sum(ops.square(x), axis=axis, keepdims=True)
+
+
+def _root(squared):
+    """Square root with value 0 and gradient 0 at 0, where `ops.sqrt` has an infinite gradient."""
+    return squared * ops.rsqrt(ops.maximum(squared, _SMALLEST_SQUARED_NORM))
+
+
+def safe_norm(x, axis=-1, keepdims=False):
+    """Euclidean length of the vectors along `axis`, differentiable at the zero vector.
+
+    `‖x‖ = sqrt(Σ x²)`, computed in float32. The gradient at a zero vector is zero, not NaN.
+
+    Args:
+        x: Tensor of floats.
+        axis: The axis that holds the components of a vector.
+        keepdims: Whether to keep `axis` with size 1.
+
+    Returns:
+        Float32 tensor, the shape of `x` without `axis` (or with size 1 there).
+
+    Example:
+
+    >>> safe_norm([[3.0, 4.0], [0.0, 0.0]])
+    [5.0, 0.0]
+    """
+    x = ops.cast(ops.convert_to_tensor(x), "float32")
+    norm = _root(_squared_norm(x, axis))
+    return norm if keepdims else ops.squeeze(norm, axis=axis)
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+def squash(x, axis=-1):
+    """Shrinks each vector to a length in [0, 1) and keeps its direction.
+
+    `squash(x) = ‖x‖² / (1 + ‖x‖²) · x / ‖x‖`, computed in float32 and returned in the dtype of
+    `x`. Zero vectors stay zero, with a finite gradient.
+
+    Args:
+        x: Tensor of floats.
+        axis: The axis that holds the components of a vector.
+
+    Returns:
+        Tensor of the shape and dtype of `x`.
+
+    Example:
+
+    >>> squash([[3.0, 4.0]])  # length 5 becomes 25 / 26
+    [[0.5769231, 0.7692308]]
+
+    Reference:
+
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), equation (1).
+    """
+    x = ops.convert_to_tensor(x)
+    vectors = ops.cast(x, "float32")
+    squared = _squared_norm(vectors, axis)
+    return ops.cast(vectors * (_root(squared) / (1.0 + squared)), x.dtype)

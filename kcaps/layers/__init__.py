@@ -1,0 +1,6 @@
+"""Capsule layers."""
+
+from kcaps.layers.capsule_length import CapsuleLength as CapsuleLength
+from kcaps.layers.capsule_mask import CapsuleMask as CapsuleMask
+from kcaps.layers.digit_caps import DigitCaps as DigitCaps
+from kcaps.layers.primary_caps import PrimaryCaps as PrimaryCaps

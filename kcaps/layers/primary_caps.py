@@ -1,0 +1,119 @@
+"""The first layer of capsules, on top of a convolution."""
+
+import keras
+from keras import ops
+
+from kcaps.activations import squash
+from kcaps.validation import positive_int
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class PrimaryCaps(keras.layers.Layer):
+    """Groups the channels of a convolution into capsules and squashes them.
+
+    A convolution with `num_capsules · capsule_dim` filters; at each position, each run of
+    `capsule_dim` neighbouring channels is one capsule of one type. Capsules are ordered by
+    position (row by row), then by type.
+
+    Args:
+        num_capsules: Positive integer, number of capsule types.
+        capsule_dim: Positive integer, components of a capsule.
+        kernel_size: Integer or pair of integers, size of the convolution's window.
+        strides: Integer or pair of integers. Defaults to 1.
+        padding: `"valid"` or `"same"`. Defaults to `"valid"`.
+        data_format: `"channels_last"` or `"channels_first"`, or None for Keras' setting.
+        kernel_initializer: Initializer of the convolution's kernel. The default keeps the mean
+            square of the inputs, so that inputs of order one give capsules of lengths around
+            one half.
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Input shape:
+        Features `(batch, height, width, channels)`, or `(batch, channels, height, width)` with
+        `"channels_first"`. Height, width and channels must be known.
+
+    Output shape:
+        Capsules `(batch, positions · num_capsules, capsule_dim)`.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or the input has no known size.
+
+    Example:
+
+    >>> features = keras.random.normal((2, 20, 20, 256))
+    >>> PrimaryCaps(32, 8, kernel_size=9, strides=2)(features).shape
+    (2, 1152, 8)
+
+    Reference:
+
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 4.
+    """
+
+    def __init__(
+        self,
+        num_capsules,
+        capsule_dim,
+        kernel_size,
+        strides=1,
+        padding="valid",
+        data_format=None,
+        kernel_initializer="lecun_normal",
+        **kwargs,
+    ):
+        num_capsules = positive_int("num_capsules", num_capsules)
+        capsule_dim = positive_int("capsule_dim", capsule_dim)
+        super().__init__(**kwargs)
+        self.num_capsules = num_capsules
+        self.capsule_dim = capsule_dim
+        self.conv = keras.layers.Conv2D(
+            num_capsules * capsule_dim,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            kernel_initializer=kernel_initializer,
+            dtype=self.dtype_policy,
+            name="conv",
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        if None in input_shape[1:]:
+            raise ValueError(
+                "`PrimaryCaps` needs inputs of known height, width and channels, because each "
+                "position has capsules of its own in the next layer. "
+                f"Received: inputs of shape {tuple(input_shape)}."
+            )
+        shape = self.compute_output_shape(input_shape)
+        if shape[1] < 1:
+            raise ValueError(
+                "`kernel_size` must not exceed the height and width of the inputs. Received: "
+                f"kernel_size={self.conv.kernel_size}, inputs of shape {tuple(input_shape)}."
+            )
+        self.conv.build(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        features = self.conv(inputs)
+        if self.conv.data_format == "channels_first":
+            features = ops.transpose(features, (0, 2, 3, 1))  # (b, h, w, types·k)
+        _, height, width, _ = features.shape
+        return squash(
+            ops.reshape(features, (-1, height * width * self.num_capsules, self.capsule_dim))
+        )
+
+    def compute_output_shape(self, input_shape):
+        shape = self.conv.compute_output_shape(input_shape)
+        positions = shape[2:] if self.conv.data_format == "channels_first" else shape[1:3]
+        return (shape[0], positions[0] * positions[1] * self.num_capsules, self.capsule_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_capsules": self.num_capsules,
+            "capsule_dim": self.capsule_dim,
+            "kernel_size": self.conv.kernel_size,
+            "strides": self.conv.strides,
+            "padding": self.conv.padding,
+            "data_format": self.conv.data_format,
+            "kernel_initializer": keras.initializers.serialize(self.conv.kernel_initializer),
+        }

@@ -1,0 +1,119 @@
+"""Reference architectures: functions that return a `CapsNet`."""
+
+import math
+
+import keras
+from keras import layers
+
+from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
+from kcaps.models.capsnet import CapsNet
+from kcaps.validation import positive_int
+
+PIXEL_MAX = 255.0
+
+
+def decoder(num_capsules, capsule_dim, image_shape, units=(512, 1024)):
+    """Fully connected decoder from masked class poses to images of pixels 0 to 255.
+
+    Args:
+        num_capsules: Number of class capsules.
+        capsule_dim: Components of a class capsule.
+        image_shape: Tuple `(height, width, channels)`.
+        units: Units of the hidden layers. Defaults to `(512, 1024)`.
+
+    Returns:
+        A `keras.Model` from `(batch, num_capsules, capsule_dim)` to `(batch, *image_shape)`.
+
+    Reference:
+
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), figure 2.
+    """
+    poses = keras.Input((num_capsules, capsule_dim), name="masked_poses")
+    x = layers.Flatten()(poses)
+    for width in units:
+        x = layers.Dense(width, activation="relu", kernel_initializer="he_normal")(x)
+    x = layers.Dense(math.prod(image_shape), activation="sigmoid")(x)
+    # Pixels of half precision are too coarse: their steps are 1/8 at 255.
+    x = layers.Reshape(image_shape, dtype="float32")(x)
+    image = layers.Rescaling(PIXEL_MAX, dtype="float32", name="reconstruction")(x)
+    return keras.Model(poses, image, name="decoder")
+
+
+def capsnet(
+    input_shape,
+    num_classes,
+    routing="dynamic",
+    filters=256,
+    num_primary_capsules=32,
+    activation="relu",
+    decoder_units=(512, 1024),
+):
+    """The reference capsule network of Sabour et al., used by Yang et al. for all routings.
+
+    Conv 9×9 → PrimaryCaps 9×9, stride 2, 8 components → DigitCaps, 16 components → lengths, with
+    a decoder as a regulariser. On `(28, 28, 1)` and 10 classes: 6,804,224 parameters in the
+    network and 1,411,344 in the decoder, and with `"l1"` or `"l2"` 11,520 coupling coefficients.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`, at least 17 × 17.
+        num_classes: Positive integer.
+        routing: Routing of the class capsules, as for `DigitCaps`. Defaults to `"dynamic"`.
+        filters: Filters of the first convolution. Defaults to 256.
+        num_primary_capsules: Types of primary capsules. Defaults to 32; the papers use 64 on
+            CIFAR-10.
+        activation: Activation of the first convolution. Defaults to `"relu"`; Yang et al. use
+            `"leaky_relu"` on CIFAR-10.
+        decoder_units: Hidden units of the decoder, or None for no decoder.
+
+    Input shape:
+        Images `(batch, height, width, channels)` of raw pixels 0 to 255: the model rescales them.
+
+    Output shape:
+        Class lengths `(batch, num_classes)`.
+
+    Returns:
+        A `kcaps.models.CapsNet`, not compiled.
+
+    Raises:
+        ValueError: for an image too small for the two convolutions, or a size that is not a
+            positive integer.
+
+    Example:
+
+    >>> model = capsnet((28, 28, 1), 10, routing="l1")
+    >>> model.compile("adam", metrics=["accuracy"], routing_learning_rate=1e-4)
+
+    Reference:
+
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), figure 1.
+    - [Yang et al., 2021](https://arxiv.org/abs/2103.04278), table I.
+    """
+    if len(input_shape) != 3 or min(input_shape[:2]) < 17:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels) with at least 17 × 17 pixels, because "
+            f"two 9 × 9 windows must fit. Received: input_shape={tuple(input_shape)}."
+        )
+    num_classes = positive_int("num_classes", num_classes)
+    capsule_dim = 16
+
+    image = keras.Input(input_shape, name="image")
+    x = layers.Rescaling(1 / PIXEL_MAX)(image)
+    x = layers.Conv2D(
+        positive_int("filters", filters),
+        kernel_size=9,
+        activation=activation,
+        kernel_initializer="he_normal",
+        name="conv",
+    )(x)
+    capsules = PrimaryCaps(num_primary_capsules, 8, kernel_size=9, strides=2, name="primary_caps")(
+        x
+    )
+    poses = DigitCaps(num_classes, capsule_dim, routing=routing, name="digit_caps")(capsules)
+    lengths = CapsuleLength(name="class_lengths")(poses)
+    return CapsNet(
+        image,
+        lengths,
+        decoder=decoder_units and decoder(num_classes, capsule_dim, input_shape, decoder_units),
+        reconstruction_weight=0.0005 / PIXEL_MAX**2,
+        name="capsnet",
+    )

@@ -1,0 +1,269 @@
+"""A Keras model that alternates weight updates and routing updates."""
+
+import keras
+
+from kcaps import losses
+from kcaps.layers import CapsuleMask, DigitCaps
+from kcaps.validation import non_negative, one_of, positive_int
+
+UPDATES = ("alternating", "joint")
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class CapsNet(keras.Model):
+    """Capsule network built and trained like any functional Keras model.
+
+    Two things are added to `keras.Model`:
+
+    - *Routing updates.* Layers with `"l1"` or `"l2"` routing own coupling coefficients that
+      ascend an objective of their own (see `kcaps.routing.DiscriminativeRouting`). With
+      `update="alternating"`, a training step takes `weight_steps` steps on all other weights with
+      the coefficients fixed, then `routing_steps` steps on the coefficients with the new weights
+      fixed, on the same minibatch: Algorithm 1 of the paper. With `update="joint"`, both
+      gradients come from one pass, at one set of weights, which saves the second forward pass.
+      The objective is that of the class capsules, the last `DigitCaps`; coefficients of earlier
+      layers follow by the chain rule, less their own penalty.
+    - *A decoder.* It rebuilds the image from the masked class poses (of the true classes in
+      training, of the longest capsules otherwise) and adds its error to the loss. It is not part
+      of `outputs`; `model.decoder` is a model of its own.
+
+    Without either, the model trains by Keras' own step.
+
+    Args:
+        inputs: Input tensor of a functional model.
+        outputs: Output tensor, the capsule lengths `(batch, num_classes)`.
+        decoder: Optional model from masked poses `(batch, num_capsules, capsule_dim)` to images
+            of the shape and unit of `inputs`.
+        reconstruction_weight: Weight of the summed squared error between image and
+            reconstruction. Defaults to 0.0005, which is meant for pixels in [0, 1].
+        **kwargs: `name` and `trainable`.
+
+    Raises:
+        ValueError: for a decoder in a model without `DigitCaps`, or a negative weight.
+
+    Example:
+
+    >>> image = keras.Input((8, 8, 1), name="image")
+    >>> capsules = PrimaryCaps(8, 4, kernel_size=3)(image)
+    >>> poses = DigitCaps(10, 8, routing="l2")(capsules)
+    >>> model = CapsNet(image, CapsuleLength()(poses))
+    >>> model.compile("adam", loss="margin", metrics=["accuracy"], routing_learning_rate=1e-3)
+    >>> history = model.fit(images, labels)
+
+    Reference:
+
+    - [Yang et al., 2021](https://arxiv.org/abs/2103.04278), Algorithm 1.
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 4.1 (decoder).
+    """
+
+    # Keras recognises a functional model in a subclass by this signature.
+    def __init__(self, *args, decoder=None, reconstruction_weight=0.0005, **kwargs):
+        super().__init__(*args, **kwargs)
+        if isinstance(decoder, dict):
+            decoder = keras.saving.deserialize_keras_object(decoder)
+        self.decoder = decoder
+        self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
+        if decoder is not None and self._class_layer() is None:
+            raise ValueError(
+                "`decoder` needs class capsules to decode. Received: a graph without DigitCaps."
+            )
+
+    def compile(
+        self,
+        optimizer="adam",
+        loss="margin",
+        routing_optimizer=None,
+        routing_learning_rate=None,
+        update="alternating",
+        weight_steps=1,
+        routing_steps=1,
+        **kwargs,
+    ):
+        """Configures the model for training.
+
+        Args:
+            optimizer: Optimizer of all weights but the routing variables, as in Keras.
+            loss: `"margin"`, or anything that Keras accepts.
+            routing_optimizer: Optimizer of the routing variables, which minimises the negative
+                objective. Defaults to plain gradient steps of `routing_learning_rate`.
+            routing_learning_rate: Rate γ of those plain steps. Defaults to 1e-5: the objective is
+                unbounded, and a rate that outruns the weight steps lets the coefficients diverge.
+            update: `"alternating"` or `"joint"`. Defaults to `"alternating"`.
+            weight_steps: Weight steps in a training step. Must be 1 for `"joint"`.
+            routing_steps: Routing steps in a training step. Must be 1 for `"joint"`.
+            **kwargs: Further arguments of `keras.Model.compile` (e.g. `metrics`).
+
+        Raises:
+            ValueError: for both a routing optimizer and a routing rate, an unknown update, a
+                number of steps that is not a positive integer, or routing variables whose class
+                layer has no routing objective.
+        """
+        if routing_optimizer is not None and routing_learning_rate is not None:
+            raise ValueError(
+                "Give `routing_optimizer` or `routing_learning_rate`, not both. Received: "
+                f"routing_optimizer={routing_optimizer!r}, "
+                f"routing_learning_rate={routing_learning_rate!r}."
+            )
+        one_of("update", update, UPDATES)
+        steps = (
+            positive_int("weight_steps", weight_steps),
+            positive_int("routing_steps", routing_steps),
+        )
+        if update == "joint" and steps != (1, 1):
+            raise ValueError(
+                "`update='joint'` takes both gradients from one pass: `weight_steps` and "
+                "`routing_steps` must be 1. Use update='alternating' for more. "
+                f"Received: weight_steps={weight_steps}, routing_steps={routing_steps}."
+            )
+        routing_variables = self.routing_variables
+        if routing_variables and not self._class_layer().routing.routing_variables:
+            raise ValueError(
+                'The last DigitCaps must use a routing with an objective ("l1" or "l2") when '
+                "another layer does: its capsules define the objective of all. Received: "
+                f"routing={type(self._class_layer().routing).__name__} in the last layer."
+            )
+        if routing_optimizer is None:
+            rate = 1e-5 if routing_learning_rate is None else routing_learning_rate
+            routing_optimizer = keras.optimizers.SGD(non_negative("routing_learning_rate", rate))
+        loss = losses.get(loss) if isinstance(loss, str) else loss
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self.update, (self.weight_steps, self.routing_steps) = update, steps
+        self.routing_optimizer = keras.optimizers.get(routing_optimizer)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) and not isinstance(
+            self.routing_optimizer, keras.optimizers.LossScaleOptimizer
+        ):
+            self.routing_optimizer = keras.optimizers.LossScaleOptimizer(self.routing_optimizer)
+        self._build_optimizers()
+
+    def _build_optimizers(self):
+        if self.routing_variables and self.optimizer is not None:
+            self.optimizer.build(self._other_variables())
+            self.routing_optimizer.build(self.routing_variables)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config:
+            config |= {
+                "routing_optimizer": keras.optimizers.serialize(self.routing_optimizer),
+                "update": self.update,
+                "weight_steps": self.weight_steps,
+                "routing_steps": self.routing_steps,
+            }
+        return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "decoder": self.decoder and keras.saving.serialize_keras_object(self.decoder),
+            "reconstruction_weight": self.reconstruction_weight,
+        }
+
+    def summary(self, *args, **kwargs):
+        """Prints the network and, below it, the decoder; arguments as in Keras."""
+        super().summary(*args, **kwargs)
+        if self.decoder is not None:
+            self.decoder.summary(*args, **kwargs)
+
+    @property
+    def routing_variables(self):
+        """Variables that ascend the routing objective rather than descend the loss."""
+        variables = [v for layer in self._digit_caps() for v in layer.routing.routing_variables]
+        return [v for v in variables if v.trainable]
+
+    def _other_variables(self):
+        routing = {id(v) for v in self.routing_variables}
+        return [v for v in self.trainable_variables if id(v) not in routing]
+
+    def _digit_caps(self):
+        def search(layers):
+            for layer in layers:
+                if isinstance(layer, DigitCaps):
+                    yield layer
+                elif isinstance(layer, keras.Model):
+                    yield from search(layer.layers)
+
+        return list(search(self.layers))
+
+    def _class_layer(self):
+        """The last `DigitCaps` of the graph: Keras keeps layers in the order of their depth."""
+        return next((x for x in reversed(self.layers) if isinstance(x, DigitCaps)), None)
+
+    def _forward(self, x, training):
+        """Outputs, class poses and the capsules below them, from one pass over the graph."""
+        layer = self._class_layer()
+        tensors = {"outputs": self.output, "poses": layer.output, "capsules": layer.input}
+        return keras.Model(self.inputs, tensors)(x, training=training)
+
+    def _total_loss(self, x, y, tensors, sample_weight, training):
+        outputs = tensors["outputs"]
+        loss = self.compute_loss(x, y, outputs, sample_weight, training=training)
+        if self.decoder is not None:
+            masked = CapsuleMask()(tensors["poses"], labels=y if training else None)
+            image = self.decoder(masked, training=training)
+            reconstruction_loss = losses.ReconstructionLoss(self.reconstruction_weight)
+            loss = loss + reconstruction_loss(x, image, sample_weight=sample_weight)
+        return loss
+
+    def _routing_loss(self, y, tensors, sample_weight):
+        """Negative routing objective of the whole model."""
+        layer = self._class_layer()
+        kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
+        gain = layer.routing.objective(tensors["capsules"], kernel, y, sample_weight)
+        routings = [digit_caps.routing for digit_caps in self._digit_caps()]
+        return sum(r.penalty_term() for r in routings if r.routing_variables) - gain
+
+    def _track_loss(self, loss, outputs):
+        import tensorflow as tf
+
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divided the loss by it
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        tracker.update_state(loss * replicas, sample_weight=keras.ops.shape(outputs)[0])
+
+    def _update_step(self, x, y, sample_weight, weights, routing):
+        """One gradient step on the weights, on the routing variables, or on both at once."""
+        import tensorflow as tf
+
+        objectives = []
+        with tf.GradientTape(persistent=True) as tape:
+            tensors = self._forward(x, training=True)
+            loss = None
+            if weights:
+                loss = self._total_loss(x, y, tensors, sample_weight, training=True)
+                scaled = self.optimizer.scale_loss(loss)
+                objectives.append((self.optimizer, scaled, self._other_variables()))
+            if routing:
+                negative = self._routing_loss(y, tensors, sample_weight)
+                scaled = self.routing_optimizer.scale_loss(negative)
+                objectives.append((self.routing_optimizer, scaled, self.routing_variables))
+        gradients = [tape.gradient(target, variables) for _, target, variables in objectives]
+        for (optimizer, _, variables), gradient in zip(objectives, gradients, strict=True):
+            optimizer.apply(gradient, variables)
+        return tensors["outputs"], loss
+
+    def train_step(self, data):
+        routed = bool(self.routing_variables)
+        if not routed and self.decoder is None:
+            return super().train_step(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        joint = routed and self.update == "joint"
+        for _ in range(self.weight_steps):
+            outputs, loss = self._update_step(x, y, sample_weight, weights=True, routing=joint)
+        if routed and not joint:
+            for _ in range(self.routing_steps):
+                self._update_step(x, y, sample_weight, weights=False, routing=True)
+        self._track_loss(loss, outputs)
+        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+
+    def test_step(self, data):
+        if self.decoder is None:
+            return super().test_step(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        tensors = self._forward(x, training=False)
+        loss = self._total_loss(x, y, tensors, sample_weight, training=False)
+        self._track_loss(loss, tensors["outputs"])
+        return self.compute_metrics(x, y, tensors["outputs"], sample_weight=sample_weight)

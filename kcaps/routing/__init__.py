@@ -1,0 +1,72 @@
+"""Routings: how the capsules of one layer decide on those of the next.
+
+Every routing has one interface, `routing(inputs, kernel) -> poses`, and one line in the table
+below; `get` turns names, configs and objects into objects.
+"""
+
+import functools
+
+import keras
+
+from kcaps.routing.discriminative import DiscriminativeRouting as DiscriminativeRouting
+from kcaps.routing.dynamic import DynamicRouting as DynamicRouting
+from kcaps.routing.routing import Routing as Routing
+
+ROUTINGS = {
+    "dynamic": DynamicRouting,
+    "l1": functools.partial(DiscriminativeRouting, penalty="l1"),
+    "l2": functools.partial(DiscriminativeRouting, penalty="l2"),
+}
+
+
+def get(identifier):
+    """Returns a routing from its name, its config, or itself.
+
+    Args:
+        identifier: A name from `ROUTINGS`, a dict made by `serialize`, or a `Routing`.
+
+    Returns:
+        A `Routing`; a new one unless `identifier` is one.
+
+    Raises:
+        ValueError: for anything else, with the valid names.
+
+    Example:
+
+    >>> get("dynamic").num_iterations
+    3
+    """
+    if isinstance(identifier, Routing):
+        return identifier
+    if isinstance(identifier, str) and identifier in ROUTINGS:
+        return ROUTINGS[identifier]()
+    if isinstance(identifier, dict):
+        return deserialize(identifier)
+    names = ", ".join(repr(name) for name in ROUTINGS)
+    raise ValueError(
+        f"`routing` must be one of {names}, a config, or an instance of kcaps.routing.Routing. "
+        f"Received: routing={identifier!r}."
+    )
+
+
+def serialize(routing):
+    """Returns the config of a routing as a dict that `deserialize` accepts."""
+    return keras.saving.serialize_keras_object(routing)
+
+
+def deserialize(config):
+    """Returns a new routing from the config made by `serialize`.
+
+    Raises:
+        ValueError: if the config is not that of a routing.
+    """
+    try:
+        routing = keras.saving.deserialize_keras_object(config)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"`routing` is not the config of a routing: {error}") from error
+    if not isinstance(routing, Routing):
+        raise ValueError(
+            "`routing` must be the config of a kcaps.routing.Routing. "
+            f"Received the config of: {type(routing).__name__}."
+        )
+    return routing

@@ -1,0 +1,182 @@
+"""Routing towards the discriminative power of class capsules."""
+
+import keras
+from keras import ops
+
+from kcaps.activations import squash
+from kcaps.labels import k_hot
+from kcaps.routing.routing import Routing
+from kcaps.validation import non_negative, one_of
+
+PENALTIES = ("l1", "l2")
+REDUCTIONS = ("sum", "mean")
+
+
+def folded_sum(inputs, kernel, coefficients):
+    """Weighted sum `s_bj = Σ_i b_ij u_bi W_ij` as one product with the kernel `b_ij W_ij`.
+
+    Args:
+        inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
+        kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
+        coefficients: Coupling coefficients of shape `(num_inputs, num_outputs)`.
+
+    Returns:
+        Sums of shape `(batch, num_outputs, output_dim)`.
+    """
+    num_inputs, input_dim, num_outputs, output_dim = kernel.shape
+    folded = ops.reshape(coefficients, (num_inputs, 1, num_outputs, 1)) * kernel  # (i, k, j, d)
+    sums = ops.matmul(
+        ops.reshape(inputs, (-1, num_inputs * input_dim)),
+        ops.reshape(folded, (num_inputs * input_dim, num_outputs * output_dim)),
+    )
+    return ops.reshape(sums, (-1, num_outputs, output_dim))
+
+
+def signed_labels(labels, num_classes, balanced=False):
+    """Weights `δ` of the objective: positive for present classes, -1 for absent ones.
+
+    Args:
+        labels: Integers `(batch,)` or a k-hot matrix `(batch, num_classes)`.
+        num_classes: Number of classes.
+        balanced: Whether present classes weigh `num_classes - 1` rather than 1, so that with
+            balanced classes both kinds weigh the same in sum.
+
+    Returns:
+        Float32 tensor of shape `(batch, num_classes)`.
+    """
+    present = float(num_classes - 1) if balanced else 1.0
+    return ops.where(k_hot(labels, num_classes) > 0, present, -1.0)
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class DiscriminativeRouting(Routing):
+    """Global coupling coefficients, learned to tell the classes apart; `"l1"` and `"l2"`.
+
+    One coefficient `b_ij` of either sign for each pair of capsules, the same for every example,
+    with no softmax and no iteration:
+
+        s_j = Σ_i b_ij û_j|i,  v_j = squash(s_j)
+
+    The coefficients ascend their own objective on the batch, with `δ_jb = +1` where example `b`
+    is of class `j` and -1 elsewhere:
+
+        r_j = Σ_b δ_jb ‖s_bj‖² - λ ‖b_j‖²    ("l2")
+        r_j = Σ_b δ_jb ‖s_bj‖² - λ ‖b_j‖₁    ("l1", with derivative 0 of |x| at 0)
+
+    so that one step of rate γ is `b_ij += γ (2 Σ_b δ_jb ⟨û_j|i, s_bj⟩ - 2 λ b_ij)`, or
+    `- λ sign(b_ij)` for l1. `kcaps.models.CapsNet` takes these steps; in any other Keras model
+    the coefficients are ordinary trainable weights.
+
+    At inference the coefficients can be multiplied into the kernel: nothing of the routing is
+    left, and its cost is one matrix product.
+
+    Args:
+        penalty: `"l1"` or `"l2"`. Defaults to `"l2"`.
+        penalty_weight: Number >= 0, the λ above. Defaults to 0.001.
+        balanced: Whether present classes weigh `num_outputs - 1` in δ rather than +1. With ten
+            balanced classes nine tenths of the plain δ are -1. Defaults to False, as printed.
+        reduction: `"sum"` over the batch, as printed, or `"mean"`, which makes the step
+            independent of the batch size. Defaults to `"sum"`.
+        coefficients_initializer: Initializer of the coefficients, or None for the constant
+            `1 / num_outputs`, the equal couplings of the other routings. Zero is a fixed point
+            of the update. Defaults to None.
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Input shape:
+        Capsules `(batch, num_inputs, input_dim)` and kernel
+        `(num_inputs, input_dim, num_outputs, output_dim)`.
+
+    Output shape:
+        Poses `(batch, num_outputs, output_dim)`.
+
+    Raises:
+        ValueError: for an unknown penalty or reduction, or a negative penalty weight.
+
+    Example:
+
+    >>> routing = DiscriminativeRouting("l1", penalty_weight=1e-4)
+    >>> layer = kcaps.layers.DigitCaps(10, 16, routing=routing)
+
+    Reference:
+
+    - [Yang et al., 2021](https://arxiv.org/abs/2103.04278), equations (6) to (15). The printed
+      factors of (13) and (15) differ by constants; those above are the gradient of `r_j`.
+    """
+
+    def __init__(
+        self,
+        penalty="l2",
+        penalty_weight=0.001,
+        balanced=False,
+        reduction="sum",
+        coefficients_initializer=None,
+        **kwargs,
+    ):
+        penalty = one_of("penalty", penalty, PENALTIES)
+        penalty_weight = non_negative("penalty_weight", penalty_weight)
+        reduction = one_of("reduction", reduction, REDUCTIONS)
+        super().__init__(**kwargs)
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
+        self.balanced = bool(balanced)
+        self.reduction = reduction
+        self.coefficients_initializer = (
+            None
+            if coefficients_initializer is None
+            else keras.initializers.get(coefficients_initializer)
+        )
+
+    def build(self, input_shape, kernel_shape):
+        num_inputs, _, num_outputs, _ = kernel_shape
+        self.coefficients = self.add_weight(
+            shape=(num_inputs, num_outputs),
+            initializer=self.coefficients_initializer
+            or keras.initializers.Constant(1.0 / num_outputs),
+            name="coefficients",
+        )
+        self.built = True
+
+    @property
+    def routing_variables(self):
+        return [self.coefficients]
+
+    def call(self, inputs, kernel):
+        return squash(folded_sum(inputs, kernel, self.coefficients))
+
+    def objective(self, inputs, kernel, labels, sample_weight=None):
+        """Discriminative part `Σ_j Σ_b δ_jb ‖s_bj‖²` of the objective, to be ascended.
+
+        Args:
+            inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
+            kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
+            labels: Integers `(batch,)` or a k-hot matrix `(batch, num_outputs)`.
+            sample_weight: Optional weights of the examples, `(batch,)`.
+
+        Returns:
+            Float32 scalar.
+        """
+        sums = ops.cast(folded_sum(inputs, kernel, self.coefficients), "float32")
+        signs = signed_labels(labels, kernel.shape[2], self.balanced)
+        terms = ops.sum(signs * ops.sum(ops.square(sums), axis=-1), axis=-1)  # (b,)
+        if sample_weight is not None:
+            terms = terms * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        return ops.mean(terms) if self.reduction == "mean" else ops.sum(terms)
+
+    def penalty_term(self):
+        """The penalty `λ ‖b‖₁` or `λ ‖b‖²`, summed over the output capsules; float32 scalar."""
+        coefficients = ops.cast(self.coefficients, "float32")
+        size = ops.abs if self.penalty == "l1" else ops.square
+        return self.penalty_weight * ops.sum(size(coefficients))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "penalty": self.penalty,
+            "penalty_weight": self.penalty_weight,
+            "balanced": self.balanced,
+            "reduction": self.reduction,
+            "coefficients_initializer": (
+                self.coefficients_initializer
+                and keras.initializers.serialize(self.coefficients_initializer)
+            ),
+        }

@@ -1,0 +1,125 @@
+"""The contract of a routing: from capsules and a kernel to the capsules of the next layer."""
+
+import weakref
+
+import keras
+from keras import ops
+
+# Compiled forms live beside the layers, not on them: a `tf.function` held as an attribute would
+# be traced into every SavedModel of the layer and would forbid copying it.
+_COMPILED = weakref.WeakKeyDictionary()
+
+
+class Routing(keras.layers.Layer):
+    """Base class of routings: how capsules of one layer decide on those of the next.
+
+    A subclass implements `call(inputs, kernel)`. It receives the capsules and the kernel rather
+    than the votes `û_j|i = u_i W_ij`, so that it need not build the votes tensor of shape
+    `(batch, num_inputs, num_outputs, output_dim)`, which is what makes capsule layers slow and
+    hungry; `votes(inputs, kernel)` gives it to those that want it. Numbers of iterations,
+    penalties and tolerances are arguments of the routing, not of the layer that uses it. A
+    routing that owns weights creates them in `build(input_shape, kernel_shape)`.
+
+    On the TensorFlow backend, a routing runs inside `tf.function(jit_compile=True)` while a model
+    trains and in direct eager calls. Inference traces the plain operations: it sees many batch
+    sizes, each of which XLA would compile anew, and an exported graph must not contain XLA calls,
+    which ONNX cannot express.
+
+    Notation: `b` batch, `i` input capsule, `k` its component, `j` output capsule, `d` its
+    component.
+
+    Args:
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Call arguments:
+        inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
+        kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
+        training: Whether the model trains; decides on XLA only.
+
+    Output shape:
+        Poses of shape `(batch, num_outputs, output_dim)`.
+
+    Example: a routing with equal couplings.
+
+    ```python
+    @keras.saving.register_keras_serializable(package="my_package")
+    class MeanRouting(kcaps.routing.Routing):
+        def call(self, inputs, kernel):
+            return kcaps.activations.squash(ops.mean(self.votes(inputs, kernel), axis=1))
+
+    layer = kcaps.layers.DigitCaps(10, 16, routing=MeanRouting())
+    ```
+    """
+
+    def build(self, input_shape, kernel_shape):
+        self.built = True
+
+    def get_build_config(self):
+        return None  # on loading, the layer that uses the routing builds it
+
+    def call(self, inputs, kernel):
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `call(inputs, kernel)`, which returns poses of "
+            "shape (batch, num_outputs, output_dim)."
+        )
+
+    def __call__(self, inputs, kernel, training=None):
+        if isinstance(inputs, keras.KerasTensor):
+            return super().__call__(inputs, kernel)
+        inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+        if not self.built:
+            self.build(tuple(inputs.shape), tuple(kernel.shape))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            if tf.executing_eagerly() if training is None else training:
+                return self._call_compiled(inputs, kernel)
+        return super().__call__(inputs, kernel)
+
+    @property
+    def routing_variables(self):
+        """Variables that `CapsNet` lets ascend `objective(...)`; none by default.
+
+        A routing that has some also implements `objective(inputs, kernel, labels, sample_weight)`
+        and `penalty_term()`, both float32 scalars. Its other weights follow the loss.
+        """
+        return []
+
+    def compute_output_shape(self, input_shape, kernel_shape):
+        return (input_shape[0], *kernel_shape[2:])
+
+    def votes(self, inputs, kernel):
+        """Votes of each input capsule for each output capsule.
+
+        Args:
+            inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
+            kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
+
+        Returns:
+            Tensor of shape `(batch, num_inputs, num_outputs, output_dim)`.
+        """
+        num_inputs, input_dim, num_outputs, output_dim = kernel.shape
+        by_input = ops.transpose(inputs, (1, 0, 2))  # (i, b, k)
+        kernels = ops.reshape(kernel, (num_inputs, input_dim, num_outputs * output_dim))
+        votes = ops.transpose(ops.matmul(by_input, kernels), (1, 0, 2))  # (b, i, j·d)
+        return ops.reshape(votes, (-1, num_inputs, num_outputs, output_dim))
+
+    def _call_compiled(self, inputs, kernel):
+        import tensorflow as tf
+
+        if self not in _COMPILED:
+            routing = weakref.ref(self)  # no cycle: the dictionary must not keep its key alive
+
+            def call(trainable, non_trainable, inputs, kernel):
+                return routing().stateless_call(trainable, non_trainable, inputs, kernel)
+
+            _COMPILED[self] = tf.function(call, jit_compile=True)
+        poses, updates = _COMPILED[self](
+            [ops.cast(v, self.compute_dtype) for v in self.trainable_variables],
+            [ops.convert_to_tensor(v) for v in self.non_trainable_variables],
+            ops.cast(inputs, self.compute_dtype),
+            ops.cast(kernel, self.compute_dtype),
+        )
+        for variable, value in zip(self.non_trainable_variables, updates, strict=True):
+            variable.assign(value)
+        return poses

@@ -1,0 +1,152 @@
+"""Data of the recipes: real images by name, or generated ones of the same shape."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+from export.command import fail
+
+VALIDATION_SHARE = 0.1
+SYNTHETIC_TRAIN, SYNTHETIC_TEST = 2000, 500
+
+SHAPES = {
+    "digits": (8, 8, 1),
+    "mnist": (28, 28, 1),
+    "fashion_mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Raw uint8 images `(n, height, width, channels)` and integer labels, in three splits.
+
+    The validation images come from the training set. `source` tells a reader, and the exporter,
+    where the test images are from.
+    """
+
+    name: str
+    class_names: list
+    source: dict
+    train: tuple
+    validation: tuple
+    test: tuple
+
+    @property
+    def shape(self):
+        return self.train[0].shape[1:]
+
+    @property
+    def num_classes(self):
+        return len(self.class_names)
+
+    @property
+    def title(self):
+        """Name for people, in every picture and on every last line."""
+        synthetic = self.source["loader"] == "synthetic"
+        return f"synthetic images shaped like {self.name}" if synthetic else self.name
+
+
+def load(name, data_dir=None, limit=None, synthetic=False):
+    """Loads a data set by name.
+
+    Args:
+        name: One of `SHAPES`.
+        data_dir: Folder of prepared tensorflow-datasets, or None for its default.
+        limit: At most so many images of the training set and of the test set.
+        synthetic: Whether to generate images of the same shape instead.
+    """
+    if synthetic:
+        train, test, class_names, source = _synthetic(SHAPES[name], limit)
+    elif name == "digits":
+        train, test, class_names, source = _digits()
+    else:
+        train, test, class_names, source = _tfds(name, data_dir, limit)
+    (images, labels), test = (part[:limit] for part in train), tuple(part[:limit] for part in test)
+    cut = len(images) - max(1, round(VALIDATION_SHARE * len(images)))
+    if cut < 1:
+        fail(f"--limit must leave images to train and to validate on. Received: {limit}.")
+    return Images(
+        name=name,
+        class_names=class_names,
+        source=source,
+        train=(images[:cut], labels[:cut]),
+        validation=(images[cut:], labels[cut:]),
+        test=test,
+    )
+
+
+def _digits():
+    """1,797 real handwritten digits from scikit-learn; a fifth is held out for the test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    scale = 255 / 16  # scikit-learn's pixels run from 0 to 16
+    images = np.round(images * scale).astype("uint8").reshape(-1, *SHAPES["digits"])
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=0.2, random_state=0, stratify=labels
+    )
+    source = {"loader": "scikit-learn", "scale": scale, "test_indices": test.tolist()}
+    splits = [(images[part], labels[part]) for part in (train, test)]
+    return *splits, [str(digit) for digit in range(10)], source
+
+
+def _tfds(name, data_dir, limit):
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        _download(builder)
+    some = f"[:{limit}]" if limit else ""
+    splits = builder.as_dataset(
+        split=[f"train{some}", f"test{some}"], as_supervised=True, batch_size=-1
+    )
+    source = {"loader": "tensorflow-datasets", "data_dir": data_dir and os.path.abspath(data_dir)}
+    train, test = [tuple(part.numpy() for part in split) for split in splits]
+    return train, test, list(builder.info.features["label"].names), source
+
+
+def _download(builder):
+    import tensorflow_datasets as tfds
+
+    url = next(iter(builder.url_infos))
+    try:
+        # tensorflow-datasets retries for minutes where there is no network: ask once, first.
+        request = urllib.request.Request(url, method="HEAD")
+        with contextlib.suppress(urllib.error.HTTPError):  # a server that answers is there
+            urllib.request.urlopen(request, timeout=20).close()
+        builder.download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        fail(
+            f"data set {builder.name!r} is not prepared in {os.path.dirname(builder.data_dir)} and "
+            f"could not be downloaded from {url} ({error}). Ways out: connect to the network; "
+            "give --data-dir with a folder that tensorflow-datasets has prepared; try the recipe "
+            "with --synthetic; or run python recipes/digits.py, which needs no download."
+        )
+
+
+def _synthetic(shape, limit):
+    """Ten smooth random patterns, one a class, each image shifted and noisy."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(0)
+    blur = (0, shape[0] / 8, shape[1] / 8, 0)
+    patterns = gaussian_filter(rng.normal(size=(10, *shape)), blur, mode="wrap")
+    patterns /= np.abs(patterns).max((1, 2, 3), keepdims=True)
+    splits = []
+    for size in (SYNTHETIC_TRAIN, SYNTHETIC_TEST):
+        labels = rng.integers(10, size=min(size, limit or size))
+        shifts = rng.integers(-1, 2, size=(len(labels), 2))
+        images = np.stack(
+            [np.roll(patterns[y], shift, (0, 1)) for y, shift in zip(labels, shifts, strict=True)]
+        )
+        images = 127.5 + 100 * images + rng.normal(scale=20, size=images.shape)
+        splits.append((images.clip(0, 255).astype("uint8"), labels))
+    return *splits, [f"pattern {i}" for i in range(10)], {"loader": "synthetic"}

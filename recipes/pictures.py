@@ -1,0 +1,114 @@
+"""Pictures of a trained capsule network, written into its checkpoint folder."""
+
+import keras
+import matplotlib
+import numpy as np
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from kcaps.layers import CapsuleMask, DigitCaps
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+FILES = ("curves.png", "confusion.png", "reconstructions.png", "dimensions.png")
+SHIFTS = np.linspace(-0.25, 0.25, 11)
+
+
+def draw(model, images, lengths, history, output):
+    """Draws all pictures that the model allows; those of reconstructions need a decoder."""
+    predictions = lengths.argmax(-1)
+    _save(_curves(history), images, output / "curves.png")
+    _save(_confusion(images, predictions), images, output / "confusion.png")
+    if model.decoder is not None:
+        poses = _class_poses(model, images.test[0][:200])
+        figure = _reconstructions(model, images, poses)
+        _save(figure, images, output / "reconstructions.png")
+        _save(_dimensions(model, images, poses), images, output / "dimensions.png")
+
+
+def _save(figure, images, path):
+    figure.suptitle(f"{figure.get_suptitle()} ({images.title})")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _curves(history):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure.suptitle("Training curves")
+    epochs = np.arange(1, len(history["loss"]) + 1)
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+        axis.plot(epochs, history[name], marker=".", label="training")
+        axis.plot(epochs, history[f"val_{name}"], marker=".", label="validation")
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    axes[0].set_yscale("log")
+    return figure
+
+
+def _confusion(images, predictions):
+    figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
+    figure.suptitle("Confusion matrix of the test images")
+    ConfusionMatrixDisplay.from_predictions(
+        images.test[1],
+        predictions,
+        labels=range(images.num_classes),
+        display_labels=images.class_names,
+        xticks_rotation="vertical",
+        colorbar=False,
+        cmap="Blues",
+        ax=axis,
+    )
+    return figure
+
+
+def _class_poses(model, test_images):
+    layer = next(x for x in reversed(model.layers) if isinstance(x, DigitCaps))
+    return keras.Model(model.inputs, layer.output).predict(test_images, verbose=0)
+
+
+def _show(axis, image):
+    axis.imshow(image.clip(0, 255).astype("uint8"), cmap="gray", vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _reconstructions(model, images, poses, columns=10):
+    """Test images above their reconstructions from the longest capsule."""
+    decoded = model.decoder.predict(CapsuleMask()(poses), verbose=0)
+    columns = min(columns, len(poses))
+    figure, axes = plt.subplots(
+        2, columns, figsize=(columns, 2.6), layout="constrained", squeeze=False
+    )
+    figure.suptitle("Test images and their reconstructions")
+    for column in range(columns):
+        _show(axes[0, column], images.test[0][column])
+        _show(axes[1, column], decoded[column])
+    axes[0, 0].set_ylabel("original")
+    axes[1, 0].set_ylabel("decoded")
+    return figure
+
+
+def _dimensions(model, images, poses):
+    """Reconstructions of one image while each component of its capsule is varied in turn."""
+    longest = int(np.linalg.norm(poses, axis=-1).max(-1).argmax())
+    pose = poses[longest]  # (j, d): the image of which the network is surest
+    winner = int(np.linalg.norm(pose, axis=-1).argmax())
+    size = pose.shape[-1]
+    varied = np.zeros((size, len(SHIFTS), *pose.shape), "float32")
+    for component in range(size):
+        varied[component, :, winner] = pose[winner]
+        varied[component, :, winner, component] += SHIFTS
+    decoded = model.decoder.predict(varied.reshape(-1, *pose.shape), verbose=0)
+    decoded = decoded.reshape(size, len(SHIFTS), *decoded.shape[1:])
+    figure, axes = plt.subplots(
+        size, len(SHIFTS), figsize=(0.7 * len(SHIFTS), 0.7 * size), layout="constrained"
+    )
+    figure.suptitle(f"Capsule of class {images.class_names[winner]}: one component varied a row")
+    for row in range(size):
+        for column, shift in enumerate(SHIFTS):
+            _show(axes[row, column], decoded[row, column])
+            if row == size - 1:
+                axes[row, column].set_xlabel(f"{shift:+.2f}", fontsize=7)
+        axes[row, 0].set_ylabel(row, rotation=0, labelpad=8)
+    return figure

@@ -1,0 +1,257 @@
+"""What all recipes share: arguments, the checkpoint folder, training, and the final report."""
+
+import csv
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import tempfile
+import time
+
+from export.command import Parser, fail, positive, quiet_tensorflow
+
+with quiet_tensorflow():
+    import tensorflow as tf
+
+import keras
+import numpy as np
+
+import kcaps
+import pictures
+
+# Arguments that may differ between a run and its continuation.
+_FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
+_FILES = ("model.keras", "run.json", "history.csv", "report.json", *pictures.FILES)
+_EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
+_FOLDERS = ("backup", "saved_model")
+
+
+def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
+    """Reads the command line with a recipe's defaults, checks the output folder, seeds Keras."""
+    parser = Parser(description)
+    parser.add_argument("--output", type=pathlib.Path, default="ckpt/", help="checkpoint folder")
+    parser.add_argument("--epochs", type=positive(int), default=epochs)
+    parser.add_argument("--batch-size", type=positive(int), default=batch_size)
+    parser.add_argument(
+        "--routing", choices=list(kcaps.routing.ROUTINGS), default=routing, help="class capsules"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=positive(float), default=learning_rate)
+    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+    parser.add_argument(
+        "--limit", type=positive(int), help="at most so many training and so many test images"
+    )
+    parser.add_argument(
+        "--synthetic", action="store_true", help="generated images of the same shape as the data's"
+    )
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+    args = parser.parse_args()
+    if args.seed < 0 or args.seed >= 2**32:
+        fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
+    args.recipe = pathlib.Path(sys.argv[0]).stem
+    _check_output(args)
+    keras.utils.set_random_seed(args.seed)
+    return args
+
+
+def _arguments(args):
+    """The arguments that make a run what it is, as plain values."""
+    return {key: value for key, value in vars(args).items() if key not in _FREE_ARGUMENTS}
+
+
+def _check_output(args):
+    """Refuses a folder that holds something else or cannot be written; leaves no trace."""
+    output = args.output
+    try:
+        held = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    except OSError as error:
+        fail(f"--output {output} is not a folder that can be used: {error.strerror}")
+    if "run.json" in held:
+        if args.resume:
+            _check_same_run(args)
+        elif not args.overwrite:
+            fail(
+                f"--output {output} already holds a run: go on with it (--resume), replace it "
+                "(--overwrite), or give another folder"
+            )
+    elif held:
+        fail(f"--output {output} is not empty and holds no run of a recipe: give another folder")
+    made = [path for path in (output, *output.parents) if not path.exists()]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        fail(f"--output {output} cannot be written: {error.strerror}")
+    finally:
+        for path in made:
+            if path.exists():
+                path.rmdir()
+
+
+def _check_same_run(args):
+    try:
+        before = json.loads((args.output / "run.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"--output {args.output} cannot be resumed: its run.json is damaged ({error!r})")
+    for key, value in _arguments(args).items():
+        if before.get(key) != value:
+            fail(
+                f"--resume needs the arguments of the run in {args.output}: {key} was "
+                f"{before.get(key)!r}, received {value!r}"
+            )
+
+
+def _write_json(path, content):
+    """Writes aside and replaces, so that a reader never sees half a file."""
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def _open_folder(args, images):
+    """Makes the checkpoint folder; returns how many epochs of its run are done."""
+    output = args.output
+    if args.overwrite:
+        for name in (*_FILES, *_EXPORTS):
+            (output / name).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            shutil.rmtree(output / name, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    _write_json(
+        output / "run.json",
+        {
+            "kcaps": kcaps.__version__,
+            "recipe": args.recipe,
+            "arguments": _arguments(args),
+            "seed": args.seed,
+            "epochs": args.epochs,
+            "versions": {
+                "python": platform.python_version(),
+                "keras": keras.__version__,
+                "tensorflow": tf.__version__,
+            },
+            "data": {"name": images.name, "title": images.title, **images.source},
+            "input_range": [0, 255],
+            "labels": images.class_names,
+        },
+    )
+    progress = output / "backup" / "training_metadata.json"  # written by BackupAndRestore
+    done = json.loads(progress.read_text())["epoch"] if progress.exists() else 0
+    _keep_history(output / "history.csv", done)
+    return done
+
+
+def _keep_history(path, epochs):
+    """Drops rows of epochs that the backup does not hold: they will be trained again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[: epochs + 1]))
+
+
+def read_history(path):
+    """Columns of history.csv as lists of numbers."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+
+def _batches(images, labels, args, first_epoch, augment):
+    """Endless shuffled batches whose order depends on the seed and the epoch only.
+
+    A resumed run therefore sees the batches that an uninterrupted one would have seen.
+    """
+    size = min(args.batch_size, len(images))
+    steps = len(images) // size
+    images, labels = tf.constant(images), tf.constant(labels)
+
+    def epoch_batches(epoch):
+        seed = tf.stack([tf.cast(args.seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed)
+        order = tf.data.Dataset.from_tensor_slices(order).batch(size, drop_remainder=True)
+        return order.enumerate(epoch * steps)
+
+    def read(step, indices):
+        batch = tf.cast(tf.gather(images, indices), tf.float32)
+        if augment is not None:
+            batch = augment(batch, tf.stack([tf.cast(args.seed, tf.int64), step]))
+        return batch, tf.gather(labels, indices)
+
+    epochs = tf.data.Dataset.range(first_epoch, max(args.epochs, first_epoch))
+    dataset = epochs.flat_map(epoch_batches).map(read, num_parallel_calls=2)
+    return dataset.prefetch(2), steps
+
+
+def _callbacks(output, history):
+    return [
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
+        keras.callbacks.ModelCheckpoint(
+            output / "model.keras",
+            monitor="val_loss",
+            save_best_only=True,
+            initial_value_threshold=min(history.get("val_loss", []), default=None),
+        ),
+        keras.callbacks.BackupAndRestore(
+            output / "backup", double_checkpoint=True, delete_checkpoint=False
+        ),
+    ]
+
+
+def run(model, images, args, augment=None):
+    """Trains a compiled model and fills the checkpoint folder.
+
+    The model of the epoch with the lowest validation loss is kept; the test images are used once,
+    at the end.
+
+    Args:
+        model: Compiled model from raw images to class lengths.
+        images: `data.Images`.
+        args: Arguments from `begin`.
+        augment: Optional function `(images, seed)` applied to each training batch, `seed` being
+            a pair of integers for TensorFlow's stateless random operations.
+    """
+    output = args.output
+    done = _open_folder(args, images)
+    history = read_history(output / "history.csv") if done else {}
+    batches, steps = _batches(*images.train, args, done, augment)
+    print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+    started = time.perf_counter()
+    model.fit(
+        batches,
+        epochs=args.epochs,
+        steps_per_epoch=steps,
+        validation_data=images.validation,
+        validation_batch_size=args.batch_size,
+        callbacks=_callbacks(output, history),
+    )
+    seconds = time.perf_counter() - started
+    history = read_history(output / "history.csv")
+    if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
+        fail("training diverged; try a lower --learning-rate", code=1)
+
+    model.load_weights(output / "model.keras")
+    model.save(output / "model.keras", include_optimizer=False)
+    test_images, test_labels = images.test
+    lengths = model.predict(test_images, batch_size=args.batch_size, verbose=0)
+    accuracy = float(np.mean(lengths.argmax(-1) == test_labels))
+    best = int(np.argmin(history["val_loss"]))
+    _write_json(
+        output / "report.json",
+        {
+            "test_accuracy": accuracy,
+            "test_images": len(test_labels),
+            "validation_accuracy": history["val_accuracy"][best],
+            "validation_loss": history["val_loss"][best],
+            "best_epoch": best + 1,
+            "epochs": len(history["loss"]),
+            "parameters": model.count_params(),
+            "training_seconds": round(seconds, 2),
+            "synthetic": images.source["loader"] == "synthetic",
+        },
+    )
+    pictures.draw(model, images, lengths, history, output)
+    print(f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in {output}{os.sep}")
