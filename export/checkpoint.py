@@ -98,8 +98,10 @@ def inference_model(model):
         raise ValueError(
             f"`model` must have one input, the image. Received: {len(model.inputs)} inputs."
         )
+    named = model.output if isinstance(model.output, dict) else None
+    named = named or dict(zip(model.output_names, model.outputs, strict=True))
     outputs = {}
-    for name, tensor in zip(model.output_names, model.outputs, strict=True):
+    for name, tensor in named.items():
         layer, node, _ = tensor._keras_history
         if isinstance(layer, CapsuleLength):
             outputs["class_lengths"] = tensor

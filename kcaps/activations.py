@@ -32,8 +32,7 @@ def safe_norm(x, axis=-1, keepdims=False):
 
     Example:
 
-    >>> safe_norm([[3.0, 4.0], [0.0, 0.0]])
-    [5.0, 0.0]
+    >>> lengths = safe_norm([[3.0, 4.0], [0.0, 0.0]])  # [5, 0]
     """
     x = ops.cast(ops.convert_to_tensor(x), "float32")
     norm = _root(_squared_norm(x, axis))
@@ -56,8 +55,7 @@ def squash(x, axis=-1):
 
     Example:
 
-    >>> squash([[3.0, 4.0]])  # length 5 becomes 25 / 26
-    [[0.5769231, 0.7692308]]
+    >>> shorter = squash([[3.0, 4.0]])  # length 5 becomes 25 / 26: [[0.5769, 0.7692]]
 
     Reference:
 

@@ -7,7 +7,7 @@ import keras
 
 from kcaps.models import capsnet
 
-args = training.begin(__doc__, epochs=20, batch_size=64, learning_rate=1e-3)
+args = training.begin(__doc__, epochs=20, batch_size=32, learning_rate=3e-4)
 images = data.load("cifar10", args.data_dir, args.limit, args.synthetic)
 model = capsnet(
     images.shape,

@@ -224,6 +224,7 @@ def run(model, images, args, augment=None):
         batches,
         epochs=args.epochs,
         steps_per_epoch=steps,
+        shuffle=False,  # the batches are shuffled already
         validation_data=images.validation,
         validation_batch_size=args.batch_size,
         callbacks=_callbacks(output, history),

@@ -23,8 +23,7 @@ class CapsuleLength(keras.layers.Layer):
 
     Example:
 
-    >>> CapsuleLength()([[[3.0, 4.0], [0.0, 0.0]]])
-    [[5.0, 0.0]]
+    >>> lengths = CapsuleLength()(np.array([[[3.0, 4.0], [0.0, 0.0]]]))  # [[5, 0]]
 
     Reference:
 

@@ -35,10 +35,9 @@ class CapsuleMask(keras.layers.Layer):
 
     Example:
 
-    >>> CapsuleMask()([[[3.0, 4.0], [1.0, 0.0]]])
-    [[[3.0, 4.0], [0.0, 0.0]]]
-    >>> CapsuleMask()([[[3.0, 4.0], [1.0, 0.0]]], labels=[1])
-    [[[0.0, 0.0], [1.0, 0.0]]]
+    >>> poses = np.array([[[3.0, 4.0], [1.0, 0.0]]])
+    >>> masked = CapsuleMask()(poses)  # [[[3, 4], [0, 0]]]
+    >>> masked = CapsuleMask()(poses, labels=np.array([1]))  # [[[0, 0], [1, 0]]]
 
     Reference:
 
@@ -68,8 +67,8 @@ class CapsuleMask(keras.layers.Layer):
             mask = ops.sum(ops.one_hot(longest, num_capsules, dtype="float32"), axis=1)
         return inputs * ops.cast(ops.expand_dims(mask, -1), inputs.dtype)
 
-    def compute_output_shape(self, input_shape, labels_shape=None):
-        return tuple(input_shape)
+    def compute_output_shape(self, inputs_shape, labels_shape=None):
+        return tuple(inputs_shape)
 
     def get_config(self):
         return {**super().get_config(), "num_active": self.num_active}

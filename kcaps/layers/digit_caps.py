@@ -42,8 +42,7 @@ class DigitCaps(keras.layers.Layer):
     Example:
 
     >>> capsules = keras.random.normal((2, 1152, 8))
-    >>> DigitCaps(10, 16, routing="l2")(capsules).shape
-    (2, 10, 16)
+    >>> poses = DigitCaps(10, 16, routing="l2")(capsules)  # (2, 10, 16)
 
     Reference:
 

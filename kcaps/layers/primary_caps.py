@@ -35,13 +35,13 @@ class PrimaryCaps(keras.layers.Layer):
         Capsules `(batch, positions · num_capsules, capsule_dim)`.
 
     Raises:
-        ValueError: if a size is not a positive integer, or the input has no known size.
+        ValueError: if a size is not a positive integer, the size of the input is not known, or the
+            window does not fit into it.
 
     Example:
 
     >>> features = keras.random.normal((2, 20, 20, 256))
-    >>> PrimaryCaps(32, 8, kernel_size=9, strides=2)(features).shape
-    (2, 1152, 8)
+    >>> capsules = PrimaryCaps(32, 8, kernel_size=9, strides=2)(features)  # (2, 1152, 8)
 
     Reference:
 
@@ -82,12 +82,6 @@ class PrimaryCaps(keras.layers.Layer):
                 "`PrimaryCaps` needs inputs of known height, width and channels, because each "
                 "position has capsules of its own in the next layer. "
                 f"Received: inputs of shape {tuple(input_shape)}."
-            )
-        shape = self.compute_output_shape(input_shape)
-        if shape[1] < 1:
-            raise ValueError(
-                "`kernel_size` must not exceed the height and width of the inputs. Received: "
-                f"kernel_size={self.conv.kernel_size}, inputs of shape {tuple(input_shape)}."
             )
         self.conv.build(input_shape)
         self.built = True

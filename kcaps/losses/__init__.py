@@ -13,8 +13,7 @@ def get(identifier):
 
     Example:
 
-    >>> get("margin").present_margin
-    0.9
+    >>> loss = get("margin")
     """
     if isinstance(identifier, str) and identifier in LOSSES:
         return LOSSES[identifier]()

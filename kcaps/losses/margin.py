@@ -35,8 +35,7 @@ class MarginLoss(keras.losses.Loss):
 
     Example:
 
-    >>> MarginLoss()([1], [[0.0, 0.8]])  # (0.9 - 0.8)²
-    0.01
+    >>> loss = MarginLoss()(np.array([1]), np.array([[0.0, 0.8]]))  # (0.9 - 0.8)² = 0.01
 
     Reference:
 

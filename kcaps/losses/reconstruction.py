@@ -31,8 +31,8 @@ class ReconstructionLoss(keras.losses.Loss):
 
     Example:
 
-    >>> ReconstructionLoss(weight=0.5)([[0.0, 2.0]], [[1.0, 2.0]])
-    0.5
+    >>> images, decoded = np.array([[0.0, 2.0]]), np.array([[1.0, 2.0]])
+    >>> loss = ReconstructionLoss(weight=0.5)(images, decoded)  # 0.5
 
     Reference:
 

@@ -129,10 +129,10 @@ class CapsNet(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.update, (self.weight_steps, self.routing_steps) = update, steps
         self.routing_optimizer = keras.optimizers.get(routing_optimizer)
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) and not isinstance(
-            self.routing_optimizer, keras.optimizers.LossScaleOptimizer
-        ):
-            self.routing_optimizer = keras.optimizers.LossScaleOptimizer(self.routing_optimizer)
+        half = keras.optimizers.LossScaleOptimizer
+        if isinstance(self.optimizer, half) and not isinstance(self.routing_optimizer, half):
+            # Sums of squares over the batch: Keras' first scale of 2^15 overflows float16 at once.
+            self.routing_optimizer = half(self.routing_optimizer, initial_scale=2.0**10)
         self._build_optimizers()
 
     def _build_optimizers(self):
@@ -197,7 +197,7 @@ class CapsNet(keras.Model):
         """Outputs, class poses and the capsules below them, from one pass over the graph."""
         layer = self._class_layer()
         tensors = {"outputs": self.output, "poses": layer.output, "capsules": layer.input}
-        return keras.Model(self.inputs, tensors)(x, training=training)
+        return keras.Model(self.input, tensors)(x, training=training)
 
     def _total_loss(self, x, y, tensors, sample_weight, training):
         outputs = tensors["outputs"]

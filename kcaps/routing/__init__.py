@@ -33,8 +33,7 @@ def get(identifier):
 
     Example:
 
-    >>> get("dynamic").num_iterations
-    3
+    >>> routing = get("dynamic")
     """
     if isinstance(identifier, Routing):
         return identifier

@@ -24,7 +24,10 @@ def folded_sum(inputs, kernel, coefficients):
         Sums of shape `(batch, num_outputs, output_dim)`.
     """
     num_inputs, input_dim, num_outputs, output_dim = kernel.shape
-    folded = ops.reshape(coefficients, (num_inputs, 1, num_outputs, 1)) * kernel  # (i, k, j, d)
+    coefficients = ops.reshape(
+        ops.cast(coefficients, kernel.dtype), (num_inputs, 1, num_outputs, 1)
+    )
+    folded = coefficients * kernel  # (i, k, j, d)
     sums = ops.matmul(
         ops.reshape(inputs, (-1, num_inputs * input_dim)),
         ops.reshape(folded, (num_inputs * input_dim, num_outputs * output_dim)),

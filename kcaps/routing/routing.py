@@ -109,17 +109,26 @@ class Routing(keras.layers.Layer):
 
         if self not in _COMPILED:
             routing = weakref.ref(self)  # no cycle: the dictionary must not keep its key alive
-
-            def call(trainable, non_trainable, inputs, kernel):
-                return routing().stateless_call(trainable, non_trainable, inputs, kernel)
-
-            _COMPILED[self] = tf.function(call, jit_compile=True)
+            _COMPILED[self] = tf.function(
+                lambda *args: _stateless_call(routing(), *args), jit_compile=True
+            )
+        variables = self.variables
         poses, updates = _COMPILED[self](
-            [ops.cast(v, self.compute_dtype) for v in self.trainable_variables],
-            [ops.convert_to_tensor(v) for v in self.non_trainable_variables],
+            [variable.value for variable in variables],
             ops.cast(inputs, self.compute_dtype),
             ops.cast(kernel, self.compute_dtype),
         )
-        for variable, value in zip(self.non_trainable_variables, updates, strict=True):
-            variable.assign(value)
+        for index, value in updates.items():
+            variables[index].assign(value)
         return poses
+
+
+def _stateless_call(routing, values, inputs, kernel):
+    """Poses, and the new values of the variables that the call assigned, by their index."""
+    variables = routing.variables
+    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+        before = [scope.get_current_value(variable) for variable in variables]
+        poses = routing.call(inputs, kernel)
+    after = [scope.get_current_value(variable) for variable in variables]
+    pairs = enumerate(zip(before, after, strict=True))
+    return poses, {index: new for index, (old, new) in pairs if new is not old}

@@ -1,0 +1,209 @@
+"""Contract of the layers: values, saving, shapes, precision, and errors."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kcaps.initializers import VoteScaling
+from kcaps.layers import CapsuleLength, CapsuleMask, DigitCaps, PrimaryCaps
+from kcaps.routing import ROUTINGS, DynamicRouting
+
+LAYERS = {
+    "primary_caps": (lambda: PrimaryCaps(3, 4, kernel_size=3, strides=2), (9, 8, 2), (36, 4)),
+    "capsule_length": (CapsuleLength, (5, 4), (5,)),
+    "capsule_mask": (lambda: CapsuleMask(num_active=2), (5, 4), (5, 4)),
+    **{
+        f"digit_caps_{name}": (lambda name=name: DigitCaps(5, 4, routing=name), (6, 3), (5, 4))
+        for name in ROUTINGS
+    },
+}
+layers = pytest.mark.parametrize(("make", "shape", "output"), LAYERS.values(), ids=LAYERS)
+
+
+@layers
+def test_output_shapes_symbolic_and_real(rng, make, shape, output):
+    layer = make()
+    symbolic = layer(keras.Input(shape))
+    assert symbolic.shape == (None, *output)
+    assert layer.compute_output_shape((None, *shape)) == (None, *output)
+    for batch in (1, 7):
+        outputs = layer(rng.normal(size=(batch, *shape)).astype("float32"))
+        assert outputs.shape == (batch, *output)
+
+
+@layers
+def test_keras_file_round_trip(rng, tmp_path, make, shape, output):
+    inputs = rng.normal(size=(3, *shape)).astype("float32")
+    model = keras.Sequential([keras.Input(shape), make()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict(inputs), model.predict(inputs))
+    assert loaded.layers[-1].get_config() == model.layers[-1].get_config()
+
+
+@layers
+def test_zero_inputs_have_finite_gradients(gradient, make, shape, output):
+    layer = make()
+    inputs = np.zeros((2, *shape), "float32")
+    layer(inputs)
+    assert np.isfinite(gradient(lambda x: layer(x, **training(layer)), inputs)).all()
+
+
+def training(layer):
+    return {"training": True} if isinstance(layer, DigitCaps) else {}
+
+
+@layers
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(rng, make, shape, output, policy):
+    inputs = (0.3 * rng.normal(size=(4, *shape))).astype("float32")
+    exact = make()
+    exact(inputs)
+    keras.config.set_dtype_policy(policy)
+    mixed = make()
+    mixed(inputs)
+    mixed.set_weights(exact.get_weights())
+    if isinstance(mixed, DigitCaps):
+        assert mixed.routing.compute_dtype == mixed.compute_dtype
+        assert mixed.kernel.dtype == "float32"
+    assert mixed(inputs).dtype == mixed(keras.Input(shape)).dtype
+    error = ops.cast(mixed(inputs), "float32") - exact(inputs)
+    # bfloat16 has 8 bits of mantissa
+    assert np.abs(error).max() < (0.05 if policy == "mixed_bfloat16" else 0.01)
+
+
+def test_primary_caps_group_neighbouring_channels_of_a_position(rng):
+    layer = PrimaryCaps(3, 4, kernel_size=2, strides=2)
+    images = rng.normal(size=(2, 6, 5, 3)).astype("float32")
+    capsules = layer(images)
+    kernel, bias = (w.astype("float64") for w in layer.get_weights())
+    for row in range(3):
+        for column in range(2):
+            window = images[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            channels = np.einsum("bhwc,hwcf->bf", window, kernel) + bias
+            for kind in range(3):
+                s = channels[:, 4 * kind : 4 * kind + 4]
+                norm = np.linalg.norm(s, axis=-1, keepdims=True)
+                index = (row * 2 + column) * 3 + kind
+                np.testing.assert_allclose(capsules[:, index], s * norm / (1 + norm**2), atol=1e-5)
+
+
+def test_primary_caps_are_the_same_channels_first(rng):
+    """TensorFlow cannot convolve channels first on a CPU: the convolution is stood in for."""
+    last = PrimaryCaps(3, 4, kernel_size=2)
+    first = PrimaryCaps(3, 4, kernel_size=2, data_format="channels_first")
+    images = rng.normal(size=(2, 6, 5, 3)).astype("float32")
+    expected = last(images)
+    assert first.compute_output_shape((None, 3, 6, 5)) == last.compute_output_shape((None, 6, 5, 3))
+    first.build((None, 3, 6, 5))
+    first.conv.call = lambda x: ops.transpose(
+        last.conv(ops.transpose(x, (0, 2, 3, 1))), (0, 3, 1, 2)
+    )
+    np.testing.assert_allclose(first(images.transpose(0, 3, 1, 2)), expected, atol=1e-6)
+
+
+def test_capsule_length(rng):
+    poses = rng.normal(size=(3, 5, 4)).astype("float32")
+    np.testing.assert_allclose(CapsuleLength()(poses), np.linalg.norm(poses, axis=-1), rtol=1e-5)
+    keras.config.set_dtype_policy("mixed_float16")
+    assert CapsuleLength()(poses).dtype == "float32"
+
+
+class TestCapsuleMask:
+    poses = np.array([[[3, 0], [0, 4], [1, 1]], [[0, 1], [0, 0], [2, 0]]], "float32")
+
+    def expect(self, masked, kept):
+        expected = self.poses * np.array(kept, "float32")[..., None]
+        np.testing.assert_array_equal(masked, expected)
+
+    def test_keeps_the_longest_without_labels(self):
+        self.expect(CapsuleMask()(self.poses), [[0, 1, 0], [0, 0, 1]])
+        self.expect(CapsuleMask(num_active=2)(self.poses), [[1, 1, 0], [1, 0, 1]])
+
+    def test_keeps_the_labelled(self):
+        for labels in ([0, 1], [[0], [1]], [[1, 0, 0], [0, 1, 0]]):
+            self.expect(CapsuleMask()(self.poses, labels=np.array(labels)), [[1, 0, 0], [0, 1, 0]])
+
+    def test_two_hot_labels_keep_two(self):
+        labels = np.array([[1, 0, 1], [0, 1, 1]])
+        self.expect(CapsuleMask()(self.poses, labels=labels), labels)
+
+    def test_ties_keep_exactly_one(self):
+        kept = np.any(ops.convert_to_numpy(CapsuleMask()(np.ones((1, 4, 2)))) != 0, axis=-1)
+        assert kept.sum() == 1
+
+    def test_labels_may_be_symbolic(self):
+        poses, labels = keras.Input((3, 2)), keras.Input((), dtype="int32")
+        model = keras.Model([poses, labels], CapsuleMask()(poses, labels=labels))
+        self.expect(model.predict([self.poses, np.array([0, 2])]), [[1, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_three_capsule_layers_stack(rng, routing):
+    inputs = keras.Input((12, 4))
+    x = inputs
+    for num_capsules in (8, 6, 3):
+        x = DigitCaps(num_capsules, 4, routing=routing)(x)
+    lengths = keras.Model(inputs, CapsuleLength()(x)).predict(rng.normal(size=(5, 12, 4)))
+    assert lengths.shape == (5, 3)
+    assert (lengths > 1e-3).all() and (lengths < 1).all()
+
+
+def test_digit_caps_config_covers_every_argument():
+    layer = DigitCaps(
+        5,
+        4,
+        routing=DynamicRouting(2),
+        kernel_initializer=VoteScaling(3.0, seed=1),
+        kernel_regularizer=keras.regularizers.L2(0.1),
+        kernel_constraint=keras.constraints.MaxNorm(2.0),
+    )
+    copy = DigitCaps.from_config(layer.get_config())
+    assert (copy.num_capsules, copy.capsule_dim, copy.routing.num_iterations) == (5, 4, 2)
+    assert copy.kernel_initializer.scale == 3.0
+    assert float(copy.kernel_regularizer.l2) == pytest.approx(0.1)
+    assert copy.kernel_constraint.max_value == 2.0
+    copy.build((None, 6, 3))
+    assert copy.kernel.shape == (6, 3, 5, 4)
+    assert len(copy.losses) == 1
+
+
+def test_primary_caps_config_covers_every_argument():
+    layer = PrimaryCaps(2, 4, (3, 2), (2, 1), "same", "channels_last", "zeros", name="primary")
+    copy = PrimaryCaps.from_config(layer.get_config())
+    assert copy.get_config() == layer.get_config()
+    assert copy.compute_output_shape((None, 5, 5, 1)) == (None, 3 * 5 * 2, 4)
+    copy.build((None, 5, 5, 1))
+    assert not np.any(copy.get_weights()[0])
+
+
+def test_a_routing_with_weights_serves_one_layer():
+    first = DigitCaps(5, 4, routing="l2")
+    first.build((None, 6, 3))
+    second = DigitCaps(5, 4, routing=first.routing)
+    with pytest.raises(ValueError, match="Give each layer an instance of its own"):
+        second.build((None, 6, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PrimaryCaps(0, 8, 3), "`num_capsules` must be a positive integer"),
+        (lambda: PrimaryCaps(2, -1, 3), "`capsule_dim` must be a positive integer"),
+        (lambda: PrimaryCaps(2, 8, 9)(np.zeros((1, 5, 5, 1))), "output size would be zero"),
+        (lambda: PrimaryCaps(2, 8, 3)(keras.Input((None, 5, 1))), "known height, width"),
+        (lambda: DigitCaps(0, 16), "`num_capsules` must be a positive integer"),
+        (lambda: DigitCaps(10, 1.5), "capsule_dim=1.5"),
+        (lambda: DigitCaps(10, 16, routing="best"), "`routing` must be one of 'dynamic'"),
+        (lambda: DigitCaps(10, 16)(keras.Input((None, 8))), "known number and dimension"),
+        (lambda: DigitCaps(10, 16)(np.zeros((2, 3))), "expected ndim=3"),
+        (lambda: CapsuleMask(num_active=0), "`num_active` must be a positive integer"),
+        (lambda: CapsuleMask(num_active=4)(np.zeros((1, 3, 2))), "must not exceed the number"),
+        (lambda: CapsuleMask()(np.zeros((2, 3, 2)), np.zeros((2, 4))), "`labels` must be integers"),
+    ],
+)
+def test_errors_name_the_argument(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)

@@ -1,0 +1,226 @@
+"""The recipes: their folder, going on where they stopped, and one line for bad input."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import data
+import training
+
+import keras
+import numpy as np
+import pytest
+
+from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
+from kcaps.models import CapsNet
+from kcaps.models.architectures import decoder
+
+RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
+# A closed port of this machine: no download can start, whatever the network.
+OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+
+
+def recipe(name, *arguments, **options):
+    environment = {**os.environ, **OFFLINE}
+    command = [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+
+def begin(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["recipes/tiny.py", *map(str, arguments)])
+    return training.begin("A tiny recipe.", epochs=2, batch_size=16, learning_rate=1e-2)
+
+
+def run_tiny(monkeypatch, output, *arguments, routing="l2"):
+    args = begin(monkeypatch, "--synthetic", "--limit", 60, "--output", output, *arguments)
+    images = data.load("digits", args.data_dir, args.limit, args.synthetic)
+    image = keras.Input(images.shape, name="image")
+    capsules = PrimaryCaps(2, 4, kernel_size=5, strides=2)(keras.layers.Rescaling(1 / 255)(image))
+    poses = DigitCaps(10, 4, routing=routing)(capsules)
+    model = CapsNet(image, CapsuleLength()(poses), decoder=decoder(10, 4, images.shape, (8,)))
+    model.compile(keras.optimizers.Adam(args.learning_rate), metrics=["accuracy"])
+    training.run(model, images, args)
+    return model
+
+
+def read_csv(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def test_checkpoint_folder(monkeypatch, tmp_path, capsys):
+    model = run_tiny(monkeypatch, tmp_path / "a" / "ckpt")
+    folder = tmp_path / "a" / "ckpt"
+    assert {path.name for path in folder.iterdir()} == {
+        *("model.keras", "run.json", "history.csv", "report.json", "backup"),
+        *("curves.png", "confusion.png", "reconstructions.png", "dimensions.png"),
+    }
+    run = json.loads((folder / "run.json").read_text())
+    assert run["recipe"] == "tiny" and run["seed"] == 0 and len(run["labels"]) == 10
+    assert run["data"] == {
+        "name": "digits",
+        "title": "synthetic images shaped like digits",
+        "loader": "synthetic",
+    }
+    report = json.loads((folder / "report.json").read_text())
+    assert all(isinstance(value, int | float) for value in report.values())
+    assert 0 <= report["test_accuracy"] <= 1 and report["synthetic"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == (
+        f"test accuracy {100 * report['test_accuracy']:.2f} % on synthetic images shaped like "
+        f"digits; checkpoint in {folder}/"
+    )
+    history = read_csv(folder / "history.csv")
+    assert len(history) == 3 and history[0][0] == "epoch"
+    # the kept model is the best on validation, and takes raw pixels
+    images = data.load("digits", limit=60, synthetic=True)
+    loaded = keras.saving.load_model(folder / "model.keras")
+    loaded.compile("sgd", metrics=["accuracy"])
+    best = min(float(row[history[0].index("val_loss")]) for row in history[1:])
+    assert loaded.evaluate(*images.validation, verbose=0, return_dict=True)[
+        "loss"
+    ] == pytest.approx(best, rel=1e-4)
+    lengths = loaded.predict(images.test[0], verbose=0)
+    assert np.mean(lengths.argmax(-1) == images.test[1]) == report["test_accuracy"]
+    np.testing.assert_array_equal(lengths, model.predict(images.test[0], verbose=0))
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "l2"])
+def test_a_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path, routing):
+    whole = run_tiny(monkeypatch, tmp_path / "whole", "--epochs", 3, routing=routing)
+    run_tiny(monkeypatch, tmp_path / "parts", "--epochs", 1, routing=routing)
+    keras.utils.set_random_seed(99)
+    arguments = ("--epochs", 3, "--resume")
+    parts = run_tiny(monkeypatch, tmp_path / "parts", *arguments, routing=routing)
+    assert read_csv(tmp_path / "whole/history.csv") == read_csv(tmp_path / "parts/history.csv")
+    for a, b in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_resume_without_a_run_starts_one_and_repeats_a_finished_one(monkeypatch, tmp_path):
+    run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
+    before = (tmp_path / "ckpt/report.json").read_text()
+    run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
+    after = json.loads((tmp_path / "ckpt/report.json").read_text())
+    assert after | {"training_seconds": 0} == json.loads(before) | {"training_seconds": 0}
+
+
+def test_the_same_seed_gives_the_same_model(monkeypatch, tmp_path):
+    weights = [
+        run_tiny(monkeypatch, tmp_path / name, "--seed", seed).get_weights()
+        for name, seed in [("a", 5), ("b", 5), ("c", 6)]
+    ]
+    for a, b in zip(weights[0], weights[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(a != c) for a, c in zip(weights[0], weights[2], strict=True))
+
+
+def test_overwrite_replaces_a_run_and_its_exports(monkeypatch, tmp_path):
+    run_tiny(monkeypatch, tmp_path, "--epochs", 1)
+    (tmp_path / "model.onnx").write_text("old")
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    run_tiny(monkeypatch, tmp_path, "--epochs", 1, "--overwrite", "--seed", 3)
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 3
+    assert not (tmp_path / "model.onnx").exists() and not (tmp_path / "saved_model").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def refused(capsys, call):
+    with pytest.raises(SystemExit) as stop:
+        call()
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--routing", "best"], "invalid choice: 'best' (choose from"),
+        (["--epochs", "0"], "argument --epochs: must be positive, received 0"),
+        (["--epochs", "two"], "argument --epochs: invalid int value: 'two'"),
+        (["--batch-size", "-3"], "argument --batch-size: must be positive"),
+        (["--limit", "0"], "argument --limit: must be positive"),
+        (["--learning-rate", "-0.1"], "argument --learning-rate: must be positive"),
+        (["--learning-rate", "nan"], "argument --learning-rate: must be positive"),
+        (["--seed", "-1"], "--seed must be from 0"),
+        (["--resume", "--overwrite"], "not allowed with argument"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--output", "/dev/null/ckpt"], "--output /dev/null/ckpt"),
+    ],
+)
+def test_bad_arguments(monkeypatch, tmp_path, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, lambda: begin(monkeypatch, *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_hold_something(monkeypatch, tmp_path, capsys):
+    run_tiny(monkeypatch, tmp_path / "run", "--epochs", 1)
+    capsys.readouterr()
+    same = ("--synthetic", "--limit", 60, "--output", tmp_path / "run")
+    assert "already holds a run" in refused(capsys, lambda: begin(monkeypatch, *same))
+    changed = (*same, "--resume", "--seed", 7)
+    message = refused(capsys, lambda: begin(monkeypatch, *changed))
+    assert "seed was 0, received 7" in message
+
+    (tmp_path / "run/run.json").write_text("{")
+    message = refused(capsys, lambda: begin(monkeypatch, *same, "--resume"))
+    assert "cannot be resumed" in message
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.tex").write_text("")
+    for flag in ([], ["--overwrite"], ["--resume"]):
+        arguments = ("--output", tmp_path / "other", *flag)
+        assert "holds no run" in refused(capsys, lambda a=arguments: begin(monkeypatch, *a))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+    (tmp_path / "file").write_text("")
+    message = refused(capsys, lambda: begin(monkeypatch, "--output", tmp_path / "file"))
+    assert "not a folder" in message
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_data_that_cannot_be_had(tmp_path, name):
+    arguments = ("--data-dir", tmp_path / "data", "--output", tmp_path / "ckpt")
+    result = recipe(name, *arguments)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    for way_out in ("network", "--data-dir", "--synthetic", "recipes/digits.py"):
+        assert way_out in result.stderr
+    assert not (tmp_path / "ckpt").exists() and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_recipes_run_on_synthetic_images(tmp_path, name):
+    """The whole published network, for two steps."""
+    arguments = ("--synthetic", "--limit", 20, "--batch-size", 8, "--epochs", 1)
+    result = recipe(name, *arguments, "--routing", "l1", "--output", tmp_path / "ckpt")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("test accuracy")
+    assert "synthetic" in result.stdout.splitlines()[-1]
+    run = json.loads((tmp_path / "ckpt/run.json").read_text())
+    assert run["arguments"]["routing"] == "l1"
+    model = keras.saving.load_model(tmp_path / "ckpt/model.keras")
+    conv = model.get_layer("conv")
+    if name == "cifar10":
+        assert model.decoder is None and model.get_layer("primary_caps").num_capsules == 64
+        assert conv.activation is keras.activations.leaky_relu
+    else:
+        assert model.decoder is not None and (tmp_path / "ckpt/dimensions.png").exists()
+
+
+def test_digits_are_split_once_for_all_seeds():
+    first, second = data.load("digits"), data.load("digits", limit=100)
+    assert [len(part[0]) for part in (first.train, first.validation, first.test)] == [
+        1293,
+        144,
+        360,
+    ]
+    assert first.train[0].dtype == np.uint8 and first.train[0].max() == 255
+    np.testing.assert_array_equal(first.train[0][:90], second.train[0])
+    assert len(second.validation[0]) == 10 and len(second.test[0]) == 100
