@@ -7,7 +7,7 @@ import keras
 
 from kcaps.models import capsnet
 
-args = training.begin(__doc__, epochs=10, batch_size=64, learning_rate=1e-3)
+args = training.begin(__doc__, epochs=10, batch_size=32, learning_rate=1e-3)
 images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
 model = capsnet(images.shape, images.num_classes, routing=args.routing)
 rate = keras.optimizers.schedules.ExponentialDecay(

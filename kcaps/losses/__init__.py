@@ -13,7 +13,7 @@ def get(identifier):
 
     Example:
 
-    >>> loss = get("margin")
+    >>> loss = kcaps.losses.get("margin")
     """
     if isinstance(identifier, str) and identifier in LOSSES:
         return LOSSES[identifier]()

@@ -33,7 +33,7 @@ def get(identifier):
 
     Example:
 
-    >>> routing = get("dynamic")
+    >>> routing = kcaps.routing.get("dynamic")
     """
     if isinstance(identifier, Routing):
         return identifier

@@ -1,0 +1,84 @@
+"""Every example in the documentation runs as written."""
+
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import export
+import kcaps
+import kcaps.layers
+import kcaps.losses
+import kcaps.models
+import kcaps.routing
+from export import onnx as _onnx
+from export import saved_model as _saved_model
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def namespace():
+    """What a reader of an example has imported, and a model that some of them speak of."""
+    image = keras.Input((8, 8, 1))
+    poses = kcaps.layers.DigitCaps(3, 4)(kcaps.layers.PrimaryCaps(2, 4, 3)(image))
+    names = {"keras": keras, "kcaps": kcaps, "np": np, "ops": ops}
+    for module in (
+        *(kcaps.activations, kcaps.initializers, kcaps.layers, kcaps.losses, kcaps.models),
+        *(kcaps.routing, _onnx, _saved_model),
+    ):
+        names |= {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
+    return names | {
+        "model": kcaps.models.CapsNet(image, kcaps.layers.CapsuleLength()(poses)),
+        "images": np.zeros((4, 8, 8, 1)),
+        "labels": np.arange(4) % 3,
+    }
+
+
+def docstrings():
+    for package in (kcaps, export):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
+            for test in doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__):
+                if test.examples:
+                    yield pytest.param(test.examples, id=test.name)
+
+
+@pytest.mark.parametrize("examples", list(docstrings()))
+def test_docstring_examples(examples, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = namespace()
+    for example in examples:
+        exec(example.source, names)
+
+
+def test_every_public_class_has_an_example():
+    documented = {param.id.rsplit(".", 1)[-1] for param in docstrings()}
+    for module in (kcaps.layers, kcaps.losses, kcaps.models, kcaps.routing, kcaps.initializers):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__.startswith("kcaps"):
+                assert name in documented or "```python" in value.__doc__, name
+
+
+def code_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_readme_example(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = code_blocks(README.read_text())
+    assert len([line for line in example.splitlines() if line and "import" not in line]) <= 15
+    exec(example, {})
+    assert (tmp_path / "digits.onnx").exists()
+
+
+def test_example_of_a_users_routing():
+    (example,) = code_blocks(re.sub(r"(?m)^    ", "", kcaps.routing.Routing.__doc__))
+    names = namespace()
+    exec(example, names)
+    assert names["layer"](np.ones((2, 6, 3))).shape == (2, 10, 16)
