@@ -94,17 +94,15 @@ def capsnet(
             f"two 9 × 9 windows must fit. Received: input_shape={tuple(input_shape)}."
         )
     num_classes = positive_int("num_classes", num_classes)
+    filters = positive_int("filters", filters)
     capsule_dim = 16
 
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / PIXEL_MAX)(image)
-    x = layers.Conv2D(
-        positive_int("filters", filters),
-        kernel_size=9,
-        activation=activation,
-        kernel_initializer="he_normal",
-        name="conv",
-    )(x)
+    # Keras' default scale makes these features, and the first gradients, small. Adam remembers the
+    # size of its first gradients: from a larger start its steps, which move the 20,000 weights
+    # of a capsule's component together, saturate all capsules and then stay too small to recover.
+    x = layers.Conv2D(filters, kernel_size=9, activation=activation, name="conv")(x)
     capsules = PrimaryCaps(num_primary_capsules, 8, kernel_size=9, strides=2, name="primary_caps")(
         x
     )
