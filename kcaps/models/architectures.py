@@ -103,10 +103,8 @@ def capsnet(
     # size of its first gradients: from a larger start its steps, which move the 20,000 weights
     # of a capsule's component together, saturate all capsules and then stay too small to recover.
     x = layers.Conv2D(filters, kernel_size=9, activation=activation, name="conv")(x)
-    capsules = PrimaryCaps(num_primary_capsules, 8, kernel_size=9, strides=2, name="primary_caps")(
-        x
-    )
-    poses = DigitCaps(num_classes, capsule_dim, routing=routing, name="digit_caps")(capsules)
+    primary = PrimaryCaps(num_primary_capsules, 8, kernel_size=9, strides=2, name="primary_caps")
+    poses = DigitCaps(num_classes, capsule_dim, routing=routing, name="digit_caps")(primary(x))
     lengths = CapsuleLength(name="class_lengths")(poses)
     return CapsNet(
         image,

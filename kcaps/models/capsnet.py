@@ -86,8 +86,9 @@ class CapsNet(keras.Model):
             loss: `"margin"`, or anything that Keras accepts.
             routing_optimizer: Optimizer of the routing variables, which minimises the negative
                 objective. Defaults to plain gradient steps of `routing_learning_rate`.
-            routing_learning_rate: Rate γ of those plain steps. Defaults to 1e-5: the objective is
-                unbounded, and a rate that outruns the weight steps lets the coefficients diverge.
+            routing_learning_rate: Rate γ of those plain steps, a number or a schedule. Defaults to
+                1e-5: the objective is unbounded, and a rate that outruns the weight steps lets the
+                coefficients diverge.
             update: `"alternating"` or `"joint"`. Defaults to `"alternating"`.
             weight_steps: Weight steps in a training step. Must be 1 for `"joint"`.
             routing_steps: Routing steps in a training step. Must be 1 for `"joint"`.
@@ -97,7 +98,13 @@ class CapsNet(keras.Model):
             ValueError: for both a routing optimizer and a routing rate, an unknown update, a
                 number of steps that is not a positive integer, or routing variables whose class
                 layer has no routing objective.
+            NotImplementedError: on a backend other than TensorFlow.
         """
+        if keras.backend.backend() != "tensorflow":
+            raise NotImplementedError(
+                "CapsNet trains on the TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
+                f"Received: backend {keras.backend.backend()!r}."
+            )
         if routing_optimizer is not None and routing_learning_rate is not None:
             raise ValueError(
                 "Give `routing_optimizer` or `routing_learning_rate`, not both. Received: "
@@ -115,16 +122,18 @@ class CapsNet(keras.Model):
                 "`routing_steps` must be 1. Use update='alternating' for more. "
                 f"Received: weight_steps={weight_steps}, routing_steps={routing_steps}."
             )
-        routing_variables = self.routing_variables
-        if routing_variables and not self._class_layer().routing.routing_variables:
+        last = self._class_layer()
+        if self.routing_variables and not (last and last.routing.routing_variables):
             raise ValueError(
-                'The last DigitCaps must use a routing with an objective ("l1" or "l2") when '
-                "another layer does: its capsules define the objective of all. Received: "
-                f"routing={type(self._class_layer().routing).__name__} in the last layer."
+                'The last DigitCaps must use a routing with an objective ("l1" or "l2") and stand '
+                "in the model itself when another layer has such a routing: its capsules define "
+                f"the objective of all. Received: {last and last.routing} in the last layer."
             )
         if routing_optimizer is None:
             rate = 1e-5 if routing_learning_rate is None else routing_learning_rate
-            routing_optimizer = keras.optimizers.SGD(non_negative("routing_learning_rate", rate))
+            if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+                rate = non_negative("routing_learning_rate", rate)
+            routing_optimizer = keras.optimizers.SGD(rate)
         loss = losses.get(loss) if isinstance(loss, str) else loss
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.update, (self.weight_steps, self.routing_steps) = update, steps
@@ -133,9 +142,6 @@ class CapsNet(keras.Model):
         if isinstance(self.optimizer, half) and not isinstance(self.routing_optimizer, half):
             # Sums of squares over the batch: Keras' first scale of 2^15 overflows float16 at once.
             self.routing_optimizer = half(self.routing_optimizer, initial_scale=2.0**10)
-        self._build_optimizers()
-
-    def _build_optimizers(self):
         if self.routing_variables and self.optimizer is not None:
             self.optimizer.build(self._other_variables())
             self.routing_optimizer.build(self.routing_variables)
