@@ -64,7 +64,7 @@ def _read_run(path):
         run = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {_first_line(error)}. {FIX}") from error
-    if not isinstance(run, dict) or "kcaps" not in run:
+    if not isinstance(run, dict) or "kcaps" not in run or not isinstance(run.get("data"), dict):
         raise CheckpointError(f"{path} was not written by a kcaps recipe. {FIX}")
     return run
 

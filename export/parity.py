@@ -25,7 +25,7 @@ class Row:
     def __str__(self):
         mark = "✓" if self.passed else "✗"
         shape = "×".join(map(str, self.shape))
-        return f"  {mark} {self.output:<16}{self.batch:<20}{shape:<18}{self.difference:.1e}"
+        return f"  {mark} {self.output:<16}{self.batch:<24}{shape:<14}{self.difference:.1e}"
 
 
 def comparison_images(run, input_shape):
@@ -39,14 +39,20 @@ def comparison_images(run, input_shape):
 
     Returns:
         Float32 images `(n, height, width, channels)` and a description of them.
+
+    Raises:
+        ValueError: if the entry of the data set is damaged.
     """
     source = run.get("data", {})
     name = source.get("name")
     images = None
-    if source.get("loader") == "scikit-learn":
-        images = _digits(source)
-    elif source.get("loader") == "tensorflow-datasets":
-        images = _prepared(name, source.get("data_dir"))
+    try:
+        if source.get("loader") == "scikit-learn":
+            images = _digits(source)
+        elif source.get("loader") == "tensorflow-datasets":
+            images = _prepared(name, source.get("data_dir"))
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"`run` does not say where its test images are: {error!r}.") from error
     if images is not None and images.shape[1:] == tuple(input_shape):
         images = images[:MAX_IMAGES].astype("float32")
         return images, f"{len(images):,} test images of {name}"

@@ -3,11 +3,10 @@
 python -m export.summary --model ckpt/
 """
 
-import argparse
 import json
 import pathlib
 
-from export.command import report_path
+from export.command import Parser, fail, report_path
 
 EXPORTS = ("model.onnx", "saved_model")
 
@@ -20,26 +19,35 @@ def summarize(folder):
 
     Returns:
         A string.
+
+    Raises:
+        ValueError: if the folder holds no model, or a report in it is damaged.
     """
     folder = pathlib.Path(folder)
+    if not (folder / "model.keras").is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: it has no model.keras")
     parts = []
     if (folder / "report.json").is_file():
         report = json.loads((folder / "report.json").read_text())
-        synthetic = " (synthetic data)" if report.get("synthetic") else ""
+        synthetic = " (synthetic data)" if report["synthetic"] else ""
         parts.append(f"test accuracy {100 * report['test_accuracy']:.2f} %{synthetic}")
     onnx_report = report_path(folder / "model.onnx")
     if onnx_report.is_file():
         difference = json.loads(onnx_report.read_text())["largest_difference"]
         parts.append(f"largest difference Keras to ONNX Runtime {difference:.1e}")
     files = [name for name in ("model.keras", *EXPORTS) if (folder / name).exists()]
-    parts.append("files: " + (", ".join(str(folder / name) for name in files) or "none"))
+    parts.append("files: " + ", ".join(str(folder / name) for name in files))
     return " · ".join(parts)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
-    print(summarize(parser.parse_args().model))
+    folder = parser.parse_args().model
+    try:
+        print(summarize(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"no summary of {folder}: {error}")
 
 
 if __name__ == "__main__":

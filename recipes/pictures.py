@@ -90,9 +90,8 @@ def _reconstructions(model, images, poses, columns=10):
 
 
 def _dimensions(model, images, poses):
-    """Reconstructions of one image while each component of its capsule is varied in turn."""
-    longest = int(np.linalg.norm(poses, axis=-1).max(-1).argmax())
-    pose = poses[longest]  # (j, d): the image of which the network is surest
+    """Reconstructions of the first test image, each component of its capsule varied in turn."""
+    pose = poses[0]  # (j, d)
     winner = int(np.linalg.norm(pose, axis=-1).argmax())
     size = pose.shape[-1]
     varied = np.zeros((size, len(SHIFTS), *pose.shape), "float32")
