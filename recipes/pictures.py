@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 FILES = ("curves.png", "confusion.png", "reconstructions.png", "dimensions.png")
+COLUMNS = 10
 SHIFTS = np.linspace(-0.25, 0.25, 11)
 
 
@@ -20,7 +21,7 @@ def draw(model, images, lengths, history, output):
     _save(_curves(history), images, output / "curves.png")
     _save(_confusion(images, predictions), images, output / "confusion.png")
     if model.decoder is not None:
-        poses = _class_poses(model, images.test[0][:200])
+        poses = _class_poses(model, images.test[0][:COLUMNS])
         figure = _reconstructions(model, images, poses)
         _save(figure, images, output / "reconstructions.png")
         _save(_dimensions(model, images, poses), images, output / "dimensions.png")
@@ -64,7 +65,12 @@ def _confusion(images, predictions):
 
 def _class_poses(model, test_images):
     layer = next(x for x in reversed(model.layers) if isinstance(x, DigitCaps))
-    return keras.Model(model.inputs, layer.output).predict(test_images, verbose=0)
+    poses = keras.Model(model.input, layer.output)(test_images.astype("float32"), training=False)
+    return keras.ops.convert_to_numpy(poses)
+
+
+def _decode(model, masked):
+    return keras.ops.convert_to_numpy(model.decoder(masked, training=False))
 
 
 def _show(axis, image):
@@ -73,15 +79,14 @@ def _show(axis, image):
     axis.set_yticks([])
 
 
-def _reconstructions(model, images, poses, columns=10):
+def _reconstructions(model, images, poses):
     """Test images above their reconstructions from the longest capsule."""
-    decoded = model.decoder.predict(CapsuleMask()(poses), verbose=0)
-    columns = min(columns, len(poses))
+    decoded = _decode(model, CapsuleMask()(poses))
     figure, axes = plt.subplots(
-        2, columns, figsize=(columns, 2.6), layout="constrained", squeeze=False
+        2, len(poses), figsize=(len(poses), 2.6), layout="constrained", squeeze=False
     )
     figure.suptitle("Test images and their reconstructions")
-    for column in range(columns):
+    for column in range(len(poses)):
         _show(axes[0, column], images.test[0][column])
         _show(axes[1, column], decoded[column])
     axes[0, 0].set_ylabel("original")
@@ -98,7 +103,7 @@ def _dimensions(model, images, poses):
     for component in range(size):
         varied[component, :, winner] = pose[winner]
         varied[component, :, winner, component] += SHIFTS
-    decoded = model.decoder.predict(varied.reshape(-1, *pose.shape), verbose=0)
+    decoded = _decode(model, varied.reshape(-1, *pose.shape))
     decoded = decoded.reshape(size, len(SHIFTS), *decoded.shape[1:])
     figure, axes = plt.subplots(
         size, len(SHIFTS), figsize=(0.7 * len(SHIFTS), 0.7 * size), layout="constrained"
