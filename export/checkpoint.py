@@ -87,8 +87,14 @@ def inference_model(model):
         A `keras.Model` that shares the layers of `model` and returns a dict of named outputs.
 
     Raises:
-        ValueError: if the model is not functional or has several inputs.
+        ValueError: if the model is not functional or has several inputs, or Keras runs on a
+            backend other than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Models are exported from Keras' TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
+            f"Received: backend {keras.backend.backend()!r}."
+        )
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ValueError(
             "`model` must be a functional or built sequential Keras model. "

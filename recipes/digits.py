@@ -13,7 +13,7 @@ from kcaps.models.architectures import PIXEL_MAX, decoder
 
 
 def shift(images, seed):
-    """Shifts each image by up to half a pixel, so that the network sees more than 1,300."""
+    """Shifts each image at random by about half a pixel: 1,293 training images are few."""
     offsets = tf.random.stateless_uniform((len(images), 2), seed, -0.55, 0.55)
     one, zero = tf.ones_like(offsets[:, :1]), tf.zeros_like(offsets[:, :1])
     rows = [one, zero, offsets[:, :1], zero, one, offsets[:, 1:], zero, zero]

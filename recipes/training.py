@@ -50,6 +50,8 @@ def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
     existing.add_argument("--resume", action="store_true", help="go on with the run in --output")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     args = parser.parse_args()
+    if keras.backend.backend() != "tensorflow":
+        fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
     if args.seed < 0 or args.seed >= 2**32:
         fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
     args.recipe = pathlib.Path(sys.argv[0]).stem
