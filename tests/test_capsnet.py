@@ -153,16 +153,14 @@ def test_earlier_coefficients_follow_by_the_chain_rule(batch):
     assert moved[index] == pytest.approx(slope, rel=1e-2)  # float32 differences
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_without_routing_variables_the_step_is_keras_own(batch, jit_compile):
+def test_without_routing_variables_the_step_is_keras_own(batch):
     weights, results = None, []
     for kind in (CapsNet, keras.Model):
         keras.utils.set_random_seed(1)
         model = kind(*graph("dynamic"))
         weights = weights or model.get_weights()
         model.set_weights(weights)
-        loss = MarginLoss()
-        model.compile("adam", loss=loss, metrics=["accuracy"], jit_compile=jit_compile)
+        model.compile("adam", loss=MarginLoss(), metrics=["accuracy"])
         history = model.fit(*batch, epochs=3, batch_size=3, verbose=0).history
         results.append((history, model.get_weights()))
     assert results[0][0] == results[1][0]
