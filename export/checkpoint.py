@@ -42,7 +42,8 @@ def load(folder):
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"checkpoint folder {folder} does not exist. {FIX}")
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint folder {folder} {state}. {FIX}")
     run = _read_run(folder / "run.json")
     path = folder / "model.keras"
     if not path.is_file():
@@ -88,7 +89,7 @@ def inference_model(model):
 
     Raises:
         ValueError: if the model is not functional or has several inputs, or Keras runs on a
-            backend other than TensorFlow.
+            backend other than TensorFlow, or the input's size is not known.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -104,12 +105,21 @@ def inference_model(model):
         raise ValueError(
             f"`model` must have one input, the image. Received: {len(model.inputs)} inputs."
         )
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    image = model.inputs[0]
+    is_number = keras.backend.is_float_dtype(image.dtype) or keras.backend.is_int_dtype(image.dtype)
+    if None in image.shape[1:] or not is_number:
+        raise ValueError(
+            "`model` must have an input of numbers, and of known sizes but for the batch. "
+            f"Received: shape {image.shape}, dtype {image.dtype}."
+        )
     named = model.output if isinstance(model.output, dict) else None
     named = named or dict(zip(model.output_names, model.outputs, strict=True))
     outputs = {}
     for name, tensor in named.items():
         layer, node, _ = tensor._keras_history
-        if isinstance(layer, CapsuleLength):
+        if isinstance(layer, CapsuleLength) and "class_lengths" not in outputs:
             outputs["class_lengths"] = tensor
             outputs["poses"] = layer._inbound_nodes[node].input_tensors[0]
         else:

@@ -52,12 +52,12 @@ def fail(message, code=2):
 
 
 def positive(kind):
-    """Argument type: a finite positive number of that kind."""
+    """Argument type: a positive number of that kind, an integer below 2³¹."""
 
     def parse(text):
         value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be positive, received {text}")
+        if not 0 < value < (2**31 if kind is int else math.inf):
+            raise argparse.ArgumentTypeError(f"must be positive and finite, received {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names the type when `kind` refuses the text
@@ -96,7 +96,8 @@ def run_export(export, args, name, **options):
     except OSError as error:
         fail(f"{output} cannot be written: {error.strerror or error}")
     except parity.ParityError as error:
-        fail(f"{error}; no file was written", code=1)
+        kept = f", the earlier {output} was kept" if output.exists() else ""
+        fail(f"{error}; no file was written{kept}", code=1)
     worst = max(row.difference for row in rows if row.output != "class")
     report = {
         "largest_difference": worst,

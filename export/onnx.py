@@ -58,7 +58,7 @@ def export_onnx(model, path, opset=18, tolerance=1e-5, run=None):
     image = model.inputs[0]
     graph = _convert(model, image, opset)
     onnx.helper.set_model_props(graph, _metadata(run))
-    images, description = comparison_images(run, image.shape[1:])
+    images, description = comparison_images(run, image)
 
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -77,7 +77,10 @@ def _convert(model, image, opset):
     # training=False also keeps XLA out of the trace: ONNX has no operator for it.
     function = tf.function(lambda image: model(image, training=False))
     signature = [tf.TensorSpec(image.shape, image.dtype, name="image")]
-    converted, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
+    try:
+        converted, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
+    except Exception as error:  # whatever the tracer and the converter may raise
+        raise ValueError(f"`model` cannot be converted to ONNX: {error}") from error
     for value in (*converted.graph.input, *converted.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return converted
@@ -92,7 +95,7 @@ def _metadata(run):
         "labels": run.get("labels") and json.dumps(run["labels"]),
         "input_range": run.get("input_range") and json.dumps(run["input_range"]),
     }
-    return {key: value for key, value in entries.items() if value}
+    return {key: str(value) for key, value in entries.items() if value}
 
 
 def _session(path):

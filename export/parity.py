@@ -28,17 +28,17 @@ class Row:
         return f"  {mark} {self.output:<16}{self.batch:<24}{shape:<14}{self.difference:.1e}"
 
 
-def comparison_images(run, input_shape):
+def comparison_images(run, image):
     """Images to compare on: test images of the data set that `run.json` names, if at hand.
 
     Nothing is downloaded. Without real images, uniform random pixels from 0 to 255 stand in.
 
     Args:
         run: Content of `run.json`, or an empty dict.
-        input_shape: Tuple `(height, width, channels)`.
+        image: Input of the model, a `keras.KerasTensor`.
 
     Returns:
-        Float32 images `(n, height, width, channels)` and a description of them.
+        Images `(n, height, width, channels)` in the dtype of `image`, and a description of them.
 
     Raises:
         ValueError: if the entry of the data set is damaged.
@@ -51,37 +51,39 @@ def comparison_images(run, input_shape):
             images = _digits(source)
         elif source.get("loader") == "tensorflow-datasets":
             images = _prepared(name, source.get("data_dir"))
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"`run` does not say where its test images are: {error!r}.") from error
-    if images is not None and images.shape[1:] == tuple(input_shape):
-        images = images[:MAX_IMAGES].astype("float32")
+    shape = tuple(image.shape[1:])
+    if images is not None and images.shape[1:] == shape:
+        images = images[:MAX_IMAGES].astype(image.dtype)
         return images, f"{len(images):,} test images of {name}"
-    images = np.random.default_rng(0).integers(256, size=(max(BATCH_SIZES), *input_shape))
+    images = np.random.default_rng(0).integers(256, size=(max(BATCH_SIZES), *shape))
     reason = f"; the model was trained on {source['title']}" if "title" in source else ""
-    return images.astype("float32"), f"{len(images)} random images{reason}"
+    return images.astype(image.dtype), f"{len(images)} random images{reason}"
 
 
 def _digits(source):
     from sklearn.datasets import load_digits
 
     images = np.round(load_digits().images * source["scale"]).astype("uint8")
-    return images[source["test_indices"]][..., np.newaxis]
+    indices = np.array(source["test_indices"])
+    if indices.ndim != 1 or not len(indices):
+        raise ValueError("test_indices must be a list of integers")
+    return images[indices][..., np.newaxis]
 
 
 def _prepared(name, data_dir):
     """Test images from a prepared folder: the run's own or tensorflow-datasets' default."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        return None
     for folder in (data_dir, None):
         try:
+            import tensorflow_datasets as tfds
+
             builder = tfds.builder(name, data_dir=folder)
-        except (OSError, tfds.core.DatasetNotFoundError):
+            if builder.is_prepared():
+                part = builder.as_dataset(split=f"test[:{MAX_IMAGES}]", batch_size=-1)
+                return part["image"].numpy()
+        except Exception:  # noqa: BLE001, S112 - not installed, not there, or damaged in any way
             continue
-        if builder.is_prepared():
-            part = builder.as_dataset(split=f"test[:{MAX_IMAGES}]", batch_size=-1)
-            return part["image"].numpy()
     return None
 
 
@@ -132,7 +134,10 @@ def compare(reference, candidate, images, tolerance):
 
 def _outputs(reference, candidate, parts):
     """Outputs of both models over batches of images, as two dicts of arrays."""
-    pairs = [(reference(part), candidate(part)) for part in parts]
+    try:
+        pairs = [(reference(part), candidate(part)) for part in parts]
+    except Exception as error:  # runtimes have no common base for their errors
+        raise ParityError(f"the file loads but does not run: {error}") from error
     for part, (expected, received) in zip(parts, pairs, strict=True):
         if set(expected) != set(received):
             raise ParityError(

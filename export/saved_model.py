@@ -49,7 +49,7 @@ def export_saved_model(model, path, tolerance=1e-5, run=None):
         raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
     model = inference_model(model)
     image = model.inputs[0]
-    images, description = comparison_images(run or {}, image.shape[1:])
+    images, description = comparison_images(run or {}, image)
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as work:
         aside = pathlib.Path(work) / "new"

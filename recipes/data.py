@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
+import shutil
 import urllib.error
 import urllib.request
 
@@ -100,35 +102,43 @@ def _digits():
 def _tfds(name, data_dir, limit):
     import tensorflow_datasets as tfds
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
-        _download(builder)
-    some = f"[:{limit}]" if limit else ""
-    splits = builder.as_dataset(
-        split=[f"train{some}", f"test{some}"], as_supervised=True, batch_size=-1
-    )
+    for logger in ("absl", "urllib3"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        if not builder.is_prepared():
+            _download(builder)
+        sizes = {split: builder.info.splits[split].num_examples for split in ("train", "test")}
+        splits = builder.as_dataset(
+            split=[f"{split}[:{min(limit or size, size)}]" for split, size in sizes.items()],
+            as_supervised=True,
+            batch_size=-1,
+        )
+        train, test = [tuple(part.numpy() for part in split) for split in splits]
+    except Exception as error:  # noqa: BLE001 - files that are damaged fail in many ways
+        fail(f"data set {name!r} cannot be read from {data_dir or 'the default folder'}: {error!r}")
     source = {"loader": "tensorflow-datasets", "data_dir": data_dir and os.path.abspath(data_dir)}
-    train, test = [tuple(part.numpy() for part in split) for split in splits]
     return train, test, list(builder.info.features["label"].names), source
 
 
 def _download(builder):
-    import tensorflow_datasets as tfds
-
     url = next(iter(builder.url_infos))
+    folder = pathlib.Path(builder.data_dir).parents[1]
+    is_new = not folder.exists()
     try:
         # tensorflow-datasets retries for minutes where there is no network: ask once, first.
         request = urllib.request.Request(url, method="HEAD")
         with contextlib.suppress(urllib.error.HTTPError):  # a server that answers is there
             urllib.request.urlopen(request, timeout=20).close()
         builder.download_and_prepare()
-    except (OSError, tfds.download.DownloadError) as error:
+    except Exception as error:  # noqa: BLE001 - its downloaders and extractors have no common base
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
         fail(
-            f"data set {builder.name!r} is not prepared in {os.path.dirname(builder.data_dir)} and "
-            f"could not be downloaded from {url} ({error}). Ways out: connect to the network; "
-            "give --data-dir with a folder that tensorflow-datasets has prepared; try the recipe "
-            "with --synthetic; or run python recipes/digits.py, which needs no download."
+            f"data set {builder.name!r} is not prepared in {folder} and could not be downloaded "
+            f"from {url} ({error}). Ways out: connect to the network; give --data-dir with a "
+            "folder that tensorflow-datasets has prepared; try the recipe with --synthetic; or "
+            "run python recipes/digits.py, which needs no download."
         )
 
 

@@ -9,12 +9,14 @@ import shutil
 import sys
 import tempfile
 import time
+import zipfile
 
 from export.command import Parser, fail, positive, quiet_tensorflow
 
 with quiet_tensorflow():
     import tensorflow as tf
 
+import h5py
 import keras
 import numpy as np
 
@@ -25,7 +27,6 @@ import pictures
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
 _FILES = ("model.keras", "run.json", "history.csv", "report.json", *pictures.FILES)
 _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
-_FOLDERS = ("backup", "saved_model")
 
 
 def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
@@ -95,16 +96,36 @@ def _check_output(args):
 
 
 def _check_same_run(args):
+    """Refuses to resume a run that has other arguments or whose state is damaged."""
+    output = args.output
     try:
-        before = json.loads((args.output / "run.json").read_text())["arguments"]
+        before = dict(json.loads((output / "run.json").read_text())["arguments"])
+        if _epochs_done(output):
+            history = read_history(output / "history.csv")
+            if len(history["val_loss"]) < _epochs_done(output):
+                raise ValueError("history.csv is shorter than the backup")
+            for path in (output / "backup/latest.weights.h5", output / "model.keras"):
+                _check_archive(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"--output {args.output} cannot be resumed: its run.json is damaged ({error!r})")
+        fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
     for key, value in _arguments(args).items():
         if before.get(key) != value:
             fail(
-                f"--resume needs the arguments of the run in {args.output}: {key} was "
+                f"--resume needs the arguments of the run in {output}: {key} was "
                 f"{before.get(key)!r}, received {value!r}"
             )
+
+
+def _check_archive(path):
+    if path.suffix == ".h5":
+        h5py.File(path, "r").close()
+    elif not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged")
+
+
+def _epochs_done(output):
+    progress = output / "backup" / "training_metadata.json"  # written by BackupAndRestore
+    return int(json.loads(progress.read_text())["epoch"]) if progress.exists() else 0
 
 
 def _write_json(path, content):
@@ -117,11 +138,10 @@ def _write_json(path, content):
 def _open_folder(args, images):
     """Makes the checkpoint folder; returns how many epochs of its run are done."""
     output = args.output
-    if args.overwrite:
-        for name in (*_FILES, *_EXPORTS):
-            (output / name).unlink(missing_ok=True)
-        for name in _FOLDERS:
-            shutil.rmtree(output / name, ignore_errors=True)
+    for name in (*_EXPORTS, *(_FILES if args.overwrite else ())):  # exports are of an older model
+        (output / name).unlink(missing_ok=True)
+    for name in ("saved_model", *(("backup",) if args.overwrite else ())):
+        shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     _write_json(
         output / "run.json",
@@ -141,8 +161,7 @@ def _open_folder(args, images):
             "labels": images.class_names,
         },
     )
-    progress = output / "backup" / "training_metadata.json"  # written by BackupAndRestore
-    done = json.loads(progress.read_text())["epoch"] if progress.exists() else 0
+    done = _epochs_done(output)
     _keep_history(output / "history.csv", done)
     return done
 
@@ -187,9 +206,11 @@ def _batches(images, labels, args, first_epoch, augment):
     return dataset.prefetch(2), steps
 
 
-def _callbacks(output, history):
+def _callbacks(output, history, synthetic):
+    label = {"synthetic": 1.0} if synthetic else {}  # a column of history.csv
     return [
         keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
         keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
         keras.callbacks.ModelCheckpoint(
             output / "model.keras",
@@ -217,6 +238,7 @@ def run(model, images, args, augment=None):
             a pair of integers for TensorFlow's stateless random operations.
     """
     output = args.output
+    synthetic = images.source["loader"] == "synthetic"
     done = _open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
     batches, steps = _batches(*images.train, args, done, augment)
@@ -229,7 +251,7 @@ def run(model, images, args, augment=None):
         shuffle=False,  # the batches are shuffled already
         validation_data=images.validation,
         validation_batch_size=args.batch_size,
-        callbacks=_callbacks(output, history),
+        callbacks=_callbacks(output, history, synthetic),
     )
     seconds = time.perf_counter() - started
     history = read_history(output / "history.csv")
@@ -253,7 +275,7 @@ def run(model, images, args, augment=None):
             "epochs": len(history["loss"]),
             "parameters": model.count_params(),
             "training_seconds": round(seconds, 2),
-            "synthetic": images.source["loader"] == "synthetic",
+            "synthetic": synthetic,
         },
     )
     pictures.draw(model, images, lengths, history, output)

@@ -5,6 +5,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+
+# Two devices, for tests of replicas; before TensorFlow starts.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +31,6 @@ def rng():
 @pytest.fixture
 def gradient():
     """Function `(fn, x) -> d sum(fn(x)) / dx` as an array."""
-    import tensorflow as tf
 
     def compute(fn, x):
         x = tf.Variable(x)

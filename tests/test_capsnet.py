@@ -246,6 +246,43 @@ def test_reconstruction_masks_by_label_in_training_and_by_length_otherwise(batch
     assert step(x, y, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_forms_in_which_keras_takes_one_input_are_equal(batch):
+    x, y = batch
+    model, losses = with_decoder("l2"), []
+    for form in (x, [x], {"image": x}, x[..., 0]):
+        model.compile("sgd")  # anew: TensorFlow forgets the rank where one function sees two
+        losses.append(model.test_on_batch(form, y, return_dict=True)["loss"])
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_a_decoders_own_losses_count(batch):
+    model = with_decoder("dynamic")
+    model.compile(keras.optimizers.SGD(0.0))
+    before = model.train_on_batch(*batch, return_dict=True)["loss"]
+    dense = next(x for x in model.decoder.layers if isinstance(x, keras.layers.Dense))
+    dense.activity_regularizer = keras.regularizers.L2(10.0)
+    model.compile(keras.optimizers.SGD(0.0))
+    assert model.train_on_batch(*batch, return_dict=True)["loss"] > before
+
+
+def test_two_replicas_equal_one(batch):
+    """The gradient of each objective counts once, however many replicas share the batch."""
+    x, y = batch
+    start, moved = None, []
+    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
+        strategy = tf.distribute.MirroredStrategy(devices)
+        with strategy.scope():
+            model = CapsNet(*graph(DiscriminativeRouting("l2", 1.0, reduction="mean")))
+            start = start or model.get_weights()
+            model.set_weights(start)
+            model.compile(keras.optimizers.SGD(0.1), routing_learning_rate=0.1)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        model.fit(data, shuffle=False, verbose=0)
+        moved.append(model.get_weights())
+    for a, b in zip(*moved, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_capsnet_has_the_published_numbers_of_parameters():
     model = capsnet((28, 28, 1), 10)
     assert model.decoder.count_params() == 1_411_344
@@ -326,6 +363,11 @@ def test_compile_errors(options, message):
     assert message in str(error.value)
 
 
+def test_averaging_optimizers_are_refused():
+    with pytest.raises(ValueError, match="must not average weights"):
+        CapsNet(*graph()).compile(keras.optimizers.Adam(use_ema=True))
+
+
 def test_construction_errors():
     with pytest.raises(ValueError, match="The last DigitCaps must use a routing with an objective"):
         CapsNet(*graph("dynamic", hidden="l2")).compile("sgd")
@@ -337,5 +379,7 @@ def test_construction_errors():
         CapsNet(*graph(), reconstruction_weight=-1)
     with pytest.raises(ValueError, match="at least 17 × 17 pixels"):
         capsnet((16, 28, 1), 10)
+    with pytest.raises(ValueError, match="at least 17 × 17 pixels"):
+        capsnet((None, None, 1), 10)
     with pytest.raises(ValueError, match="`num_classes` must be a positive integer"):
         capsnet((28, 28, 1), 0)

@@ -18,7 +18,7 @@ import tensorflow as tf
 import export.onnx
 import export.saved_model
 from export import checkpoint, parity, summary
-from kcaps.layers import DigitCaps
+from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import capsnet
 from kcaps.routing import ROUTINGS
 
@@ -113,6 +113,20 @@ def test_a_keras_model_with_other_outputs_keeps_their_names(tmp_path, rng):
     assert set(outputs) == {"a", "b"}
     for name, value in outputs.items():
         np.testing.assert_allclose(value, expected[name], atol=1e-5)
+
+
+def test_sequential_models_and_integer_images(tmp_path):
+    layers = [PrimaryCaps(2, 4, 3), DigitCaps(3, 4), CapsuleLength()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    export.onnx.export_onnx(model, tmp_path / "model.onnx")
+    assert set(onnx_outputs(tmp_path / "model.onnx", np.zeros((2, 8, 8, 1), "float32"))) == {
+        "class_lengths",
+        "poses",
+    }
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    lengths = model(keras.layers.Rescaling(1 / 255)(image))
+    export.onnx.export_onnx(keras.Model(image, lengths), tmp_path / "bytes.onnx")
+    onnx_outputs(tmp_path / "bytes.onnx", np.zeros((3, 8, 8, 1), "uint8"))
 
 
 def test_commands_from_any_folder(copy, tmp_path):
@@ -319,6 +333,15 @@ def test_exporting_again_replaces_the_files(copy):
 
 
 def test_models_that_cannot_be_exported(tmp_path):
+    for unknown in (keras.Input((None, 8, 1)), keras.Input((2,), dtype="string")):
+        with pytest.raises(ValueError, match="input of numbers, and of known sizes"):
+            model = keras.Model(unknown, keras.layers.Identity()(unknown))
+            export.onnx.export_onnx(model, tmp_path / "model.onnx")
+    fixed = keras.Input(batch_shape=(4, 3, 2))
+    with pytest.raises(parity.ParityError, match="does not run"):
+        model = keras.Model(fixed, DigitCaps(3, 4)(fixed))
+        export.onnx.export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
     image, other = keras.Input((3, 4)), keras.Input((3, 4))
     two = keras.Model([image, other], keras.layers.Add()([image, other]))
     with pytest.raises(ValueError, match="must have one input"):

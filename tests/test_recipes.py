@@ -74,6 +74,7 @@ def test_checkpoint_folder(monkeypatch, tmp_path, capsys):
     )
     history = read_csv(folder / "history.csv")
     assert len(history) == 3 and history[0][0] == "epoch"
+    assert history[1][history[0].index("synthetic")] == "1.0"
     # the kept model is the best on validation, and takes raw pixels
     images = data.load("digits", limit=60, synthetic=True)
     loaded = keras.saving.load_model(folder / "model.keras")
@@ -100,8 +101,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path):
 def test_resume_without_a_run_starts_one_and_repeats_a_finished_one(monkeypatch, tmp_path):
     run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
     before = (tmp_path / "ckpt/report.json").read_text()
+    (tmp_path / "ckpt/model.onnx").write_text("old")
     run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
     after = json.loads((tmp_path / "ckpt/report.json").read_text())
+    assert not (tmp_path / "ckpt/model.onnx").exists()  # it was of the model before
     assert after | {"training_seconds": 0} == json.loads(before) | {"training_seconds": 0}
 
 
@@ -139,7 +142,7 @@ def refused(capsys, call):
     ("arguments", "message"),
     [
         (["--routing", "best"], "invalid choice: 'best' (choose from"),
-        (["--epochs", "0"], "argument --epochs: must be positive, received 0"),
+        (["--epochs", "0"], "argument --epochs: must be positive and finite, received 0"),
         (["--epochs", "two"], "argument --epochs: invalid int value: 'two'"),
         (["--batch-size", "-3"], "argument --batch-size: must be positive"),
         (["--limit", "0"], "argument --limit: must be positive"),
@@ -166,9 +169,21 @@ def test_folders_that_hold_something(monkeypatch, tmp_path, capsys):
     message = refused(capsys, lambda: begin(monkeypatch, *changed))
     assert "seed was 0, received 7" in message
 
-    (tmp_path / "run/run.json").write_text("{")
-    message = refused(capsys, lambda: begin(monkeypatch, *same, "--resume"))
-    assert "cannot be resumed" in message
+    resume = lambda: begin(monkeypatch, *same, "--resume")  # noqa: E731
+    for name, content in [
+        ("model.keras", "no archive"),
+        ("history.csv", ""),
+        ("backup/latest.weights.h5", "no weights"),
+        ("backup/training_metadata.json", "[]"),
+        ("run.json", '{"arguments": [1]}'),
+        ("run.json", "{"),
+    ]:
+        path = tmp_path / "run" / name
+        before = path.read_bytes()
+        path.write_text(content)
+        assert "cannot be resumed" in refused(capsys, resume), name
+        path.write_bytes(before)
+    resume()
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.tex").write_text("")
@@ -210,6 +225,13 @@ def test_recipes_run_on_synthetic_images(tmp_path, name):
         assert conv.activation is keras.activations.leaky_relu
     else:
         assert model.decoder is not None and (tmp_path / "ckpt/dimensions.png").exists()
+
+
+def test_a_damaged_data_folder(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "mnist/3.0.1"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{")
+    assert "cannot be read" in refused(capsys, lambda: data.load("mnist", data_dir=tmp_path))
 
 
 def test_digits_are_split_once_for_all_seeds():

@@ -189,6 +189,11 @@ def test_names_configs_and_objects_give_equal_routings(name):
     assert copy.get_config() == routing.get_config()
 
 
+def test_plain_class_names_are_configs():
+    config = {"class_name": "DynamicRouting", "config": {"num_iterations": 4}}
+    assert routings.get(config).num_iterations == 4
+
+
 def test_config_covers_every_argument():
     dynamic = DynamicRouting(num_iterations=7, stop_gradient=True)
     copy = routings.deserialize(routings.serialize(dynamic))

@@ -88,7 +88,8 @@ def capsnet(
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), figure 1.
     - [Yang et al., 2021](https://arxiv.org/abs/2103.04278), table I.
     """
-    if len(input_shape) != 3 or min(input_shape[:2]) < 17:
+    sizes = [size or 0 for size in input_shape]
+    if len(sizes) != 3 or min(sizes[:2]) < 17 or sizes[2] < 1:
         raise ValueError(
             "`input_shape` must be (height, width, channels) with at least 17 × 17 pixels, because "
             f"two 9 × 9 windows must fit. Received: input_shape={tuple(input_shape)}."
@@ -109,7 +110,11 @@ def capsnet(
     return CapsNet(
         image,
         lengths,
-        decoder=decoder_units and decoder(num_classes, capsule_dim, input_shape, decoder_units),
+        decoder=(
+            None
+            if decoder_units is None
+            else decoder(num_classes, capsule_dim, input_shape, decoder_units)
+        ),
         reconstruction_weight=0.0005 / PIXEL_MAX**2,
         name="capsnet",
     )

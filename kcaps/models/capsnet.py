@@ -97,7 +97,7 @@ class CapsNet(keras.Model):
         Raises:
             ValueError: for both a routing optimizer and a routing rate, an unknown update, a
                 number of steps that is not a positive integer, or routing variables whose class
-                layer has no routing objective.
+                layer has no routing objective, or that meet an optimizer with `use_ema`.
             NotImplementedError: on a backend other than TensorFlow.
         """
         if keras.backend.backend() != "tensorflow":
@@ -142,6 +142,12 @@ class CapsNet(keras.Model):
         if isinstance(self.optimizer, half) and not isinstance(self.routing_optimizer, half):
             # Sums of squares over the batch: Keras' first scale of 2^15 overflows float16 at once.
             self.routing_optimizer = half(self.routing_optimizer, initial_scale=2.0**10)
+        if self.routing_variables and getattr(self.optimizer, "use_ema", False):
+            raise ValueError(
+                "`optimizer` must not average weights (use_ema=True) in a model with routing "
+                "variables: Keras would average those too. "
+                f"Received: optimizer={type(self.optimizer).__name__} with use_ema=True."
+            )
         if self.routing_variables and self.optimizer is not None:
             self.optimizer.build(self._other_variables())
             self.routing_optimizer.build(self.routing_variables)
@@ -200,19 +206,25 @@ class CapsNet(keras.Model):
         return next((x for x in reversed(self.layers) if isinstance(x, DigitCaps)), None)
 
     def _forward(self, x, training):
-        """Outputs, class poses and the capsules below them, from one pass over the graph."""
+        """The image, the outputs, the class poses and the capsules below them, from one pass."""
         layer = self._class_layer()
-        tensors = {"outputs": self.output, "poses": layer.output, "capsules": layer.input}
-        return keras.Model(self.input, tensors)(x, training=training)
+        tensors = {
+            "image": self.inputs[0],
+            "outputs": self.output,
+            "poses": layer.output,
+            "capsules": layer.input,
+        }
+        return keras.Model(self.inputs, tensors)(keras.tree.flatten(x), training=training)
 
     def _total_loss(self, x, y, tensors, sample_weight, training):
-        outputs = tensors["outputs"]
-        loss = self.compute_loss(x, y, outputs, sample_weight, training=training)
-        if self.decoder is not None:
+        image = None
+        if self.decoder is not None:  # before `compute_loss`, which collects the layers' own losses
             masked = CapsuleMask()(tensors["poses"], labels=y if training else None)
             image = self.decoder(masked, training=training)
+        loss = self.compute_loss(x, y, tensors["outputs"], sample_weight, training=training)
+        if image is not None:
             reconstruction_loss = losses.ReconstructionLoss(self.reconstruction_weight)
-            loss = loss + reconstruction_loss(x, image, sample_weight=sample_weight)
+            loss = loss + reconstruction_loss(tensors["image"], image, sample_weight=sample_weight)
         return loss
 
     def _routing_loss(self, y, tensors, sample_weight):
@@ -221,14 +233,17 @@ class CapsNet(keras.Model):
         kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
         gain = layer.routing.objective(tensors["capsules"], kernel, y, sample_weight)
         routings = [digit_caps.routing for digit_caps in self._digit_caps()]
-        return sum(r.penalty_term() for r in routings if r.routing_variables) - gain
+        penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
+        # Gradients are summed over replicas: what is no sum over examples counts once in all.
+        replicas = _num_replicas()
+        if getattr(layer.routing, "reduction", "sum") == "mean":
+            gain = gain / replicas
+        return penalty / replicas - gain
 
     def _track_loss(self, loss, outputs):
-        import tensorflow as tf
-
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # Keras divided the loss by it
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
-        tracker.update_state(loss * replicas, sample_weight=keras.ops.shape(outputs)[0])
+        # Keras divided the loss by the number of replicas.
+        tracker.update_state(loss * _num_replicas(), sample_weight=keras.ops.shape(outputs)[0])
 
     def _update_step(self, x, y, sample_weight, weights, routing):
         """One gradient step on the weights, on the routing variables, or on both at once."""
@@ -273,3 +288,9 @@ class CapsNet(keras.Model):
         loss = self._total_loss(x, y, tensors, sample_weight, training=False)
         self._track_loss(loss, tensors["outputs"])
         return self.compute_metrics(x, y, tensors["outputs"], sample_weight=sample_weight)
+
+
+def _num_replicas():
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync

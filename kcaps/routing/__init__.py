@@ -59,8 +59,9 @@ def deserialize(config):
     Raises:
         ValueError: if the config is not that of a routing.
     """
+    plain_names = {cls.__name__: cls for cls in (DynamicRouting, DiscriminativeRouting)}
     try:
-        routing = keras.saving.deserialize_keras_object(config)
+        routing = keras.saving.deserialize_keras_object(config, custom_objects=plain_names)
     except (TypeError, KeyError) as error:
         raise ValueError(f"`routing` is not the config of a routing: {error}") from error
     if not isinstance(routing, Routing):
