@@ -181,7 +181,7 @@ def read_history(path):
 
 
 def _batches(images, labels, args, first_epoch, augment):
-    """Endless shuffled batches whose order depends on the seed and the epoch only.
+    """Shuffled batches of all epochs to come; their order depends on seed and epoch only.
 
     A resumed run therefore sees the batches that an uninterrupted one would have seen.
     """
