@@ -100,9 +100,9 @@ def capsnet(
 
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / PIXEL_MAX)(image)
-    # Keras' default scale makes these features, and the first gradients, small. Adam remembers the
-    # size of its first gradients: from a larger start its steps, which move the 20,000 weights
-    # of a capsule's component together, saturate all capsules and then stay too small to recover.
+    # Keras' default scale makes these features, and so the first capsules, small on purpose: from
+    # larger starts, Adam at its default rate saturated all capsules on CIFAR-10 within a few
+    # steps, and the network stayed at chance.
     x = layers.Conv2D(filters, kernel_size=9, activation=activation, name="conv")(x)
     primary = PrimaryCaps(num_primary_capsules, 8, kernel_size=9, strides=2, name="primary_caps")
     poses = DigitCaps(num_classes, capsule_dim, routing=routing, name="digit_caps")(primary(x))
