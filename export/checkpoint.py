@@ -52,7 +52,7 @@ def load(folder):
         )
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # noqa: BLE001 - damaged archives fail in many ways inside Keras
+    except Exception as error:  # damaged archives fail in many ways inside Keras
         kind = "is damaged" if not zipfile.is_zipfile(path) else "cannot be loaded safely"
         raise CheckpointError(f"{path} {kind}: {_first_line(error)}. {FIX}") from error
     return Checkpoint(folder, model, run)
@@ -114,8 +114,9 @@ def inference_model(model):
             "`model` must have an input of numbers, and of known sizes but for the batch. "
             f"Received: shape {image.shape}, dtype {image.dtype}."
         )
-    named = model.output if isinstance(model.output, dict) else None
-    named = named or dict(zip(model.output_names, model.outputs, strict=True))
+    named = model.output
+    if not isinstance(named, dict):
+        named = dict(zip(model.output_names, model.outputs, strict=True))
     outputs = {}
     for name, tensor in named.items():
         layer, node, _ = tensor._keras_history

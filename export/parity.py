@@ -82,7 +82,7 @@ def _prepared(name, data_dir):
             if builder.is_prepared():
                 part = builder.as_dataset(split=f"test[:{MAX_IMAGES}]", batch_size=-1)
                 return part["image"].numpy()
-        except Exception:  # noqa: BLE001, S112 - not installed, not there, or damaged in any way
+        except Exception:  # not installed, not there, or damaged in any way
             continue
     return None
 
@@ -134,10 +134,12 @@ def compare(reference, candidate, images, tolerance):
 
 def _outputs(reference, candidate, parts):
     """Outputs of both models over batches of images, as two dicts of arrays."""
+    references = [reference(part) for part in parts]
     try:
-        pairs = [(reference(part), candidate(part)) for part in parts]
+        candidates = [candidate(part) for part in parts]
     except Exception as error:  # runtimes have no common base for their errors
         raise ParityError(f"the file loads but does not run: {error}") from error
+    pairs = list(zip(references, candidates, strict=True))
     for part, (expected, received) in zip(parts, pairs, strict=True):
         if set(expected) != set(received):
             raise ParityError(

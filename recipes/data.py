@@ -115,7 +115,7 @@ def _tfds(name, data_dir, limit):
             batch_size=-1,
         )
         train, test = [tuple(part.numpy() for part in split) for split in splits]
-    except Exception as error:  # noqa: BLE001 - files that are damaged fail in many ways
+    except Exception as error:  # files that are damaged fail in many ways
         fail(f"data set {name!r} cannot be read from {data_dir or 'the default folder'}: {error!r}")
     source = {"loader": "tensorflow-datasets", "data_dir": data_dir and os.path.abspath(data_dir)}
     return train, test, list(builder.info.features["label"].names), source
@@ -131,7 +131,7 @@ def _download(builder):
         with contextlib.suppress(urllib.error.HTTPError):  # a server that answers is there
             urllib.request.urlopen(request, timeout=20).close()
         builder.download_and_prepare()
-    except Exception as error:  # noqa: BLE001 - its downloaders and extractors have no common base
+    except Exception as error:  # its downloaders and extractors have no common base
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
         fail(

@@ -100,12 +100,13 @@ def _check_same_run(args):
     output = args.output
     try:
         before = dict(json.loads((output / "run.json").read_text())["arguments"])
-        if _epochs_done(output):
-            history = read_history(output / "history.csv")
-            if len(history["val_loss"]) < _epochs_done(output):
+        done = _epochs_done(output)
+        if done:
+            if len(read_history(output / "history.csv")["val_loss"]) < done:
                 raise ValueError("history.csv is shorter than the backup")
-            for path in (output / "backup/latest.weights.h5", output / "model.keras"):
-                _check_archive(path)
+            h5py.File(output / "backup/latest.weights.h5", "r").close()
+            if not zipfile.is_zipfile(output / "model.keras"):
+                raise ValueError("model.keras is no archive")
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
     for key, value in _arguments(args).items():
@@ -114,13 +115,6 @@ def _check_same_run(args):
                 f"--resume needs the arguments of the run in {output}: {key} was "
                 f"{before.get(key)!r}, received {value!r}"
             )
-
-
-def _check_archive(path):
-    if path.suffix == ".h5":
-        h5py.File(path, "r").close()
-    elif not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged")
 
 
 def _epochs_done(output):

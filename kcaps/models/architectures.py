@@ -101,8 +101,8 @@ def capsnet(
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(1 / PIXEL_MAX)(image)
     # Keras' default scale makes these features, and so the first capsules, small on purpose: from
-    # larger starts, Adam at its default rate saturated all capsules on CIFAR-10 within a few
-    # steps, and the network stayed at chance.
+    # larger starts, the network stayed near chance on CIFAR-10 with Adam at its default rate,
+    # mostly with all capsules saturated.
     x = layers.Conv2D(filters, kernel_size=9, activation=activation, name="conv")(x)
     primary = PrimaryCaps(num_primary_capsules, 8, kernel_size=9, strides=2, name="primary_caps")
     poses = DigitCaps(num_classes, capsule_dim, routing=routing, name="digit_caps")(primary(x))
