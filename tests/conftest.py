@@ -5,12 +5,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-# Two devices, for tests of replicas; before TensorFlow starts.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    # Two devices, for tests of replicas; before TensorFlow starts.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+else:
+    # Recipes and exporters are TensorFlow's, and so are many examples of the documentation.
+    collect_ignore = ["test_docs.py", "test_export.py", "test_recipes.py"]
+
+
+def pytest_collection_modifyitems(items):
+    if BACKEND != "tensorflow":
+        skip = pytest.mark.skip(reason="a matter of the TensorFlow backend")
+        for item in items:
+            if "tensorflow" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +45,30 @@ def rng():
 
 @pytest.fixture
 def gradient():
-    """Function `(fn, x) -> d sum(fn(x)) / dx` as an array."""
+    """Function `(fn, *arrays) -> [d sum(fn(*arrays)) / d array, …]`, on any backend.
 
-    def compute(fn, x):
-        x = tf.Variable(x)
-        with tf.GradientTape() as tape:
-            total = tf.reduce_sum(fn(x))
-        return tape.gradient(total, x).numpy()
+    With one array, the result is not a list.
+    """
+
+    def compute(fn, *arrays):
+        arrays = [np.asarray(x) for x in arrays]
+        if BACKEND == "tensorflow":
+            tensors = [tf.constant(x) for x in arrays]
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                total = keras.ops.sum(fn(*tensors))
+            gradients = tape.gradient(total, tensors, unconnected_gradients="zero")
+        elif BACKEND == "jax":
+            import jax
+
+            total = lambda *tensors: keras.ops.sum(fn(*tensors))  # noqa: E731
+            gradients = jax.grad(total, argnums=tuple(range(len(arrays))))(*arrays)
+        else:
+            import torch
+
+            tensors = [torch.tensor(x, requires_grad=True) for x in arrays]
+            gradients = torch.autograd.grad(keras.ops.sum(fn(*tensors)), tensors)
+        gradients = [keras.ops.convert_to_numpy(g) for g in gradients]
+        return gradients[0] if len(gradients) == 1 else gradients
 
     return compute

@@ -1,54 +1,62 @@
-"""Every routing of the table against a NumPy loop, and the contract that all of them keep."""
+"""Every routing against a NumPy loop, and the contract that all of the table keep."""
+
+import functools
+import math
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops
 
+import references
 from kcaps import routing as routings
 from kcaps.activations import squash
 from kcaps.layers import DigitCaps
-from kcaps.routing import DiscriminativeRouting, DynamicRouting, Routing
+from kcaps.routing import (
+    DiscriminativeRouting,
+    DynamicRouting,
+    EMRouting,
+    InvertedAttentionRouting,
+    Routing,
+    SelfAttentionRouting,
+    Votes,
+    routing_objective,
+)
 
 NAMES = list(routings.ROUTINGS)
+BACKEND = keras.backend.backend()
 
 
-def numpy_squash(s):
-    norm = np.linalg.norm(s)
-    return s * norm / (1 + norm**2)
+def case(make, reference, **options):
+    return lambda: make(**options), functools.partial(reference, **options)
 
 
-def numpy_dynamic(inputs, kernel, num_iterations):
-    """Procedure 1 of Sabour et al., one example and one capsule at a time, in float64."""
-    num_inputs, _, num_outputs, output_dim = kernel.shape
-    poses = np.zeros((len(inputs), num_outputs, output_dim))
-    for b, capsules in enumerate(inputs.astype("float64")):
-        votes = [
-            [capsules[i] @ kernel[i, :, j].astype("float64") for j in range(num_outputs)]
-            for i in range(num_inputs)
-        ]
-        logits = np.zeros((num_inputs, num_outputs))
-        for iteration in range(num_iterations):
-            couplings = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-            for j in range(num_outputs):
-                total = sum(couplings[i, j] * votes[i][j] for i in range(num_inputs))
-                poses[b, j] = numpy_squash(total)
-            if iteration < num_iterations - 1:
-                for i in range(num_inputs):
-                    for j in range(num_outputs):
-                        logits[i, j] += votes[i][j] @ poses[b, j]
-    return poses
-
-
-def numpy_folded(inputs, kernel, coefficients):
-    """Sums of equation (6) of Yang et al., before squash, in float64."""
-    inputs, kernel = inputs.astype("float64"), kernel.astype("float64")
-    sums = np.zeros((len(inputs), *kernel.shape[2:]))
-    for b in range(len(inputs)):
-        for j in range(kernel.shape[2]):
-            for i in range(kernel.shape[0]):
-                sums[b, j] += coefficients[i, j] * (inputs[b, i] @ kernel[i, :, j])
-    return sums
+CASES = {
+    **{
+        f"dynamic_{n}": case(DynamicRouting, references.dynamic, num_iterations=n)
+        for n in (1, 2, 3, 5)
+    },
+    "dynamic_leaky": case(DynamicRouting, references.dynamic, leaky=True),
+    "dynamic_tolerance": case(
+        DynamicRouting, references.dynamic, num_iterations=10, tolerance=0.05
+    ),
+    "l1": (lambda: DiscriminativeRouting("l1"), references.discriminative),
+    "l2": (lambda: DiscriminativeRouting("l2"), references.discriminative),
+    "em_1": case(EMRouting, references.em, num_iterations=1),
+    "em_3": case(EMRouting, references.em),
+    "em_hot": case(
+        EMRouting, references.em, num_iterations=4, inverse_temperature=1.0, variance_floor=0.1
+    ),
+    "self_attention": (SelfAttentionRouting, references.self_attention),
+    "inverted_attention_1": case(
+        InvertedAttentionRouting, references.inverted_attention, num_iterations=1
+    ),
+    "inverted_attention_4": case(
+        InvertedAttentionRouting, references.inverted_attention, num_iterations=4
+    ),
+    "uniform": (lambda: routings.get("uniform"), references.uniform),
+}
+cases = pytest.mark.parametrize(("make", "reference"), CASES.values(), ids=CASES)
 
 
 @pytest.fixture
@@ -58,82 +66,164 @@ def problem(rng):
     return inputs, kernel
 
 
-def call(routing, inputs, kernel, compiled):
-    """Through XLA, as in training, or by the plain operations, as at inference."""
-    return keras.ops.convert_to_numpy(routing(inputs, kernel, training=compiled))
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("num_iterations", [1, 2, 3, 5])
-def test_dynamic_equals_the_procedure(problem, num_iterations, compiled):
-    poses = call(DynamicRouting(num_iterations), *problem, compiled)
-    np.testing.assert_allclose(poses, numpy_dynamic(*problem, num_iterations), atol=1e-5)
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("penalty", ["l1", "l2"])
-def test_discriminative_equals_the_equation(rng, problem, penalty, compiled):
-    routing = DiscriminativeRouting(penalty)
+def build(routing, problem):
+    """Gives the routing's weights random values; returns them by name."""
     routing.build(problem[0].shape, problem[1].shape)
-    coefficients = rng.normal(size=(6, 5)).astype("float32")
-    routing.coefficients.assign(coefficients)
-    sums = numpy_folded(*problem, coefficients)
-    expected = np.apply_along_axis(numpy_squash, -1, sums)
+    rng = np.random.default_rng(1)
+    for variable in routing.weights:
+        variable.assign(variable + 0.3 * rng.normal(size=variable.shape))
+    return {v.name: ops.convert_to_numpy(v).astype("float64") for v in routing.weights}
+
+
+def call(routing, inputs, kernel, compiled):
+    """By XLA where the backend has it, as in training, or by the plain operations."""
+    if BACKEND == "jax" and compiled:
+        import jax
+
+        poses = jax.jit(lambda *args: routing(*args, training=True))(inputs, kernel)
+    else:
+        poses = routing(inputs, kernel, training=compiled)
+    return ops.convert_to_numpy(poses)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@cases
+def test_poses_equal_the_loops(problem, make, reference, compiled):
+    routing = make()
+    weights = build(routing, problem)
+    expected, _ = reference(*problem, weights)
     np.testing.assert_allclose(call(routing, *problem, compiled), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_equal_numerical_ones(problem, name):
-    routing = routings.get(name)
-    weights = np.random.default_rng(1).normal(size=(4, 5, 4)).astype("float32")
-    tensors = [tf.Variable(x) for x in problem]
-    with tf.GradientTape() as tape:
-        total = tf.reduce_sum(routing(*tensors, training=True) * weights)
-    gradients = tape.gradient(total, tensors)
+@cases
+def test_couplings_of_each_iteration_equal_the_loops(problem, make, reference):
+    routing = make()
+    weights = build(routing, problem)
+    _, expected = reference(*problem, weights)
+    steps = [ops.convert_to_numpy(couplings) for couplings, _ in routing.iterate(*problem)]
+    # with a tolerance, examples that are done keep their couplings
+    expected += expected[-1:] * (len(steps) - len(expected))
+    for couplings, reference_couplings in zip(steps, expected, strict=True):
+        full = np.broadcast_to(couplings, reference_couplings.shape)
+        np.testing.assert_allclose(full, reference_couplings, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@cases
+def test_gradients_equal_numerical_ones(problem, gradient, make, reference, compiled):
+    routing = make()
+    weights = build(routing, problem)
+    projection = np.random.default_rng(2).normal(size=(4, 5, 4)).astype("float32")
+
+    def total(inputs, kernel, *values):
+        with keras.StatelessScope(zip(routing.weights, values, strict=True)):
+            return routing(inputs, kernel, training=compiled) * projection
+
+    arrays = [*problem, *(w.astype("float32") for w in weights.values())]
+    gradients = gradient(total, *arrays)
 
     def value(which, index, step):
-        shifted = [x.astype("float64") for x in problem]
+        shifted = [x.astype("float64") for x in arrays]
         shifted[which][index] += step
-        if name == "dynamic":
-            poses = numpy_dynamic(*shifted, 3)
-        else:
-            sums = numpy_folded(*shifted, np.full((6, 5), 1 / 5))
-            poses = np.apply_along_axis(numpy_squash, -1, sums)
-        return np.sum(poses * weights)
+        named = dict(zip(weights, shifted[2:], strict=True))
+        return np.sum(reference(*shifted[:2], named)[0] * projection)
 
-    for which, index in [(0, (1, 2, 0)), (0, (3, 5, 2)), (1, (0, 1, 2, 3)), (1, (5, 2, 4, 0))]:
+    indices = [(0, (1, 2, 0)), (0, (3, 5, 2)), (1, (0, 1, 2, 3)), (1, (5, 2, 4, 0))]
+    indices += [(2 + n, (1,) * w.ndim) for n, w in enumerate(weights.values())]
+    for which, index in indices:
         slope = (value(which, index, 1e-5) - value(which, index, -1e-5)) / 2e-5
-        # float32 through three iterations
-        assert float(gradients[which][index]) == pytest.approx(slope, rel=1e-3, abs=1e-4)
+        # float32 through several iterations
+        assert float(gradients[which][index]) == pytest.approx(slope, rel=2e-3, abs=2e-4)
 
 
-def test_stop_gradient_leaves_values_and_holds_the_couplings(problem):
+def test_votes_equal_the_dense_tensor(rng, problem):
     inputs, kernel = problem
-    through, held = DynamicRouting(3), DynamicRouting(3, stop_gradient=True)
+    votes = np.einsum("bik,ikjd->bijd", *(x.astype("float64") for x in problem))
+    factored = Votes(inputs, kernel)
+    np.testing.assert_allclose(factored.dense(), votes, atol=1e-5)
+    np.testing.assert_allclose(factored.sum(), votes.sum(1), atol=1e-5)
+    couplings = rng.normal(size=(5, 4, 6)).astype("float32")
+    expected = np.einsum("jbi,bijd->bjd", couplings, votes)
+    np.testing.assert_allclose(factored.weighted_sum(couplings), expected, atol=1e-5)
+    targets = rng.normal(size=(4, 5, 4)).astype("float32")
+    expected = np.einsum("bjd,bijd->jbi", targets, votes)
+    np.testing.assert_allclose(factored.agreement(targets), expected, atol=1e-5)
+
+
+def test_objective_at_all_lengths():
+    lengths = np.geomspace(1e-6, 1e6, 200)
+    sums = np.zeros((200, 1, 3), "float32")
+    sums[:, 0, 1] = lengths
+    expected = []
+    for z in lengths:
+        # float64 loses the difference below 1e-3, where two terms of the series are exact to 1e-12
+        expected.append(z**3 / 3 - z**5 / 5 if z < 1e-3 else z - math.atan(z))
+    np.testing.assert_allclose(-routing_objective(sums), expected, rtol=5e-6, atol=0)
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_stop_gradient_leaves_values_and_holds_the_couplings(problem, gradient, leaky):
+    inputs, kernel = problem
+    through, held = (DynamicRouting(3, stop, leaky) for stop in (False, True))
     np.testing.assert_allclose(call(through, *problem, True), call(held, *problem, True))
-    variable = tf.Variable(inputs)
-    with tf.GradientTape(persistent=True) as tape:
-        a = tf.reduce_sum(through(variable, kernel) ** 2)
-        b = tf.reduce_sum(held(variable, kernel) ** 2)
-    assert np.abs(tape.gradient(a, variable) - tape.gradient(b, variable)).max() > 1e-3
+    *_, (couplings, _) = held.iterate(inputs, kernel)
+    fixed = ops.stop_gradient(ops.transpose(couplings, (2, 0, 1)))
+
+    def with_fixed_couplings(x):
+        return squash(Votes(x, kernel).weighted_sum(fixed)) ** 2
+
+    expected = gradient(with_fixed_couplings, inputs)
+    a = gradient(lambda x: through(x, kernel, training=True) ** 2, inputs)
+    b = gradient(lambda x: held(x, kernel, training=True) ** 2, inputs)
+    np.testing.assert_allclose(b, expected, atol=1e-5)
+    assert np.abs(a - b).max() > 1e-3
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_tolerance_decides_for_each_example(problem, compiled):
+    """Zero is never undercut, infinity at once, and what is between stops each row by itself."""
+    inputs, kernel = problem
+    for tolerance, num_iterations in [(0.0, 6), (1e9, 2)]:
+        adaptive = call(DynamicRouting(6, tolerance=tolerance), inputs, kernel, compiled)
+        fixed = call(DynamicRouting(num_iterations), inputs, kernel, compiled)
+        np.testing.assert_allclose(adaptive, fixed, atol=1e-6)
+    adaptive = call(DynamicRouting(10, tolerance=0.05), inputs, kernel, compiled)
+    steps = [ops.convert_to_numpy(poses) for _, poses in DynamicRouting(10).iterate(*problem)]
+    errors = np.abs(np.array(steps) - adaptive).max(axis=(2, 3))  # (iteration, b)
+    assert (errors.min(axis=0) < 1e-5).all()
+    assert len(set(errors.argmin(axis=0))) > 1
+
+
+def test_uniform_is_one_iteration_of_dynamic(problem):
+    uniform = call(routings.get("uniform"), *problem, True)
+    np.testing.assert_allclose(uniform, call(DynamicRouting(1), *problem, True), atol=1e-7)
+
+
+def test_leaky_couplings_leave_a_share_to_none():
+    inputs, kernel = np.full((1, 4, 3), 0.5, "float32"), np.full((4, 3, 5, 2), 0.1, "float32")
+    for couplings, _ in DynamicRouting(3, leaky=True).iterate(inputs, kernel):
+        total = ops.convert_to_numpy(couplings).sum(-1)
+        assert (total > 5 / 6 - 1e-6).all() and (total < 1).all()
 
 
 @pytest.mark.parametrize("penalty", ["l1", "l2"])
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_routing_gradient_equals_equations_13_and_15(rng, problem, penalty, balanced, reduction):
+def test_routing_gradient_equals_equations_13_and_15(
+    rng, problem, gradient, penalty, balanced, reduction
+):
     inputs, kernel = problem
     labels, weight = np.array([0, 3, 3, 1]), 0.01
     routing = DiscriminativeRouting(penalty, weight, balanced, reduction)
     routing.build(inputs.shape, kernel.shape)
     b = rng.normal(size=(6, 5)).astype("float32")
     b[0, 0] = 0.0  # the derivative of |x| at 0 counts as 0
-    routing.coefficients.assign(b)
-    with tf.GradientTape() as tape:
-        objective = routing.objective(inputs, kernel, labels) - routing.penalty_term()
-    gradient = tape.gradient(objective, routing.coefficients.value)
 
-    sums = numpy_folded(inputs, kernel, b)
+    def objective(coefficients):
+        with keras.StatelessScope([(routing.coefficients, coefficients)]):
+            return routing.objective(inputs, kernel, labels) - routing.penalty_term()
+
+    sums = numpy_sums(inputs, kernel, b)
     expected = np.zeros((6, 5))
     for i in range(6):
         for j in range(5):
@@ -143,7 +233,13 @@ def test_routing_gradient_equals_equations_13_and_15(rng, problem, penalty, bala
                 expected[i, j] += 2 * delta * (vote @ sums[k, j])
             expected[i, j] /= 4 if reduction == "mean" else 1
             expected[i, j] -= weight * (np.sign(b[i, j]) if penalty == "l1" else 2 * b[i, j])
-    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient(objective, b), expected, rtol=1e-4, atol=1e-4)
+
+
+def numpy_sums(inputs, kernel, coefficients):
+    """Sums of equation (6) of Yang et al., before squash, in float64."""
+    votes = np.einsum("bik,ikjd->bijd", inputs.astype("float64"), kernel.astype("float64"))
+    return np.einsum("ij,bijd->bjd", coefficients, votes)
 
 
 def test_objective_counts_sample_weights_and_several_labels(problem):
@@ -151,33 +247,51 @@ def test_objective_counts_sample_weights_and_several_labels(problem):
     routing = DiscriminativeRouting()
     routing.build(inputs.shape, kernel.shape)
     two_hot = np.eye(5)[[0, 1, 2, 3]] + np.eye(5)[[4, 4, 4, 4]]
-    squared = (numpy_folded(inputs, kernel, np.full((6, 5), 0.2)) ** 2).sum(-1)
+    squared = (numpy_sums(inputs, kernel, np.full((6, 5), 0.2)) ** 2).sum(-1)
     weights = np.array([1.0, 0.0, 2.0, 0.5])
     expected = np.sum(weights[:, None] * (2 * two_hot - 1) * squared)
-    value = routing.objective(inputs, kernel, two_hot, sample_weight=weights)
+    value = routing.objective(*map(ops.convert_to_tensor, problem), two_hot, sample_weight=weights)
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_does_not_depend_on_its_batch(problem, name):
-    inputs, kernel = problem
+def test_a_row_does_not_depend_on_its_batch(rng, problem, name):
+    """Alone, in a batch of 7, with the others permuted: the same to rounding of the sums."""
+    _, kernel = problem
+    inputs = rng.normal(size=(7, 6, 3)).astype("float32")
     routing = routings.get(name)
+    build(routing, problem)
     poses = call(routing, inputs, kernel, False)
     for b in range(len(inputs)):
-        # products of other shapes may add in another order
         alone = call(routing, inputs[b : b + 1], kernel, False)
-        np.testing.assert_allclose(alone[0], poses[b], atol=1e-6)
-    np.testing.assert_allclose(call(routing, inputs[::-1], kernel, True)[::-1], poses, atol=1e-6)
+        np.testing.assert_allclose(alone[0], poses[b], atol=2e-6)
+    order = [3, 0, 6, 1, 5, 2, 4]
+    np.testing.assert_allclose(call(routing, inputs[order], kernel, True), poses[order], atol=2e-6)
+    ragged = call(routing, inputs[4:], kernel, True)
+    np.testing.assert_allclose(ragged, poses[4:], atol=2e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [0.0, 1e-20, 1e4])
-def test_values_and_gradients_are_finite_at_extremes(gradient, problem, name, size):
+@pytest.mark.parametrize("name", [*NAMES, "tolerance", "leaky"])
+def test_values_and_gradients_are_finite_at_extremes(gradient, problem, name):
     inputs, kernel = problem
+    options = {"tolerance": 1e-3} if name == "tolerance" else {"leaky": True}
+    routing = routings.get(name) if name in NAMES else DynamicRouting(**options)
+    mixed = np.ones((4, 6, 1)) * np.array([0, 1, 1e-20, 1, 1e4, 0])[:, None]
+    for size in (0.0, 1e-20, 1e4, mixed):
+        scaled = (inputs * size).astype("float32")
+        assert np.isfinite(call(routing, scaled, kernel, True)).all()
+        gradients = gradient(lambda u, w: routing(u, w, training=True), scaled, kernel)
+        assert all(np.isfinite(g).all() for g in gradients), size
+
+
+@pytest.mark.parametrize(
+    "name", ["dynamic", "em", "self_attention", "inverted_attention", "uniform"]
+)
+def test_couplings_sum_to_one_over_output_capsules(problem, name):
     routing = routings.get(name)
-    inputs = (inputs * size).astype("float32")
-    assert np.isfinite(call(routing, inputs, kernel, True)).all()
-    assert np.isfinite(gradient(lambda x: routing(x, kernel, training=True), inputs)).all()
+    routing.build(problem[0].shape, problem[1].shape)  # self-attention: the bias starts at zero
+    for couplings, _ in routing.iterate(*problem):
+        np.testing.assert_allclose(ops.convert_to_numpy(couplings).sum(-1), 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,9 +309,17 @@ def test_plain_class_names_are_configs():
 
 
 def test_config_covers_every_argument():
-    dynamic = DynamicRouting(num_iterations=7, stop_gradient=True)
+    dynamic = DynamicRouting(num_iterations=7, stop_gradient=True, leaky=True, tolerance=0.5)
     copy = routings.deserialize(routings.serialize(dynamic))
     assert (copy.num_iterations, copy.stop_gradient) == (7, True)
+    assert (copy.leaky, copy.tolerance) == (True, 0.5)
+    copy = routings.deserialize(routings.serialize(EMRouting(2, 0.1, 0.2)))
+    assert (copy.num_iterations, copy.inverse_temperature, copy.variance_floor) == (2, 0.1, 0.2)
+    copy = routings.deserialize(routings.serialize(InvertedAttentionRouting(5)))
+    assert copy.num_iterations == 5
+    copy = routings.deserialize(routings.serialize(SelfAttentionRouting("ones")))
+    copy.build((None, 2, 3), (2, 3, 4, 5))
+    assert float(copy.bias[0, 0]) == 1.0
     routing = DiscriminativeRouting("l1", 0.5, True, "mean", keras.initializers.Constant(3.0))
     copy = routings.deserialize(routings.serialize(routing))
     assert (copy.penalty, copy.penalty_weight, copy.balanced) == ("l1", 0.5, True)
@@ -206,10 +328,13 @@ def test_config_covers_every_argument():
 
 
 def xla_calls(function, *args):
+    import tensorflow as tf
+
     graph = tf.function(function).get_concrete_function(*map(tf.constant, args)).graph
     return [op for op in graph.get_operations() if op.node_def.attr["_XlaMustCompile"].b]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("name", NAMES)
 def test_xla_in_training_and_none_at_inference(problem, name):
     routing = routings.get(name)
@@ -245,7 +370,7 @@ def test_a_users_routing_works_saves_and_loads(problem, tmp_path):
     model = keras.Sequential([keras.Input((6, 3)), layer])
     layer.kernel.assign(kernel)
     votes = np.einsum("bik,ikjd->bijd", inputs, kernel)
-    expected = np.apply_along_axis(numpy_squash, -1, votes.mean(1))
+    expected = np.apply_along_axis(references.squash, -1, votes.mean(1))
     calls = float(layer.routing.calls)
     np.testing.assert_allclose(model(inputs, training=True), expected, atol=1e-5)
     assert float(layer.routing.calls) == calls + 1  # state survives the compiled call
@@ -267,10 +392,15 @@ def test_a_routing_without_call_says_so(problem):
         (lambda: DynamicRouting(0), "`num_iterations` must be a positive integer. Received"),
         (lambda: DynamicRouting(2.0), "num_iterations=2.0"),
         (lambda: DynamicRouting(True), "num_iterations=True"),
+        (lambda: DynamicRouting(tolerance=-1), "`tolerance` must be a finite number >= 0"),
+        (lambda: EMRouting(0), "`num_iterations` must be a positive integer"),
+        (lambda: EMRouting(inverse_temperature=-1), "`inverse_temperature` must be a finite"),
+        (lambda: EMRouting(variance_floor=0), "`variance_floor` must be positive"),
+        (lambda: InvertedAttentionRouting(0.5), "num_iterations=0.5"),
         (lambda: DiscriminativeRouting("l3"), "`penalty` must be one of 'l1', 'l2'"),
         (lambda: DiscriminativeRouting("l1", -1), "`penalty_weight` must be a finite number >= 0"),
         (lambda: DiscriminativeRouting("l1", reduction="max"), "`reduction` must be one of"),
-        (lambda: routings.get("best"), "'dynamic', 'l1', 'l2', a config, or an instance"),
+        (lambda: routings.get("best"), "'inverted_attention', 'uniform', a config, or an instance"),
         (lambda: routings.get(3), "Received: routing=3"),
         (lambda: routings.get({"rate": 3}), "`routing` must be the config of a kcaps.routing.Rou"),
         (

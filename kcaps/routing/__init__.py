@@ -10,12 +10,22 @@ import keras
 
 from kcaps.routing.discriminative import DiscriminativeRouting as DiscriminativeRouting
 from kcaps.routing.dynamic import DynamicRouting as DynamicRouting
+from kcaps.routing.dynamic import routing_objective as routing_objective
+from kcaps.routing.em import EMRouting as EMRouting
+from kcaps.routing.inverted_attention import InvertedAttentionRouting as InvertedAttentionRouting
 from kcaps.routing.routing import Routing as Routing
+from kcaps.routing.self_attention import SelfAttentionRouting as SelfAttentionRouting
+from kcaps.routing.uniform import UniformRouting as UniformRouting
+from kcaps.routing.votes import Votes as Votes
 
 ROUTINGS = {
     "dynamic": DynamicRouting,
     "l1": functools.partial(DiscriminativeRouting, penalty="l1"),
     "l2": functools.partial(DiscriminativeRouting, penalty="l2"),
+    "em": EMRouting,
+    "self_attention": SelfAttentionRouting,
+    "inverted_attention": InvertedAttentionRouting,
+    "uniform": UniformRouting,
 }
 
 
@@ -59,7 +69,8 @@ def deserialize(config):
     Raises:
         ValueError: if the config is not that of a routing.
     """
-    plain_names = {cls.__name__: cls for cls in (DynamicRouting, DiscriminativeRouting)}
+    classes = [getattr(entry, "func", entry) for entry in ROUTINGS.values()]
+    plain_names = {cls.__name__: cls for cls in classes}
     try:
         routing = keras.saving.deserialize_keras_object(config, custom_objects=plain_names)
     except (TypeError, KeyError) as error:

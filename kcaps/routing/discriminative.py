@@ -143,8 +143,9 @@ class DiscriminativeRouting(Routing):
     def routing_variables(self):
         return [self.coefficients]
 
-    def call(self, inputs, kernel):
-        return squash(folded_sum(inputs, kernel, self.coefficients))
+    def iterate(self, inputs, kernel):
+        couplings = ops.expand_dims(ops.convert_to_tensor(self.coefficients), 0)  # (1, i, j)
+        yield couplings, squash(folded_sum(inputs, kernel, self.coefficients))
 
     def objective(self, inputs, kernel, labels, sample_weight=None):
         """Discriminative part `Σ_j Σ_b δ_jb ‖s_bj‖²` of the objective, to be ascended.

@@ -3,51 +3,38 @@
 import keras
 from keras import ops
 
-from kcaps.activations import squash
+from kcaps.activations import safe_norm, squash
 from kcaps.routing.routing import Routing
-from kcaps.validation import positive_int
+from kcaps.routing.votes import Votes
+from kcaps.validation import non_negative, positive_int
 
 
-def dynamic_routing(inputs, kernel, num_iterations=3, stop_gradient=False):
-    """Poses by agreement, without building the votes.
+def routing_objective(sums):
+    """Objective `Ψ = -Σ_j ψ(‖s_j‖)` with `ψ(z) = z - arctan z`, which dynamic routing descends.
 
-    The first couplings are equal, so the first weighted sum is one matrix product. Afterwards
-    `agreement_bij = Σ_k u_bik (W_ij v_bj)_k` and `s_bj = Σ_i (c_bij u_bi) W_ij` are products
-    batched over the output capsules.
+    The derivative of ψ is the length that squash gives, so that the agreements are the negative
+    gradient of Ψ in the couplings. Ψ is concave, and never rises from one iteration to the next.
 
     Args:
-        inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
-        kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
-        num_iterations: Number of weighted sums.
-        stop_gradient: Whether the couplings count as constants for the gradient.
+        sums: Weighted sums of votes, before squash, `(batch, num_outputs, output_dim)`.
 
     Returns:
-        Poses of shape `(batch, num_outputs, output_dim)`.
-    """
-    num_inputs, input_dim, num_outputs, output_dim = kernel.shape
-    fan_in = num_inputs * input_dim
-    flat_inputs = ops.reshape(inputs, (-1, fan_in))  # (b, i·k)
-    flat_kernel = ops.reshape(kernel, (fan_in, num_outputs * output_dim))  # (i·k, j·d)
-    sums = ops.matmul(flat_inputs, flat_kernel) / num_outputs  # (b, j·d)
-    poses = squash(ops.reshape(sums, (-1, num_outputs, output_dim)))  # (b, j, d)
+        Float32 tensor of shape `(batch,)`.
 
-    by_output = ops.transpose(ops.reshape(kernel, (fan_in, num_outputs, output_dim)), (1, 0, 2))
-    transposed = ops.transpose(by_output, (0, 2, 1))  # (j, d, i·k)
-    fixed = ops.stop_gradient if stop_gradient else lambda x: x
-    logits = 0.0
-    for _ in range(num_iterations - 1):
-        targets = ops.transpose(fixed(poses), (1, 0, 2))  # (j, b, d)
-        agreed = ops.reshape(  # (j, b, i, k)
-            ops.matmul(targets, fixed(transposed)), (num_outputs, -1, num_inputs, input_dim)
-        )
-        agreement = ops.sum(ops.cast(agreed * fixed(inputs), "float32"), axis=-1)  # (j, b, i)
-        logits = logits + agreement
-        couplings = ops.cast(ops.softmax(logits, axis=0), inputs.dtype)
-        weighted = ops.reshape(  # (j, b, i·k)
-            ops.expand_dims(couplings, -1) * inputs, (num_outputs, -1, fan_in)
-        )
-        poses = squash(ops.transpose(ops.matmul(weighted, by_output), (1, 0, 2)))
-    return poses
+    Example:
+
+    >>> objective = routing_objective([[[3.0, 4.0], [0.0, 0.0]]])  # [arctan(5) - 5]
+
+    Reference:
+
+    - [Ye, Li and Shen, 2025](https://arxiv.org/abs/2501.06240).
+    """
+    lengths = safe_norm(sums)  # (b, j)
+    squared = ops.square(lengths)
+    # The difference loses its digits at short lengths; the series is exact to float32 there.
+    series = 1 / 3 - squared * (1 / 5 - squared * (1 / 7 - squared / 9))
+    terms = ops.where(lengths < 0.2, lengths * squared * series, lengths - ops.arctan(lengths))
+    return -ops.sum(terms, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -59,13 +46,20 @@ class DynamicRouting(Routing):
         c_i· = softmax_j(b_i·),  s_j = Σ_i c_ij û_j|i,  v_j = squash(s_j),  b_ij += ⟨û_j|i, v_j⟩
 
     `num_iterations` counts the weighted sums: 3 means three sums and two updates of the logits,
-    as in the paper. The couplings of an input capsule sum to one over the output capsules.
+    as in the paper. The couplings of an input capsule sum to one over the output capsules, or,
+    with `leaky`, to less: an input capsule may belong to none of them.
 
     Args:
         num_iterations: Positive integer. Defaults to 3.
         stop_gradient: Whether the gradient takes the couplings as constants and flows through
             the last weighted sum only. The paper's authors differentiate through all iterations.
             Defaults to False.
+        leaky: Whether the softmax has one more logit, fixed at 0, for "none of the above".
+            Defaults to False.
+        tolerance: Number >= 0, or None. An example keeps its poses from the iteration in which its
+            objective (`kcaps.routing.routing_objective`) changes by less than this;
+            `num_iterations` is then the most that it may take. The cost stays that of
+            `num_iterations`. Defaults to None: all iterations count.
         **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
 
     Input shape:
@@ -76,29 +70,69 @@ class DynamicRouting(Routing):
         Poses `(batch, num_outputs, output_dim)`.
 
     Raises:
-        ValueError: if `num_iterations` is not a positive integer.
+        ValueError: if `num_iterations` is not a positive integer or `tolerance` is negative.
 
     Example:
 
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=DynamicRouting(num_iterations=2))
+    >>> adaptive = DynamicRouting(num_iterations=20, tolerance=1e-3)
 
     Reference:
 
-    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1.
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1; the "none of the above"
+      logit as in the authors' code.
     """
 
-    def __init__(self, num_iterations=3, stop_gradient=False, **kwargs):
+    def __init__(
+        self, num_iterations=3, stop_gradient=False, leaky=False, tolerance=None, **kwargs
+    ):
         num_iterations = positive_int("num_iterations", num_iterations)
+        tolerance = None if tolerance is None else non_negative("tolerance", tolerance)
         super().__init__(**kwargs)
         self.num_iterations = num_iterations
         self.stop_gradient = bool(stop_gradient)
+        self.leaky = bool(leaky)
+        self.tolerance = tolerance
 
-    def call(self, inputs, kernel):
-        return dynamic_routing(inputs, kernel, self.num_iterations, self.stop_gradient)
+    def iterate(self, inputs, kernel):
+        votes = Votes(inputs, kernel)
+        constant = votes.detached() if self.stop_gradient else votes
+        share = 1.0 / (votes.num_outputs + self.leaky)
+        sums = votes.sum() * share
+        couplings, poses = ops.full((1, votes.num_inputs, votes.num_outputs), share), squash(sums)
+        yield couplings, poses
+
+        logits = 0.0
+        objective, running = routing_objective(sums), True
+        for _ in range(self.num_iterations - 1):
+            targets = ops.stop_gradient(poses) if self.stop_gradient else poses
+            logits = logits + constant.agreement(targets)  # (j, b, i)
+            by_output = self._softmax(logits)
+            sums = votes.weighted_sum(by_output)  # (b, j, d)
+            new_couplings, new_poses = ops.transpose(by_output, (1, 2, 0)), squash(sums)
+            if self.tolerance is None:
+                couplings, poses = new_couplings, new_poses
+            else:
+                # An example that is done keeps what it has. All examples take all iterations: XLA
+                # cannot differentiate a loop that ends by itself, nor ONNX express it cheaply.
+                couplings = ops.where(running, new_couplings, couplings)  # (b, i, j)
+                poses = ops.where(running, new_poses, poses)
+                before, objective = objective, routing_objective(sums)
+                changed = ops.abs(objective - before) >= self.tolerance  # (b,)
+                running = ops.logical_and(running, changed[:, None, None])
+            yield couplings, poses
+
+    def _softmax(self, logits):
+        if not self.leaky:
+            return ops.softmax(logits, axis=0)
+        none = ops.zeros_like(logits[:1])
+        return ops.softmax(ops.concatenate([none, logits], axis=0), axis=0)[1:]
 
     def get_config(self):
         return {
             **super().get_config(),
             "num_iterations": self.num_iterations,
             "stop_gradient": self.stop_gradient,
+            "leaky": self.leaky,
+            "tolerance": self.tolerance,
         }

@@ -5,6 +5,8 @@ import weakref
 import keras
 from keras import ops
 
+from kcaps.routing.votes import Votes
+
 # Compiled forms live beside the layers, not on them: a `tf.function` held as an attribute would
 # be traced into every SavedModel of the layer and would forbid copying it.
 _COMPILED = weakref.WeakKeyDictionary()
@@ -13,12 +15,14 @@ _COMPILED = weakref.WeakKeyDictionary()
 class Routing(keras.layers.Layer):
     """Base class of routings: how capsules of one layer decide on those of the next.
 
-    A subclass implements `call(inputs, kernel)`. It receives the capsules and the kernel rather
+    A subclass implements `call(inputs, kernel)`, or `iterate(inputs, kernel)`, from which `call`
+    follows and which `kcaps.diagnostics` can read. It receives the capsules and the kernel rather
     than the votes `û_j|i = u_i W_ij`, so that it need not build the votes tensor of shape
     `(batch, num_inputs, num_outputs, output_dim)`, which is what makes capsule layers slow and
-    hungry; `votes(inputs, kernel)` gives it to those that want it. Numbers of iterations,
-    penalties and tolerances are arguments of the routing, not of the layer that uses it. A
-    routing that owns weights creates them in `build(input_shape, kernel_shape)`.
+    hungry: `kcaps.routing.Votes` gives its sums and products without it, `votes(inputs, kernel)`
+    the tensor to those that want it. Numbers of iterations, penalties and tolerances are
+    arguments of the routing, not of the layer that uses it. A routing that owns weights creates
+    them in `build(input_shape, kernel_shape)`.
 
     On the TensorFlow backend, a routing runs inside `tf.function(jit_compile=True)` while a model
     trains and in direct eager calls. Inference traces the plain operations: it sees many batch
@@ -57,11 +61,21 @@ class Routing(keras.layers.Layer):
     def get_build_config(self):
         return None  # on loading, the layer that uses the routing builds it
 
-    def call(self, inputs, kernel):
+    def iterate(self, inputs, kernel):
+        """Generates `(coupling_coefficients, poses)` of each iteration; the last poses count.
+
+        The couplings have the shape `(batch, num_inputs, num_outputs)`, or 1 in the place of the
+        batch where they are the same for every example.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `call(inputs, kernel)`, which returns poses of "
-            "shape (batch, num_outputs, output_dim)."
+            "shape (batch, num_outputs, output_dim), or `iterate(inputs, kernel)`, which also "
+            "gives the coupling coefficients of each iteration."
         )
+
+    def call(self, inputs, kernel):
+        *_, (_, poses) = self.iterate(inputs, kernel)
+        return poses
 
     def __call__(self, inputs, kernel, training=None):
         if isinstance(inputs, keras.KerasTensor):
@@ -98,11 +112,7 @@ class Routing(keras.layers.Layer):
         Returns:
             Tensor of shape `(batch, num_inputs, num_outputs, output_dim)`.
         """
-        num_inputs, input_dim, num_outputs, output_dim = kernel.shape
-        by_input = ops.transpose(inputs, (1, 0, 2))  # (i, b, k)
-        kernels = ops.reshape(kernel, (num_inputs, input_dim, num_outputs * output_dim))
-        votes = ops.transpose(ops.matmul(by_input, kernels), (1, 0, 2))  # (b, i, j·d)
-        return ops.reshape(votes, (-1, num_inputs, num_outputs, output_dim))
+        return Votes(inputs, kernel).dense()
 
     def _call_compiled(self, inputs, kernel):
         import tensorflow as tf

@@ -1,0 +1,146 @@
+"""EM routing: output capsules as Gaussians fitted to the votes."""
+
+import math
+
+import keras
+from keras import ops
+
+from kcaps.activations import safe_norm
+from kcaps.routing.routing import Routing
+from kcaps.validation import non_negative, positive_int
+
+_SMALLEST_MASS = 1e-7  # of the votes assigned to a capsule, which divides their mean
+_SMALLEST_SQUARED_LENGTH = 1e-12  # of a mean, where its direction fades to zero
+
+
+def _maximization(votes, mass, activation_bias, cost_bias, inverse_temperature, variance_floor):
+    """Means, variances and activation logits of the output capsules.
+
+    Args:
+        votes: Float32 tensor `(b, i, j, d)`.
+        mass: How much of each input capsule belongs to each output capsule, `(b, i, j)`.
+        activation_bias: `(j,)`.
+        cost_bias: `(j,)`.
+        inverse_temperature: Float.
+        variance_floor: Float.
+
+    Returns:
+        Means `(b, j, d)`, variances `(b, j, d)` and logits `(b, j)`.
+    """
+    total = ops.sum(mass, axis=1)  # (b, j)
+    weights = ops.expand_dims(mass / ops.expand_dims(total + _SMALLEST_MASS, 1), -1)
+    means = ops.sum(weights * votes, axis=1)  # (b, j, d)
+    deviations = votes - ops.expand_dims(means, 1)
+    variances = ops.sum(weights * ops.square(deviations), axis=1) + variance_floor
+    costs = (ops.expand_dims(cost_bias, -1) + 0.5 * ops.log(variances)) * ops.expand_dims(total, -1)
+    logits = inverse_temperature * (activation_bias - ops.sum(costs, axis=-1))
+    return means, variances, logits
+
+
+def _expectation(votes, means, variances, logits):
+    """Assignment probabilities `(b, i, j)`, which sum to one over `j`."""
+    squares = ops.square(votes - ops.expand_dims(means, 1)) / ops.expand_dims(variances, 1)
+    log_normalizer = ops.sum(ops.log(2 * math.pi * variances), axis=-1)  # (b, j)
+    log_density = -0.5 * (ops.sum(squares, axis=-1) + ops.expand_dims(log_normalizer, 1))
+    log_activations = ops.log_sigmoid(logits)
+    return ops.softmax(ops.expand_dims(log_activations, 1) + log_density, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class EMRouting(Routing):
+    """EM routing of matrix capsules, on vector capsules.
+
+    Each output capsule is a Gaussian with mean `μ_j` and a variance `σ²_jd` in each component,
+    fitted to the votes of the input capsules. An input capsule is active as far as its length
+    says, `a_i = min(‖u_i‖, 1)`. Starting from assignments `R_ij = 1/J` to the `J` output capsules,
+    each iteration takes an M-step:
+
+        r_ij = R_ij a_i,  μ_j = Σ_i r_ij û_j|i / Σ_i r_ij
+        σ²_jd = Σ_i r_ij (û_j|i - μ_j)²_d / Σ_i r_ij + variance_floor
+        a_j = sigmoid(λ_t (β_j - Σ_d (γ_j + ln σ_jd) Σ_i r_ij))
+
+    and, but for the last, an E-step, computed in logarithms:
+
+        R_i· = softmax_j(ln a_j - ½ Σ_d [(û_j|i - μ_j)²_d / σ²_jd + ln 2πσ²_jd])
+
+    The inverse temperature rises as `λ_t = inverse_temperature · (1 - 0.95^t)`, t = 1, 2, …; the
+    biases `β` (of the activations) and `γ` (of the cost of describing a vote) are learned. The
+    pose of a capsule points along its mean and has its activation for its length:
+    `v_j = a_j μ_j / ‖μ_j‖`, so that the next layer, `CapsuleLength` and the margin loss read it
+    like any other capsule.
+
+    Variances need each vote on its own: this routing builds the tensor of votes.
+
+    Args:
+        num_iterations: Positive integer, number of M-steps. Defaults to 3.
+        inverse_temperature: Number >= 0, where the inverse temperature ends. Defaults to 0.01.
+        variance_floor: Positive number, added to the variances. Defaults to 0.0005.
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Input shape:
+        Capsules `(batch, num_inputs, input_dim)` and kernel
+        `(num_inputs, input_dim, num_outputs, output_dim)`.
+
+    Output shape:
+        Poses `(batch, num_outputs, output_dim)`.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+
+    >>> layer = kcaps.layers.DigitCaps(10, 16, routing=EMRouting(num_iterations=2))
+
+    Reference:
+
+    - [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), Procedure 1; annealing and
+      variance floor as in the authors' code.
+    """
+
+    def __init__(self, num_iterations=3, inverse_temperature=0.01, variance_floor=5e-4, **kwargs):
+        num_iterations = positive_int("num_iterations", num_iterations)
+        inverse_temperature = non_negative("inverse_temperature", inverse_temperature)
+        variance_floor = non_negative("variance_floor", variance_floor)
+        if variance_floor == 0:
+            raise ValueError(
+                "`variance_floor` must be positive: one vote alone has no variance. "
+                "Received: variance_floor=0."
+            )
+        super().__init__(**kwargs)
+        self.num_iterations = num_iterations
+        self.inverse_temperature = inverse_temperature
+        self.variance_floor = variance_floor
+
+    def build(self, input_shape, kernel_shape):
+        shape = (kernel_shape[2],)
+        self.activation_bias = self.add_weight(
+            shape=shape, initializer="zeros", name="activation_bias"
+        )
+        self.cost_bias = self.add_weight(shape=shape, initializer="zeros", name="cost_bias")
+        self.built = True
+
+    def iterate(self, inputs, kernel):
+        votes = ops.cast(self.votes(inputs, kernel), "float32")
+        active = ops.expand_dims(ops.minimum(safe_norm(inputs), 1.0), -1)  # (b, i, 1)
+        biases = [ops.cast(b, "float32") for b in (self.activation_bias, self.cost_bias)]
+        num_inputs, _, num_outputs, _ = kernel.shape
+        assigned = ops.full((1, num_inputs, num_outputs), 1.0 / num_outputs)
+        for t in range(1, self.num_iterations + 1):
+            inverse_temperature = self.inverse_temperature * (1 - 0.95**t)
+            means, variances, logits = _maximization(
+                votes, assigned * active, *biases, inverse_temperature, self.variance_floor
+            )
+            squared = ops.sum(ops.square(means), axis=-1, keepdims=True)
+            directions = means * ops.rsqrt(squared + _SMALLEST_SQUARED_LENGTH)
+            poses = ops.expand_dims(ops.sigmoid(logits), -1) * directions
+            yield assigned, ops.cast(poses, inputs.dtype)
+            if t < self.num_iterations:
+                assigned = _expectation(votes, means, variances, logits)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_iterations": self.num_iterations,
+            "inverse_temperature": self.inverse_temperature,
+            "variance_floor": self.variance_floor,
+        }

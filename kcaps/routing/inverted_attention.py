@@ -1,0 +1,98 @@
+"""Inverted dot-product attention routing."""
+
+import keras
+from keras import ops
+
+from kcaps.routing.routing import Routing
+from kcaps.routing.votes import Votes
+from kcaps.validation import positive_int
+
+# PyTorch's, as in the authors' code; Keras' own 0.001 would shrink short sums.
+_EPSILON = 1e-5
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class InvertedAttentionRouting(Routing):
+    """Attention of each input capsule to its parents, which compete for it.
+
+    Starting from poses `v_j = 0`, and so from equal couplings, with `D` components of an output
+    capsule:
+
+        a_ij = ⟨û_j|i, v_j⟩ / √D,  c_i· = softmax_j(a_i·),  v_j = LayerNorm(Σ_i c_ij û_j|i)
+
+    Unlike dynamic routing, agreements are not added up, and layer normalisation replaces squash;
+    its scale and offset are learned and shared by the output capsules. Every pose therefore starts
+    with the length `√D`. For class capsules behind `CapsuleLength` the offset makes the length
+    tell: it is a linear read-out that all classes share, as in the paper.
+
+    Here `num_iterations` counts the weighted sums of one layer. `kcaps.layers.ConcurrentCaps`
+    iterates several layers at the same time, as the paper does.
+
+    Args:
+        num_iterations: Positive integer. Defaults to 2.
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Input shape:
+        Capsules `(batch, num_inputs, input_dim)` and kernel
+        `(num_inputs, input_dim, num_outputs, output_dim)`.
+
+    Output shape:
+        Poses `(batch, num_outputs, output_dim)`.
+
+    Raises:
+        ValueError: if `num_iterations` is not a positive integer.
+
+    Example:
+
+    >>> layer = kcaps.layers.DigitCaps(10, 16, routing=InvertedAttentionRouting(3))
+
+    Reference:
+
+    - [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), Procedures 1 and 2.
+    """
+
+    def __init__(self, num_iterations=2, **kwargs):
+        num_iterations = positive_int("num_iterations", num_iterations)
+        super().__init__(**kwargs)
+        self.num_iterations = num_iterations
+
+    def build(self, input_shape, kernel_shape):
+        dim = kernel_shape[-1]
+        self.scale = self.add_weight(shape=(dim,), initializer="ones", name="scale")
+        self.offset = self.add_weight(shape=(dim,), initializer="zeros", name="offset")
+        self.built = True
+
+    def update(self, votes, poses=None):
+        """One iteration.
+
+        Args:
+            votes: `kcaps.routing.Votes`.
+            poses: Poses of the iteration before, `(batch, num_outputs, output_dim)`, or None in
+                the first.
+
+        Returns:
+            Couplings `(batch, num_inputs, num_outputs)`, or `(1, …)` in the first iteration, and
+            poses `(batch, num_outputs, output_dim)`.
+        """
+        if poses is None:
+            couplings = ops.full((1, votes.num_inputs, votes.num_outputs), 1.0 / votes.num_outputs)
+            return couplings, self._normalize(votes.sum() / votes.num_outputs)
+        couplings = ops.softmax(votes.agreement(poses) / votes.output_dim**0.5, axis=0)
+        poses = self._normalize(votes.weighted_sum(couplings))
+        return ops.transpose(couplings, (1, 2, 0)), poses
+
+    def iterate(self, inputs, kernel):
+        votes, poses = Votes(inputs, kernel), None
+        for _ in range(self.num_iterations):
+            couplings, poses = self.update(votes, poses)
+            yield couplings, poses
+
+    def _normalize(self, sums):
+        x = ops.cast(sums, "float32")
+        mean, variance = ops.moments(x, axes=-1, keepdims=True)
+        x = (x - mean) * ops.rsqrt(variance + _EPSILON)
+        x = x * ops.cast(self.scale, "float32") + ops.cast(self.offset, "float32")
+        return ops.cast(x, sums.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "num_iterations": self.num_iterations}

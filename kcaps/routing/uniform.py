@@ -1,0 +1,42 @@
+"""Equal couplings: the control that a comparison of routings needs."""
+
+import keras
+from keras import ops
+
+from kcaps.activations import squash
+from kcaps.routing.routing import Routing
+from kcaps.routing.votes import Votes
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class UniformRouting(Routing):
+    """Fixed equal couplings: no routing at all.
+
+        s_j = 1/J Σ_i û_j|i,  v_j = squash(s_j)
+
+    for `J` output capsules: dynamic routing with one iteration, and a linear layer on flattened
+    capsules, squashed. What another routing gains, it gains over this one.
+
+    Args:
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Input shape:
+        Capsules `(batch, num_inputs, input_dim)` and kernel
+        `(num_inputs, input_dim, num_outputs, output_dim)`.
+
+    Output shape:
+        Poses `(batch, num_outputs, output_dim)`.
+
+    Example:
+
+    >>> layer = kcaps.layers.DigitCaps(10, 16, routing=UniformRouting())
+
+    Reference:
+
+    - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1 with r = 1.
+    """
+
+    def iterate(self, inputs, kernel):
+        votes = Votes(inputs, kernel)
+        couplings = ops.full((1, votes.num_inputs, votes.num_outputs), 1.0 / votes.num_outputs)
+        yield couplings, squash(votes.sum() / votes.num_outputs)
