@@ -3,8 +3,7 @@
 import keras
 from keras import ops
 
-# Below this squared length a vector counts as zero. It only keeps the division finite: the
-# result at zero is exactly zero and so is its gradient.
+# Vectors of a smaller squared length count as zero.
 _SMALLEST_SQUARED_NORM = 1e-30
 
 
@@ -14,7 +13,9 @@ def _squared_norm(x, axis):
 
 def _root(squared):
     """Square root with value 0 and gradient 0 at 0, where `ops.sqrt` has an infinite gradient."""
-    return squared * ops.rsqrt(ops.maximum(squared, _SMALLEST_SQUARED_NORM))
+    positive = squared > _SMALLEST_SQUARED_NORM
+    # The inner choice keeps infinity out of the gradient, where zero times it would be NaN.
+    return ops.where(positive, ops.sqrt(ops.where(positive, squared, 1.0)), 0.0)
 
 
 def safe_norm(x, axis=-1, keepdims=False):

@@ -6,11 +6,16 @@ from kcaps import losses
 from kcaps.layers import CapsuleMask, DigitCaps
 from kcaps.validation import non_negative, one_of, positive_int
 
+if keras.backend.backend() == "jax":
+    from kcaps.models.jax_steps import TrainingSteps, num_replicas
+else:
+    from kcaps.models.eager_steps import TrainingSteps, num_replicas
+
 UPDATES = ("alternating", "joint")
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class CapsNet(keras.Model):
+class CapsNet(TrainingSteps, keras.Model):
     """Capsule network built and trained like any functional Keras model.
 
     Two things are added to `keras.Model`:
@@ -63,7 +68,7 @@ class CapsNet(keras.Model):
             decoder = keras.saving.deserialize_keras_object(decoder)
         self.decoder = decoder
         self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
-        if decoder is not None and self._class_layer() is None:
+        if decoder is not None and self.class_layer is None:
             raise ValueError(
                 "`decoder` needs class capsules to decode. Received: a graph without DigitCaps."
             )
@@ -98,13 +103,7 @@ class CapsNet(keras.Model):
             ValueError: for both a routing optimizer and a routing rate, an unknown update, a
                 number of steps that is not a positive integer, or routing variables whose class
                 layer has no routing objective, or that meet an optimizer with `use_ema`.
-            NotImplementedError: on a backend other than TensorFlow.
         """
-        if keras.backend.backend() != "tensorflow":
-            raise NotImplementedError(
-                "CapsNet trains on the TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
-                f"Received: backend {keras.backend.backend()!r}."
-            )
         if routing_optimizer is not None and routing_learning_rate is not None:
             raise ValueError(
                 "Give `routing_optimizer` or `routing_learning_rate`, not both. Received: "
@@ -122,7 +121,7 @@ class CapsNet(keras.Model):
                 "`routing_steps` must be 1. Use update='alternating' for more. "
                 f"Received: weight_steps={weight_steps}, routing_steps={routing_steps}."
             )
-        last = self._class_layer()
+        last = self.class_layer
         if self.routing_variables and not (last and last.routing.routing_variables):
             raise ValueError(
                 'The last DigitCaps must use a routing with an objective ("l1" or "l2") and stand '
@@ -182,6 +181,11 @@ class CapsNet(keras.Model):
             self.decoder.summary(*args, **kwargs)
 
     @property
+    def class_layer(self):
+        """The last `DigitCaps` of the graph, or None; Keras keeps layers in order of depth."""
+        return next((x for x in reversed(self.layers) if isinstance(x, DigitCaps)), None)
+
+    @property
     def routing_variables(self):
         """Variables that ascend the routing objective rather than descend the loss."""
         variables = [v for layer in self._digit_caps() for v in layer.routing.routing_variables]
@@ -201,13 +205,9 @@ class CapsNet(keras.Model):
 
         return list(search(self.layers))
 
-    def _class_layer(self):
-        """The last `DigitCaps` of the graph: Keras keeps layers in the order of their depth."""
-        return next((x for x in reversed(self.layers) if isinstance(x, DigitCaps)), None)
-
     def _forward(self, x, training):
         """The image, the outputs, the class poses and the capsules below them, from one pass."""
-        layer = self._class_layer()
+        layer = self.class_layer
         tensors = {
             "image": self.inputs[0],
             "outputs": self.output,
@@ -229,68 +229,49 @@ class CapsNet(keras.Model):
 
     def _routing_loss(self, y, tensors, sample_weight):
         """Negative routing objective of the whole model."""
-        layer = self._class_layer()
+        layer = self.class_layer
         kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
         gain = layer.routing.objective(tensors["capsules"], kernel, y, sample_weight)
         routings = [digit_caps.routing for digit_caps in self._digit_caps()]
         penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
         # Gradients are summed over replicas: what is no sum over examples counts once in all.
-        replicas = _num_replicas()
+        replicas = num_replicas()
         if getattr(layer.routing, "reduction", "sum") == "mean":
             gain = gain / replicas
         return penalty / replicas - gain
 
-    def _track_loss(self, loss, outputs):
-        tracker = next(metric for metric in self.metrics if metric.name == "loss")
-        # Keras divided the loss by the number of replicas.
-        tracker.update_state(loss * _num_replicas(), sample_weight=keras.ops.shape(outputs)[0])
+    def _objectives(self, x, y, sample_weight, weights, routing):
+        """One forward pass in training: its outputs, its loss, and what to minimise by what.
 
-    def _update_step(self, x, y, sample_weight, weights, routing):
-        """One gradient step on the weights, on the routing variables, or on both at once."""
-        import tensorflow as tf
+        Args:
+            x, y, sample_weight: The batch.
+            weights: Whether to step on the weights.
+            routing: Whether to step on the routing variables.
 
-        objectives = []
-        with tf.GradientTape(persistent=True) as tape:
-            tensors = self._forward(x, training=True)
-            loss = None
-            if weights:
-                loss = self._total_loss(x, y, tensors, sample_weight, training=True)
-                scaled = self.optimizer.scale_loss(loss)
-                objectives.append((self.optimizer, scaled, self._other_variables()))
-            if routing:
-                negative = self._routing_loss(y, tensors, sample_weight)
-                scaled = self.routing_optimizer.scale_loss(negative)
-                objectives.append((self.routing_optimizer, scaled, self.routing_variables))
-        gradients = [tape.gradient(target, variables) for _, target, variables in objectives]
-        for (optimizer, _, variables), gradient in zip(objectives, gradients, strict=True):
-            optimizer.apply(gradient, variables)
-        return tensors["outputs"], loss
+        Returns:
+            Outputs, the loss (None without `weights`), and a list of
+            `(scaled objective, optimizer, variables)`.
+        """
+        tensors = self._forward(x, training=True)
+        loss, objectives = None, []
+        if weights:
+            loss = self._total_loss(x, y, tensors, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+            objectives.append((scaled, self.optimizer, self._other_variables()))
+        if routing:
+            negative = self._routing_loss(y, tensors, sample_weight)
+            scaled = self.routing_optimizer.scale_loss(negative)
+            objectives.append((scaled, self.routing_optimizer, self.routing_variables))
+        return tensors["outputs"], loss, objectives
 
-    def train_step(self, data):
-        routed = bool(self.routing_variables)
-        if not routed and self.decoder is None:
-            return super().train_step(data)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        joint = routed and self.update == "joint"
-        for _ in range(self.weight_steps):
-            outputs, loss = self._update_step(x, y, sample_weight, weights=True, routing=joint)
-        if routed and not joint:
-            for _ in range(self.routing_steps):
-                self._update_step(x, y, sample_weight, weights=False, routing=True)
-        self._track_loss(loss, outputs)
-        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
-
-    def test_step(self, data):
-        if self.decoder is None:
-            return super().test_step(data)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    def _evaluate(self, x, y, sample_weight):
+        """Outputs and loss without training."""
         tensors = self._forward(x, training=False)
         loss = self._total_loss(x, y, tensors, sample_weight, training=False)
-        self._track_loss(loss, tensors["outputs"])
-        return self.compute_metrics(x, y, tensors["outputs"], sample_weight=sample_weight)
+        return tensors["outputs"], loss
 
-
-def _num_replicas():
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    def _update_metrics(self, x, y, sample_weight, outputs, loss):
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        # Keras divided the loss by the number of replicas.
+        tracker.update_state(loss * num_replicas(), sample_weight=keras.ops.shape(outputs)[0])
+        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)

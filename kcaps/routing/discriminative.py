@@ -169,8 +169,10 @@ class DiscriminativeRouting(Routing):
     def penalty_term(self):
         """The penalty `λ ‖b‖₁` or `λ ‖b‖²`, summed over the output capsules; float32 scalar."""
         coefficients = ops.cast(self.coefficients, "float32")
-        size = ops.abs if self.penalty == "l1" else ops.square
-        return self.penalty_weight * ops.sum(size(coefficients))
+        # |b| = b sign(b), with derivative 0 at 0, where JAX gives `ops.abs` the derivative 1
+        slope = ops.stop_gradient(ops.sign(coefficients))
+        factor = slope if self.penalty == "l1" else coefficients
+        return self.penalty_weight * ops.sum(coefficients * factor)
 
     def get_config(self):
         return {
