@@ -1,6 +1,7 @@
 """Capsule networks for Keras."""
 
 from kcaps import activations as activations
+from kcaps import diagnostics as diagnostics
 from kcaps import initializers as initializers
 from kcaps import layers as layers
 from kcaps import losses as losses

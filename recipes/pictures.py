@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from kcaps.layers import CapsuleMask, DigitCaps
+from kcaps.layers import CapsuleMask
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -64,8 +64,8 @@ def _confusion(images, predictions):
 
 
 def _class_poses(model, test_images):
-    layer = next(x for x in reversed(model.layers) if isinstance(x, DigitCaps))
-    poses = keras.Model(model.input, layer.output)(test_images.astype("float32"), training=False)
+    network = keras.Model(model.input, model.class_layer.output)
+    poses = network(test_images.astype("float32"), training=False)
     return keras.ops.convert_to_numpy(poses)
 
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.losses import MarginLoss
-from kcaps.models import CapsNet, capsnet
+from kcaps.models import CapsNet, capsnet, efficient_capsnet
 from kcaps.models.architectures import decoder
 from kcaps.routing import DiscriminativeRouting
 
@@ -300,6 +300,36 @@ def test_capsnet_has_the_published_numbers_of_parameters():
     assert capsnet((28, 28, 1), 10, "l1", decoder_units=None).count_params() == 6_804_224 + 11_520
 
 
+def test_efficient_capsnet_has_the_published_number_of_parameters():
+    model = efficient_capsnet((28, 28, 1), 10)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 161_824
+    assert model.get_layer("primary_caps").kernel.shape == (9, 9, 128, 1)
+    assert model.output_shape == (None, 10)
+
+
+def test_efficient_capsnet_squashes_in_its_own_way(rng):
+    model = efficient_capsnet((14, 15, 2), 3, decoder_units=(8,))
+    features = keras.Model(model.input, model.get_layer("primary_caps").output)
+    capsules = keras.Model(model.input, model.class_layer.input)
+    x = rng.uniform(0, 255, size=(2, 14, 15, 2)).astype("float32")
+    s = features.predict(x, verbose=0).reshape(2, 16, 8).astype("float64")
+    length = np.linalg.norm(s, axis=-1, keepdims=True)
+    expected = (1 - np.exp(-length)) * s / length
+    np.testing.assert_allclose(capsules.predict(x, verbose=0), expected, atol=1e-6)
+    assert model.decoder.output_shape == (None, 14, 15, 2)
+
+
+def test_efficient_capsnet_trains_saves_and_loads(rng, tmp_path):
+    x, y = rng.uniform(0, 255, size=(12, 13, 13, 1)).astype("float32"), np.arange(12) % 3
+    model = efficient_capsnet((13, 13, 1), 3, num_primary_capsules=4, decoder_units=(8,))
+    model.compile(keras.optimizers.Adam(0.003))
+    losses = model.fit(x, y, epochs=12, verbose=0).history["loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
 def small_capsnet(**options):
     return capsnet((17, 18, 1), 3, filters=4, num_primary_capsules=2, **options)
 
@@ -393,3 +423,7 @@ def test_construction_errors():
         capsnet((None, None, 1), 10)
     with pytest.raises(ValueError, match="`num_classes` must be a positive integer"):
         capsnet((28, 28, 1), 0)
+    with pytest.raises(ValueError, match="at least 13 × 13 pixels"):
+        efficient_capsnet((12, 13, 1), 10)
+    with pytest.raises(ValueError, match="`num_primary_capsules` must be a positive integer"):
+        efficient_capsnet((13, 13, 1), 10, num_primary_capsules=0)

@@ -13,6 +13,7 @@ from keras import ops
 
 import export
 import kcaps
+import kcaps.diagnostics
 import kcaps.layers
 import kcaps.losses
 import kcaps.models
@@ -29,8 +30,8 @@ def namespace():
     poses = kcaps.layers.DigitCaps(3, 4)(kcaps.layers.PrimaryCaps(2, 4, 3)(image))
     names = {"keras": keras, "kcaps": kcaps, "np": np, "ops": ops}
     for module in (
-        *(kcaps.activations, kcaps.initializers, kcaps.layers, kcaps.losses, kcaps.models),
-        *(kcaps.routing, _onnx, _saved_model),
+        *(kcaps.activations, kcaps.diagnostics, kcaps.initializers, kcaps.layers, kcaps.losses),
+        *(kcaps.models, kcaps.routing, _onnx, _saved_model),
     ):
         names |= {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
     return names | {
@@ -59,7 +60,8 @@ def test_docstring_examples(examples, tmp_path, monkeypatch, capsys):
 
 def test_every_public_class_has_an_example():
     documented = {param.id.rsplit(".", 1)[-1] for param in docstrings()}
-    for module in (kcaps.layers, kcaps.losses, kcaps.models, kcaps.routing, kcaps.initializers):
+    modules = (kcaps.diagnostics, kcaps.initializers, kcaps.layers, kcaps.losses, kcaps.models)
+    for module in (*modules, kcaps.routing):
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__.startswith("kcaps"):
                 assert name in documented or "```python" in value.__doc__, name

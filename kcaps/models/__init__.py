@@ -1,4 +1,5 @@
 """Capsule networks."""
 
 from kcaps.models.architectures import capsnet as capsnet
+from kcaps.models.architectures import efficient_capsnet as efficient_capsnet
 from kcaps.models.capsnet import CapsNet as CapsNet

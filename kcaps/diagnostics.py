@@ -1,0 +1,169 @@
+"""What a routing did: its objective, and how decided its coupling coefficients are."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcaps.activations import safe_norm
+from kcaps.layers import DigitCaps
+from kcaps.routing import Votes
+from kcaps.routing import routing_objective as routing_objective
+
+
+def _shares(couplings):
+    """Share of each output capsule in an input capsule, `(b, i, j)`; couplings may be negative."""
+    sizes = ops.abs(ops.cast(couplings, "float32"))
+    total = ops.sum(sizes, axis=-1, keepdims=True)
+    return sizes / ops.maximum(total, keras.config.epsilon())
+
+
+def coupling_entropy(couplings):
+    """Mean entropy of the coupling coefficients of an input capsule, in nats.
+
+    `-Σ_j c_ij ln c_ij`, averaged over the input capsules: `ln J` for equal couplings to `J` output
+    capsules, 0 where each input capsule has one parent. Couplings that do not sum to one, as those
+    of `"l1"` and `"l2"`, count by their shares `|c_ij| / Σ_j |c_ij|`.
+
+    Args:
+        couplings: Tensor of shape `(batch, num_inputs, num_outputs)`.
+
+    Returns:
+        Float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> entropy = coupling_entropy([[[0.5, 0.5], [1.0, 0.0]]])  # [ln 2 / 2]
+    """
+    shares = _shares(couplings)
+    logarithms = ops.log(ops.where(shares > 0, shares, 1.0))
+    return -ops.mean(ops.sum(shares * logarithms, axis=-1), axis=-1)
+
+
+def polarisation(couplings):
+    """Mean largest coupling coefficient of an input capsule.
+
+    `max_j c_ij`, averaged over the input capsules: `1 / J` for equal couplings to `J` output
+    capsules, 1 where each input capsule has one parent. Couplings that do not sum to one count as
+    in `coupling_entropy`.
+
+    Args:
+        couplings: Tensor of shape `(batch, num_inputs, num_outputs)`.
+
+    Returns:
+        Float32 tensor of shape `(batch,)`.
+
+    Example:
+
+    >>> decided = polarisation([[[0.5, 0.5], [1.0, 0.0]]])  # [0.75]
+    """
+    return ops.mean(ops.max(_shares(couplings), axis=-1), axis=-1)
+
+
+def trace_routing(layer, inputs, routing=None):
+    """Follows the routing of a layer on a batch, iteration by iteration.
+
+    Args:
+        layer: A `kcaps.layers.DigitCaps` that has been built.
+        inputs: The capsules that enter it, `(batch, num_inputs, input_dim)`. Those of a model on
+            images are `keras.Model(model.input, layer.input).predict(images)`.
+        routing: A routing without weights to follow in place of the layer's own, for example
+            `DynamicRouting(num_iterations=50)`. Defaults to the layer's own.
+
+    Returns:
+        A dict of NumPy arrays, the first axis of which is the iteration:
+
+        - `"objective"`: Ψ of the weighted sums (see `routing_objective`), mean over the batch
+        - `"entropy"`: see `coupling_entropy`, mean over the batch
+        - `"polarisation"`: see `polarisation`, mean over the batch
+        - `"lengths"`: lengths of the poses, `(iterations, batch, num_outputs)`
+
+    Raises:
+        ValueError: if the layer is of another kind or not built, if the inputs do not fit it, or
+            if `routing` has weights.
+        NotImplementedError: if the routing implements `call` alone (see `kcaps.routing.Routing`).
+
+    Example:
+
+    >>> layer = kcaps.layers.DigitCaps(10, 16)
+    >>> capsules = np.random.default_rng(0).normal(size=(2, 32, 8))
+    >>> poses = layer(capsules)
+    >>> trace = trace_routing(layer, capsules)
+    >>> decrease = np.diff(trace["objective"])  # two negative numbers
+
+    Reference:
+
+    - [Ye, Li and Shen, 2025](https://arxiv.org/abs/2501.06240).
+    """
+    if not isinstance(layer, DigitCaps) or not layer.built:
+        raise ValueError(f"`layer` must be a built kcaps.layers.DigitCaps. Received: {layer!r}.")
+    kernel = ops.convert_to_tensor(layer.kernel)
+    inputs = ops.cast(ops.convert_to_tensor(inputs), kernel.dtype)
+    if tuple(inputs.shape[1:]) != tuple(kernel.shape[:2]):
+        raise ValueError(
+            f"`inputs` must have the shape (batch, {kernel.shape[0]}, {kernel.shape[1]}) of the "
+            f"capsules that enter the layer. Received: inputs of shape {tuple(inputs.shape)}."
+        )
+    if routing is None:
+        routing = layer.routing
+    else:
+        routing.build(tuple(inputs.shape), tuple(kernel.shape))
+        if routing.weights:
+            raise ValueError(
+                "`routing` must have no weights: those of another routing are not trained for "
+                f"this layer. Received: routing={routing!r}."
+            )
+    votes = Votes(inputs, kernel)
+    trace = {"objective": [], "entropy": [], "polarisation": [], "lengths": []}
+    for couplings, poses in routing.iterate(inputs, kernel):
+        couplings = ops.broadcast_to(couplings, (inputs.shape[0], *couplings.shape[1:]))
+        sums = votes.weighted_sum(ops.transpose(couplings, (2, 0, 1)))
+        trace["objective"].append(ops.mean(routing_objective(sums)))
+        trace["entropy"].append(ops.mean(coupling_entropy(couplings)))
+        trace["polarisation"].append(ops.mean(polarisation(couplings)))
+        trace["lengths"].append(safe_norm(poses))
+    return {name: np.array([ops.convert_to_numpy(v) for v in vs]) for name, vs in trace.items()}
+
+
+class RoutingTensorBoard(keras.callbacks.TensorBoard):
+    """Keras' TensorBoard callback, which also logs what each routing does.
+
+    At the end of each epoch, the routings of all `DigitCaps` of the model are traced on a fixed
+    batch of images. Objective, entropy and polarisation after each iteration become metrics named
+    like `"digit_caps/entropy_3"` (layer, quantity, iteration), for TensorBoard and for the
+    callbacks that follow in the list.
+
+    Args:
+        images: A batch of inputs of the model; some dozens are enough.
+        log_dir: Folder of the logs. Defaults to `"logs"`.
+        **kwargs: Further arguments of `keras.callbacks.TensorBoard`.
+
+    Raises:
+        ValueError: at the start of training, if the model has no `DigitCaps`.
+
+    Example:
+
+    >>> model.compile("adam", metrics=["accuracy"])
+    >>> callback = RoutingTensorBoard(images[:32], log_dir="logs")
+    >>> history = model.fit(images, labels, callbacks=[callback], verbose=0)
+    """
+
+    def __init__(self, images, log_dir="logs", **kwargs):
+        super().__init__(log_dir=log_dir, **kwargs)
+        self.images = images
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._layers = [layer for layer in model.layers if isinstance(layer, DigitCaps)]
+        if not self._layers:
+            raise ValueError("`RoutingTensorBoard` needs a model with DigitCaps layers in it.")
+        self._network = keras.Model(model.input, [layer.input for layer in self._layers])
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {} if logs is None else logs
+        capsules = self._network(ops.convert_to_tensor(self.images), training=False)
+        for layer, inputs in zip(self._layers, capsules, strict=True):
+            trace = trace_routing(layer, inputs)
+            for name in ("objective", "entropy", "polarisation"):
+                values = enumerate(trace[name], start=1)
+                logs |= {f"{layer.name}/{name}_{n}": float(value) for n, value in values}
+        super().on_epoch_end(epoch, logs)

@@ -1,0 +1,98 @@
+"""Several capsule layers that route at the same time."""
+
+import keras
+from keras import ops
+
+from kcaps.layers.digit_caps import DigitCaps
+from kcaps.routing import InvertedAttentionRouting, Votes
+from kcaps.validation import positive_int
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class ConcurrentCaps(keras.layers.Layer):
+    """A stack of capsule layers whose inverted attention iterates concurrently.
+
+    In the first iteration the layers route one after the other, each on the poses of the layer
+    below. In each further one, all layers take a step at the same time, from the poses that they
+    and the layers below them had after the iteration before; so that information from above
+    reaches the lower layers while these still change.
+
+    Args:
+        layers: List of `DigitCaps` with `InvertedAttentionRouting`, lowest first. The number of
+            iterations of their own routings is not used.
+        num_iterations: Positive integer. Defaults to 2.
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Input shape:
+        Capsules `(batch, num_inputs, input_dim)`, the last two known.
+
+    Output shape:
+        Poses of the last layer, `(batch, num_capsules, capsule_dim)`.
+
+    Raises:
+        ValueError: for an empty list, a layer of another kind or with another routing, or a number
+            of iterations that is not a positive integer.
+
+    Example:
+
+    >>> layers = [DigitCaps(n, 16, routing="inverted_attention") for n in (32, 10)]
+    >>> poses = ConcurrentCaps(layers)(keras.random.normal((2, 64, 8)))  # (2, 10, 16)
+
+    Reference:
+
+    - [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), Procedure 2.
+    """
+
+    def __init__(self, layers, num_iterations=2, **kwargs):
+        num_iterations = positive_int("num_iterations", num_iterations)
+        for layer in layers:
+            routing = getattr(layer, "routing", None)
+            if not isinstance(layer, DigitCaps) or not isinstance(
+                routing, InvertedAttentionRouting
+            ):
+                raise ValueError(
+                    "`layers` must be DigitCaps with routing='inverted_attention', which alone can "
+                    f"take single steps. Received: {layer!r} with routing {routing!r}."
+                )
+        if not layers:
+            raise ValueError("`layers` must hold at least one layer. Received: layers=[].")
+        super().__init__(**kwargs)
+        self.layers = list(layers)
+        self.num_iterations = num_iterations
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def build(self, input_shape):
+        for layer in self.layers:
+            if not layer.built:  # loading has built it
+                layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        poses = [inputs]
+        for layer in self.layers:
+            poses.append(self._update(layer, poses[-1]))
+        for _ in range(self.num_iterations - 1):
+            steps = zip(self.layers, poses, poses[1:], strict=False)
+            poses = [inputs, *(self._update(*step) for step in steps)]
+        return poses[-1]
+
+    def _update(self, layer, below, poses=None):
+        votes = Votes(below, ops.convert_to_tensor(layer.kernel))
+        _, poses = layer.routing.update(votes, poses)
+        return poses
+
+    def compute_output_shape(self, input_shape):
+        return self.layers[-1].compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "layers": [keras.saving.serialize_keras_object(layer) for layer in self.layers],
+            "num_iterations": self.num_iterations,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        layers = [keras.saving.deserialize_keras_object(layer) for layer in config.pop("layers")]
+        return cls(layers, **config)
