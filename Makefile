@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUTPUT := ckpt/
 
-.PHONY: demo test lint
+.PHONY: demo test test-backends lint bench
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -14,11 +14,25 @@ demo: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest
 
+test-backends: .venv-backends/installed
+	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest
+	KERAS_BACKEND=torch .venv-backends/bin/python -m pytest
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench.py
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+# Without TensorFlow, which shows that kcaps does not need it there.
+.venv-backends/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-backends
+	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt jax keras numpy pytest torch
+	.venv-backends/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@

@@ -156,13 +156,14 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
         self._layers = [layer for layer in model.layers if isinstance(layer, DigitCaps)]
         if not self._layers:
             raise ValueError("`RoutingTensorBoard` needs a model with DigitCaps layers in it.")
-        self._network = keras.Model(model.input, [layer.input for layer in self._layers])
+        inputs = {layer.name: layer.input for layer in self._layers}
+        self._network = keras.Model(model.input, inputs)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
         capsules = self._network(ops.convert_to_tensor(self.images), training=False)
-        for layer, inputs in zip(self._layers, capsules, strict=True):
-            trace = trace_routing(layer, inputs)
+        for layer in self._layers:
+            trace = trace_routing(layer, capsules[layer.name])
             for name in ("objective", "entropy", "polarisation"):
                 values = enumerate(trace[name], start=1)
                 logs |= {f"{layer.name}/{name}_{n}": float(value) for n, value in values}

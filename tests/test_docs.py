@@ -84,3 +84,16 @@ def test_example_of_a_users_routing():
     names = namespace()
     exec(example, names)
     assert names["layer"](np.ones((2, 6, 3))).shape == (2, 10, 16)
+
+
+def test_the_guide_to_routing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for example in code_blocks((README.parent / "docs" / "routing.md").read_text()):
+        exec(example, names)
+    assert (names["by_name"].shape, names["by_object"].shape) == ((8, 10, 16), (8, 10, 16))
+    images = names["images"]
+    outputs = [names[name].predict(images, verbose=0) for name in ("model", "loaded")]
+    np.testing.assert_array_equal(*outputs)
+    assert names["loaded"].get_layer("digit_caps").routing.temperature == 0.5
+    assert names["trace"]["entropy"].shape == (1,) and names["longer"]["entropy"].shape == (50,)

@@ -1,6 +1,5 @@
 """Training steps of CapsNet on JAX, as functions from state to state."""
 
-import jax
 import keras
 
 
@@ -53,6 +52,8 @@ class TrainingSteps:
 
     def _update(self, values, batch, weights, routing):
         """One gradient step on the weights, on the routing variables, or on both at once."""
+        import jax
+
         steps = [(self.optimizer, self._other_variables())] * weights
         steps += [(self.routing_optimizer, self.routing_variables)] * routing
 

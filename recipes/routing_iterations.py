@@ -1,0 +1,108 @@
+"""Shows what more iterations of dynamic routing do to a trained network: table and picture."""
+
+import csv
+import pathlib
+
+import data
+
+from export.command import Parser, fail, positive, quiet_tensorflow
+
+with quiet_tensorflow():
+    import tensorflow  # noqa: F401
+
+import keras
+import matplotlib
+import numpy as np
+
+from export import checkpoint
+from kcaps.diagnostics import trace_routing
+from kcaps.routing import DynamicRouting
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+BATCH = 50  # the diagnostics hold all couplings of a batch
+SHOWN = (1, 2, 3, 5, 10, 20, 30, 50)
+
+
+def measure(layer, capsules, labels, num_iterations):
+    """Rows of the table: one for each number of iterations."""
+    traces, batches = [], range(0, len(capsules), BATCH)
+    progress = keras.utils.Progbar(len(batches), unit_name="batch")
+    for start in batches:
+        batch = capsules[start : start + BATCH]
+        traces.append((len(batch), trace_routing(layer, batch, DynamicRouting(num_iterations))))
+        progress.add(1)
+    mean = {
+        name: sum(size * trace[name] for size, trace in traces) / len(capsules)
+        for name in ("objective", "entropy", "polarisation")
+    }
+    classes = np.concatenate([trace["lengths"].argmax(-1) for _, trace in traces], axis=1)
+    trained = min(layer.routing.num_iterations, num_iterations)
+    return [
+        {
+            "iterations": n + 1,
+            **{name: values[n] for name, values in mean.items()},
+            "class_agreement": np.mean(classes[n] == classes[trained - 1]),
+            "accuracy": np.mean(classes[n] == labels),
+        }
+        for n in range(num_iterations)
+    ]
+
+
+def draw(rows, trained, title, path):
+    iterations = [row["iterations"] for row in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure.suptitle(f"Iterations of dynamic routing, {title}")
+    for name in ("polarisation", "class_agreement", "accuracy"):
+        left.plot(iterations, [row[name] for row in rows], label=name.replace("_", " "))
+    left.set(xlabel="iterations", ylabel="share", xscale="log", ylim=(0, 1.02))
+    right.plot(iterations, [row["objective"] for row in rows], label="objective Ψ")
+    right.plot(iterations, [row["entropy"] for row in rows], label="coupling entropy, nats")
+    right.set(xlabel="iterations", xscale="log")
+    for axis in (left, right):
+        axis.axvline(trained, color="gray", linestyle=":", label="as trained")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+parser = Parser(__doc__)
+parser.add_argument(
+    "--model",
+    type=pathlib.Path,
+    default="ckpt/",
+    help="checkpoint of a network with dynamic routing",
+)
+parser.add_argument("--iterations", type=positive(int), default=50)
+parser.add_argument("--images", type=positive(int), default=1000, help="how many test images")
+parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+args = parser.parse_args()
+try:
+    loaded = checkpoint.load(args.model)
+except ValueError as error:
+    fail(error)
+layer = loaded.model.class_layer
+if not isinstance(layer.routing, DynamicRouting):
+    fail(f"{args.model} was trained with {type(layer.routing).__name__}, not dynamic routing")
+source = loaded.run["data"]
+images = data.load(source["name"], args.data_dir, None, source["loader"] == "synthetic")
+test_images, labels = (part[: args.images] for part in images.test)
+network = keras.Model(loaded.model.input, layer.input)
+capsules = network.predict(test_images, batch_size=BATCH, verbose=0)
+rows = measure(layer, capsules, labels, args.iterations)
+
+with open(args.model / "routing_iterations.csv", "w", newline="") as file:
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+picture = args.model / "routing_iterations.png"
+draw(rows, layer.routing.num_iterations, images.title, picture)
+print("| " + " | ".join(name.replace("_", " ") for name in rows[0]) + " |")
+print("|" + "---|" * len(rows[0]))
+for row in rows:
+    if row["iterations"] in (*SHOWN, args.iterations):
+        first, *others = row.values()
+        print(f"| {first} | " + " | ".join(f"{value:.4f}" for value in others) + " |")
+print(f"{len(labels)} test images of {images.title}; {picture} and routing_iterations.csv written")
