@@ -56,12 +56,13 @@ def draw(rows, trained, title, path):
     figure.suptitle(f"Iterations of dynamic routing, {title}")
     for name in ("polarisation", "class_agreement", "accuracy"):
         left.plot(iterations, [row[name] for row in rows], label=name.replace("_", " "))
-    left.set(xlabel="iterations", ylabel="share", xscale="log", ylim=(0, 1.02))
+    entropy = np.array([row["entropy"] for row in rows])
+    left.plot(iterations, entropy / entropy[0], label="coupling entropy / ln J")
+    left.set(ylabel="share", ylim=(0, 1.02))
     right.plot(iterations, [row["objective"] for row in rows], label="objective Ψ")
-    right.plot(iterations, [row["entropy"] for row in rows], label="coupling entropy, nats")
-    right.set(xlabel="iterations", xscale="log")
     for axis in (left, right):
         axis.axvline(trained, color="gray", linestyle=":", label="as trained")
+        axis.set(xlabel="iterations")
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=100)
