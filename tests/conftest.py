@@ -62,7 +62,7 @@ def gradient():
             import jax
 
             total = lambda *tensors: keras.ops.sum(fn(*tensors))  # noqa: E731
-            gradients = jax.grad(total, argnums=tuple(range(len(arrays))))(*arrays)
+            gradients = jax.jit(jax.grad(total, argnums=tuple(range(len(arrays)))))(*arrays)
         else:
             import torch
 

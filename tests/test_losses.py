@@ -38,7 +38,7 @@ def test_margin_takes_integers_and_matrices_alike(rng):
 def test_margin_weights_and_reduction(rng):
     lengths = rng.uniform(size=(3, 5)).astype("float32")
     labels, weights = np.array([0, 4, 2]), np.array([1.0, 0.0, 3.0])
-    each = MarginLoss(reduction=None)(labels, lengths)
+    each = keras.ops.convert_to_numpy(MarginLoss(reduction=None)(labels, lengths))
     assert each.shape == (3,)
     weighted = MarginLoss()(labels, lengths, sample_weight=weights)
     assert float(weighted) == pytest.approx(float(np.sum(each * weights) / 3), rel=1e-5)

@@ -100,7 +100,8 @@ def test_couplings_of_each_iteration_equal_the_loops(problem, make, reference):
     routing = make()
     weights = build(routing, problem)
     _, expected = reference(*problem, weights)
-    steps = [ops.convert_to_numpy(couplings) for couplings, _ in routing.iterate(*problem)]
+    tensors = map(ops.convert_to_tensor, problem)
+    steps = [ops.convert_to_numpy(couplings) for couplings, _ in routing.iterate(*tensors)]
     # with a tolerance, examples that are done keep their couplings
     expected += expected[-1:] * (len(steps) - len(expected))
     for couplings, reference_couplings in zip(steps, expected, strict=True):
@@ -117,7 +118,8 @@ def test_gradients_equal_numerical_ones(problem, gradient, make, reference, comp
 
     def total(inputs, kernel, *values):
         with keras.StatelessScope(zip(routing.weights, values, strict=True)):
-            return routing(inputs, kernel, training=compiled) * projection
+            poses = routing(inputs, kernel, training=compiled)
+            return poses * ops.convert_to_tensor(projection)
 
     arrays = [*problem, *(w.astype("float32") for w in weights.values())]
     gradients = gradient(total, *arrays)
@@ -199,6 +201,16 @@ def test_uniform_is_one_iteration_of_dynamic(problem):
     np.testing.assert_allclose(uniform, call(DynamicRouting(1), *problem, True), atol=1e-7)
 
 
+def test_nearly_equal_components_are_normalized(problem):
+    inputs, kernel = problem
+    kernel = 10 * kernel[..., :1] + 1e-3 * kernel
+    poses = call(InvertedAttentionRouting(), inputs, kernel, True)
+    assert np.isfinite(poses).all()
+    # mean 0 and variance 1 but for the epsilon, and for the rounding of sums of like components
+    np.testing.assert_allclose(poses.mean(-1), 0, atol=1e-2)
+    assert (poses.var(-1) < 1.01).all()
+
+
 def test_leaky_couplings_leave_a_share_to_none():
     inputs, kernel = np.full((1, 4, 3), 0.5, "float32"), np.full((4, 3, 5, 2), 0.1, "float32")
     for couplings, _ in DynamicRouting(3, leaky=True).iterate(inputs, kernel):
@@ -216,12 +228,13 @@ def test_routing_gradient_equals_equations_13_and_15(
     labels, weight = np.array([0, 3, 3, 1]), 0.01
     routing = DiscriminativeRouting(penalty, weight, balanced, reduction)
     routing.build(inputs.shape, kernel.shape)
+    tensors = [ops.convert_to_tensor(x) for x in problem]
     b = rng.normal(size=(6, 5)).astype("float32")
     b[0, 0] = 0.0  # the derivative of |x| at 0 counts as 0
 
     def objective(coefficients):
         with keras.StatelessScope([(routing.coefficients, coefficients)]):
-            return routing.objective(inputs, kernel, labels) - routing.penalty_term()
+            return routing.objective(*tensors, labels) - routing.penalty_term()
 
     sums = numpy_sums(inputs, kernel, b)
     expected = np.zeros((6, 5))
@@ -251,14 +264,15 @@ def test_objective_counts_sample_weights_and_several_labels(problem):
     weights = np.array([1.0, 0.0, 2.0, 0.5])
     expected = np.sum(weights[:, None] * (2 * two_hot - 1) * squared)
     value = routing.objective(*map(ops.convert_to_tensor, problem), two_hot, sample_weight=weights)
-    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert float(ops.convert_to_numpy(value)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_does_not_depend_on_its_batch(rng, problem, name):
+def test_a_row_does_not_depend_on_its_batch(problem, name):
     """Alone, in a batch of 7, with the others permuted: the same to rounding of the sums."""
     _, kernel = problem
-    inputs = rng.normal(size=(7, 6, 3)).astype("float32")
+    # no sum of these is nearly constant: layer normalisation would magnify the rounding
+    inputs = np.random.default_rng(1).normal(size=(7, 6, 3)).astype("float32")
     routing = routings.get(name)
     build(routing, problem)
     poses = call(routing, inputs, kernel, False)
@@ -276,6 +290,7 @@ def test_values_and_gradients_are_finite_at_extremes(gradient, problem, name):
     inputs, kernel = problem
     options = {"tolerance": 1e-3} if name == "tolerance" else {"leaky": True}
     routing = routings.get(name) if name in NAMES else DynamicRouting(**options)
+    routing.build(inputs.shape, kernel.shape)  # outside JAX's traces, which weights would escape
     mixed = np.ones((4, 6, 1)) * np.array([0, 1, 1e-20, 1, 1e4, 0])[:, None]
     for size in (0.0, 1e-20, 1e4, mixed):
         scaled = (inputs * size).astype("float32")
@@ -319,12 +334,12 @@ def test_config_covers_every_argument():
     assert copy.num_iterations == 5
     copy = routings.deserialize(routings.serialize(SelfAttentionRouting("ones")))
     copy.build((None, 2, 3), (2, 3, 4, 5))
-    assert float(copy.bias[0, 0]) == 1.0
+    assert ops.convert_to_numpy(copy.bias)[0, 0] == 1.0
     routing = DiscriminativeRouting("l1", 0.5, True, "mean", keras.initializers.Constant(3.0))
     copy = routings.deserialize(routings.serialize(routing))
     assert (copy.penalty, copy.penalty_weight, copy.balanced) == ("l1", 0.5, True)
     copy.build((None, 2, 3), (2, 3, 4, 5))
-    assert copy.reduction == "mean" and float(copy.coefficients[0, 0]) == 3.0
+    assert copy.reduction == "mean" and ops.convert_to_numpy(copy.coefficients)[0, 0] == 3.0
 
 
 def xla_calls(function, *args):
@@ -372,7 +387,8 @@ def test_a_users_routing_works_saves_and_loads(problem, tmp_path):
     votes = np.einsum("bik,ikjd->bijd", inputs, kernel)
     expected = np.apply_along_axis(references.squash, -1, votes.mean(1))
     calls = float(layer.routing.calls)
-    np.testing.assert_allclose(model(inputs, training=True), expected, atol=1e-5)
+    poses = ops.convert_to_numpy(model(inputs, training=True))
+    np.testing.assert_allclose(poses, expected, atol=1e-5)
     assert float(layer.routing.calls) == calls + 1  # state survives the compiled call
     layer.routing.scale.assign(layer.routing.scale * 3)
     model.save(tmp_path / "model.keras")

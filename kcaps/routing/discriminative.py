@@ -23,6 +23,7 @@ def folded_sum(inputs, kernel, coefficients):
     Returns:
         Sums of shape `(batch, num_outputs, output_dim)`.
     """
+    inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
     num_inputs, input_dim, num_outputs, output_dim = kernel.shape
     coefficients = ops.reshape(
         ops.cast(coefficients, kernel.dtype), (num_inputs, 1, num_outputs, 1)

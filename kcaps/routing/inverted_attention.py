@@ -89,8 +89,9 @@ class InvertedAttentionRouting(Routing):
 
     def _normalize(self, sums):
         x = ops.cast(sums, "float32")
-        mean, variance = ops.moments(x, axes=-1, keepdims=True)
-        x = (x - mean) * ops.rsqrt(variance + _EPSILON)
+        x = x - ops.mean(x, axis=-1, keepdims=True)
+        # not `ops.moments`: a difference of two means, as on torch, can be a negative variance
+        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + _EPSILON)
         x = x * ops.cast(self.scale, "float32") + ops.cast(self.offset, "float32")
         return ops.cast(x, sums.dtype)
 
