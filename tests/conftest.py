@@ -61,7 +61,9 @@ def gradient():
         elif BACKEND == "jax":
             import jax
 
-            total = lambda *tensors: keras.ops.sum(fn(*tensors))  # noqa: E731
+            def total(*tensors):
+                return keras.ops.sum(fn(*tensors))
+
             gradients = jax.jit(jax.grad(total, argnums=tuple(range(len(arrays)))))(*arrays)
         else:
             import torch

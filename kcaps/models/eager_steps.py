@@ -1,5 +1,7 @@
 """Training steps of CapsNet where variables change in place: TensorFlow and torch."""
 
+import functools
+
 import keras
 
 
@@ -28,7 +30,7 @@ class TrainingSteps:
     def _update(self, batch, weights, routing):
         """One gradient step on the weights, on the routing variables, or on both at once."""
         differentiate = _GRADIENTS[keras.backend.backend()]
-        objectives = lambda: self._objectives(*batch, weights, routing)  # noqa: E731
+        objectives = functools.partial(self._objectives, *batch, weights, routing)
         outputs, loss, steps = differentiate(objectives)
         for gradients, optimizer, variables in steps:
             optimizer.apply(gradients, variables)

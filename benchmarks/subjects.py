@@ -1,0 +1,100 @@
+"""What is timed: the layer alone, and a training step of the whole network."""
+
+import keras
+import numpy as np
+from device import gpu_name, gradient_function
+from keras import ops
+from textbook import TextbookCaps
+
+from kcaps.layers import CapsuleLength, DigitCaps
+from kcaps.models import CapsNet, capsnet
+
+IMAGE = (28, 28, 1)
+POSITIONS = 36  # of the primary capsules on such an image; each holds all types
+NUM_CLASSES, INPUT_DIM, OUTPUT_DIM = 10, 8, 16
+
+
+def make_layer(routing, num_inputs):
+    """The layer of a row, built: `"textbook"`, or `DigitCaps` with a routing or its name."""
+    if routing == "textbook":
+        layer = TextbookCaps(NUM_CLASSES, OUTPUT_DIM)
+    else:
+        layer = DigitCaps(NUM_CLASSES, OUTPUT_DIM, routing=routing)
+    layer.build((None, num_inputs, INPUT_DIM))
+    return layer
+
+
+def layer_call(layer, batch_size):
+    """Function without arguments: poses and gradients of the layer on one random batch."""
+    rng = np.random.default_rng(0)
+    # Capsules of lengths around one half, as PrimaryCaps gives them.
+    inputs = rng.normal(scale=0.2, size=(batch_size, layer.kernel.shape[0], INPUT_DIM))
+    upstream = rng.normal(size=(batch_size, NUM_CLASSES, OUTPUT_DIM))
+    inputs, upstream = (ops.convert_to_tensor(x, dtype="float32") for x in (inputs, upstream))
+    gradient = gradient_function(layer)
+    return lambda: gradient(inputs, upstream)
+
+
+def difference_to_textbook(num_inputs):
+    """Largest relative difference of kcaps' dynamic routing to the textbook: poses and gradients.
+
+    Raises:
+        RuntimeError: if it is more than rounding.
+    """
+    ours, textbook = make_layer("dynamic", num_inputs), make_layer("textbook", num_inputs)
+    textbook.kernel.assign(ours.kernel)
+    pairs = zip(
+        *(keras.tree.flatten(layer_call(layer, 8)()) for layer in (ours, textbook)), strict=True
+    )
+    pairs = [tuple(map(ops.convert_to_numpy, pair)) for pair in pairs]
+    difference = np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs])
+    tolerance = 1e-4 if gpu_name() is None else 1e-2  # GPUs multiply matrices in TF32
+    if not difference <= tolerance:
+        raise RuntimeError(
+            "The textbook layer and kcaps' dynamic routing do not compute the same: they differ "
+            f"by {difference:.1e} of the largest value."
+        )
+    return difference
+
+
+def network(name, filters, types):
+    """The reference network without decoder: of a routing, `"textbook"`, or `"convolutions"`."""
+    model = capsnet(
+        IMAGE,
+        NUM_CLASSES,
+        routing="dynamic" if name in ("convolutions", "textbook") else name,
+        filters=filters,
+        num_primary_capsules=types,
+        decoder_units=None,
+    )
+    if name == "convolutions":
+        # A new layer of its settings, because its own name is also that of the first.
+        config = model.get_layer("primary_caps").conv.get_config() | {"name": "primary_conv"}
+        features = keras.layers.Conv2D.from_config(config)(model.get_layer("conv").output)
+        return keras.Model(model.input, features)
+    if name == "textbook":
+        poses = TextbookCaps(NUM_CLASSES, OUTPUT_DIM)(model.get_layer("primary_caps").output)
+        return CapsNet(model.input, CapsuleLength()(poses))
+    return model
+
+
+def mean_square(_, features):
+    return ops.mean(ops.square(features), axis=(1, 2, 3))
+
+
+def step_calls(name, batch_size, filters, types):
+    """Functions that train a network for one step, by row: one for each kind of update it has."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, size=(batch_size, *IMAGE)).astype("float32")
+    labels = rng.integers(NUM_CLASSES, size=batch_size)
+
+    def step(loss="margin", **options):
+        model = network(name, filters, types)
+        model.compile("adam", loss=loss, **options)  # Keras chooses about XLA in every row
+        return lambda: model.train_on_batch(images, labels)
+
+    if name == "convolutions":
+        return {name: step(mean_square)}
+    if network(name, filters, types).routing_variables:
+        return {f"{name}, {update}": step(update=update) for update in ("joint", "alternating")}
+    return {name: step()}

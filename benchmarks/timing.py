@@ -1,0 +1,40 @@
+"""Interleaved timing, and the cells and tables that show it."""
+
+import random
+import time
+
+import numpy as np
+from device import wait
+
+
+def interleaved(rows, repeats):
+    """Seconds of each function of the dict `rows`, as a dict of arrays of `repeats` values."""
+    for function in rows.values():
+        for _ in range(2):  # compiles
+            wait(function())
+    seconds = {name: np.empty(repeats) for name in rows}
+    order, shuffle = list(rows), random.Random(0).shuffle
+    for repeat in range(repeats):
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            wait(rows[name]())
+            seconds[name][repeat] = time.perf_counter() - start
+    return seconds
+
+
+def milliseconds(seconds):
+    """Two cells: the median and the quartiles."""
+    low, median, high = 1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))
+    return f"{median:.4g}", f"{low:.4g} – {high:.4g}"
+
+
+def verdict(ratio, target):
+    """The cell of an upper bound; empty where there is none."""
+    return f"≤ {target:.2f}: {'met' if ratio <= target else 'MISSED'}" if target else ""
+
+
+def table(title, header, rows):
+    print(f"\n## {title}\n")
+    for cells in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(cells)} |", flush=True)
