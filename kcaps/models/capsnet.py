@@ -205,15 +205,12 @@ class CapsNet(TrainingSteps, keras.Model):
 
         return list(search(self.layers))
 
-    def _forward(self, x, training):
-        """The image, the outputs, the class poses and the capsules below them, from one pass."""
+    def _forward(self, x, training, capsules_only=False):
+        """What a step needs of one pass; the routing objective the last layer's input alone."""
         layer = self.class_layer
-        tensors = {
-            "image": self.inputs[0],
-            "outputs": self.output,
-            "poses": layer.output,
-            "capsules": layer.input,
-        }
+        tensors = {"capsules": layer.input}
+        if not capsules_only:
+            tensors |= {"image": self.inputs[0], "outputs": self.output, "poses": layer.output}
         return keras.Model(self.inputs, tensors)(keras.tree.flatten(x), training=training)
 
     def _total_loss(self, x, y, tensors, sample_weight, training):
@@ -249,10 +246,10 @@ class CapsNet(TrainingSteps, keras.Model):
             routing: Whether to step on the routing variables.
 
         Returns:
-            Outputs, the loss (None without `weights`), and a list of
+            Outputs and loss (both None without `weights`), and a list of
             `(scaled objective, optimizer, variables)`.
         """
-        tensors = self._forward(x, training=True)
+        tensors = self._forward(x, training=True, capsules_only=not weights)
         loss, objectives = None, []
         if weights:
             loss = self._total_loss(x, y, tensors, sample_weight, training=True)
@@ -262,7 +259,7 @@ class CapsNet(TrainingSteps, keras.Model):
             negative = self._routing_loss(y, tensors, sample_weight)
             scaled = self.routing_optimizer.scale_loss(negative)
             objectives.append((scaled, self.routing_optimizer, self.routing_variables))
-        return tensors["outputs"], loss, objectives
+        return tensors.get("outputs"), loss, objectives
 
     def _evaluate(self, x, y, sample_weight):
         """Outputs and loss without training."""

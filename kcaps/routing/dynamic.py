@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.activations import safe_norm, squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes
+from kcaps.routing.votes import Votes, softmax_over_outputs
 from kcaps.validation import non_negative, positive_int
 
 
@@ -124,9 +124,9 @@ class DynamicRouting(Routing):
 
     def _softmax(self, logits):
         if not self.leaky:
-            return ops.softmax(logits, axis=0)
+            return softmax_over_outputs(logits)
         none = ops.zeros_like(logits[:1])
-        return ops.softmax(ops.concatenate([none, logits], axis=0), axis=0)[1:]
+        return softmax_over_outputs(ops.concatenate([none, logits], axis=0))[1:]
 
     def get_config(self):
         return {

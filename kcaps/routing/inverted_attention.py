@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes
+from kcaps.routing.votes import Votes, softmax_over_outputs
 from kcaps.validation import positive_int
 
 # PyTorch's, as in the authors' code; Keras' own 0.001 would shrink short sums.
@@ -77,7 +77,7 @@ class InvertedAttentionRouting(Routing):
         if poses is None:
             couplings = ops.full((1, votes.num_inputs, votes.num_outputs), 1.0 / votes.num_outputs)
             return couplings, self._normalize(votes.sum() / votes.num_outputs)
-        couplings = ops.softmax(votes.agreement(poses) / votes.output_dim**0.5, axis=0)
+        couplings = softmax_over_outputs(votes.agreement(poses) / votes.output_dim**0.5)
         poses = self._normalize(votes.weighted_sum(couplings))
         return ops.transpose(couplings, (1, 2, 0)), poses
 

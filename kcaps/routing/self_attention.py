@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.activations import exponential_squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes
+from kcaps.routing.votes import Votes, softmax_over_outputs
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -55,7 +55,7 @@ class SelfAttentionRouting(Routing):
         votes = Votes(inputs, kernel)
         attention = votes.agreement(votes.sum()) / votes.output_dim**0.5  # (j, b, i)
         bias = ops.expand_dims(ops.transpose(ops.cast(self.bias, "float32")), 1)  # (j, 1, i)
-        couplings = ops.softmax(attention, axis=0) + bias
+        couplings = softmax_over_outputs(attention) + bias
         yield ops.transpose(couplings, (1, 2, 0)), exponential_squash(votes.weighted_sum(couplings))
 
     def get_config(self):

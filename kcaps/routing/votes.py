@@ -3,6 +3,21 @@
 from keras import ops
 
 
+def softmax_over_outputs(logits):
+    """Softmax over the first axis, the output capsules.
+
+    `ops.softmax` would transpose the logits on TensorFlow, at several times the cost.
+
+    Args:
+        logits: Float32 tensor of shape `(num_outputs, …)`.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    powers = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=0, keepdims=True)))
+    return powers / ops.sum(powers, axis=0, keepdims=True)
+
+
 class Votes:
     """The votes `û_j|i = u_i W_ij` of all pairs of capsules, in factored form.
 
@@ -35,9 +50,8 @@ class Votes:
         self.inputs, self.kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
         self.num_inputs, self.input_dim, self.num_outputs, self.output_dim = self.kernel.shape
         self._fan_in = self.num_inputs * self.input_dim
-        by_output = ops.reshape(self.kernel, (self._fan_in, self.num_outputs, self.output_dim))
-        self._by_output = ops.transpose(by_output, (1, 0, 2))  # (j, i·k, d)
-        self._transposed = ops.transpose(self._by_output, (0, 2, 1))  # (j, d, i·k)
+        by_input = ops.reshape(self.kernel, (self._fan_in, self.num_outputs, self.output_dim))
+        self._by_output = ops.transpose(by_input, (1, 2, 0))  # (j, d, i·k)
 
     def sum(self):
         """Sums `Σ_i û_j|i` of shape `(batch, num_outputs, output_dim)`."""
@@ -56,7 +70,10 @@ class Votes:
         """
         couplings = ops.expand_dims(ops.cast(couplings, self.inputs.dtype), -1)
         weighted = ops.reshape(couplings * self.inputs, (self.num_outputs, -1, self._fan_in))
-        return ops.transpose(ops.matmul(weighted, self._by_output), (1, 0, 2))
+        # Products with one layout of the kernel, the long axis last: the kernel's gradient is
+        # several times slower the other way round.
+        sums = ops.matmul(weighted, ops.transpose(self._by_output, (0, 2, 1)))  # (j, b, d)
+        return ops.transpose(sums, (1, 0, 2))
 
     def agreement(self, targets):
         """Inner products `⟨û_j|i, t_j⟩`, summed in float32.
@@ -67,7 +84,7 @@ class Votes:
         Returns:
             Float32 tensor of shape `(num_outputs, batch, num_inputs)`.
         """
-        products = ops.matmul(ops.transpose(targets, (1, 0, 2)), self._transposed)  # (j, b, i·k)
+        products = ops.matmul(ops.transpose(targets, (1, 0, 2)), self._by_output)  # (j, b, i·k)
         products = ops.reshape(products, (self.num_outputs, -1, self.num_inputs, self.input_dim))
         return ops.sum(ops.cast(products * self.inputs, "float32"), axis=-1)
 
