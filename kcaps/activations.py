@@ -93,7 +93,8 @@ def exponential_squash(x, axis=-1):
     x = ops.convert_to_tensor(x)
     vectors = ops.cast(x, "float32")
     length = _root(_squared_norm(vectors, axis))
-    # (1 - e^-n) / n is 1 - n/2 to float32's last digit where the quotient would lose some.
-    smallest = 1e-4
-    quotient = -ops.expm1(-length) / ops.maximum(length, smallest)
-    return ops.cast(vectors * ops.where(length > smallest, quotient, 1 - length / 2), x.dtype)
+    # (1 - e^-n) / n, by its series where the difference would lose digits
+    short = 0.1
+    series = 1 - length / 2 * (1 - length / 3 * (1 - length / 4 * (1 - length / 5)))
+    quotient = (1 - ops.exp(-length)) / ops.maximum(length, short)
+    return ops.cast(vectors * ops.where(length < short, series, quotient), x.dtype)

@@ -19,9 +19,10 @@ import export.onnx
 import export.saved_model
 from export import checkpoint, parity, summary
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
-from kcaps.models import capsnet
-from kcaps.routing import ROUTINGS
+from kcaps.models import capsnet, efficient_capsnet
+from kcaps.routing import ROUTINGS, DynamicRouting
 
+DYNAMIC_OPERATORS = {"Shape", "Gather", "Loop", "If", "PartitionedCall"}
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -70,6 +71,19 @@ def test_onnx_file_computes_what_keras_does(tmp_path, rng, routing):
         poses = keras.Model(model.input, model.get_layer("digit_caps").output)
         np.testing.assert_allclose(outputs["class_lengths"], model.predict(x, verbose=0), atol=1e-5)
         np.testing.assert_allclose(outputs["poses"], poses.predict(x, verbose=0), atol=1e-5)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert not {node.op_type for node in graph.node} & DYNAMIC_OPERATORS
+    assert {node.domain for node in graph.node} == {""}
+
+
+def test_efficient_capsnet_and_adaptive_routing(tmp_path):
+    routing = DynamicRouting(num_iterations=4, leaky=True, tolerance=0.01)
+    models = efficient_capsnet((13, 14, 1), 3), small(routing, decoder_units=None)
+    for model in models:
+        rows, _ = export.onnx.export_onnx(model, tmp_path / "model.onnx")
+        assert all(row.passed for row in rows)
+        graph = onnx.load(tmp_path / "model.onnx").graph
+        assert not {node.op_type for node in graph.node} & DYNAMIC_OPERATORS
 
 
 def test_onnx_graph(tmp_path):
@@ -86,9 +100,6 @@ def test_onnx_graph(tmp_path):
         "class_lengths": ["batch", 3],
         "poses": ["batch", 3, 16],
     }
-    operators = {node.op_type for node in graph.graph.node}
-    assert not operators & {"Shape", "Gather", "Loop", "If", "PartitionedCall"}
-    assert {node.domain for node in graph.graph.node} == {""}
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)

@@ -34,12 +34,12 @@ def begin(monkeypatch, *arguments):
     return training.begin("A tiny recipe.", epochs=2, batch_size=16, learning_rate=1e-2)
 
 
-def run_tiny(monkeypatch, output, *arguments):
+def run_tiny(monkeypatch, output, *arguments, routing="l2"):
     args = begin(monkeypatch, "--synthetic", "--limit", 60, "--output", output, *arguments)
     images = data.load("digits", args.data_dir, args.limit, args.synthetic)
     image = keras.Input(images.shape, name="image")
     capsules = PrimaryCaps(2, 4, kernel_size=5, strides=2)(keras.layers.Rescaling(1 / 255)(image))
-    poses = DigitCaps(10, 4, routing="l2")(capsules)
+    poses = DigitCaps(10, 4, routing=routing)(capsules)
     model = CapsNet(image, CapsuleLength()(poses), decoder=decoder(10, 4, images.shape, (8,)))
     model.compile(keras.optimizers.Adam(args.learning_rate), metrics=["accuracy"])
     training.run(model, images, args)
@@ -225,6 +225,27 @@ def test_recipes_run_on_synthetic_images(tmp_path, name):
         assert conv.activation is keras.activations.leaky_relu
     else:
         assert model.decoder is not None and (tmp_path / "ckpt/dimensions.png").exists()
+
+
+def test_study_of_iterations(monkeypatch, tmp_path):
+    run_tiny(monkeypatch, tmp_path / "ckpt", "--epochs", 1, routing="dynamic")
+    study = ("routing_iterations", "--iterations", 6, "--images", 60, "--model")
+    result = recipe(*study, tmp_path / "ckpt")
+    assert result.returncode == 0, result.stderr
+    rows = read_csv(tmp_path / "ckpt/routing_iterations.csv")
+    assert (tmp_path / "ckpt/routing_iterations.png").exists()
+    assert [row[0] for row in rows] == ["iterations", *map(str, range(1, 7))]
+    values = {name: column for name, *column in zip(*rows, strict=True)}
+    assert float(values["class_agreement"][2]) == 1.0
+    assert float(values["entropy"][0]) == pytest.approx(np.log(10), rel=1e-6)
+    assert np.diff([float(x) for x in values["objective"]]).max() < 0
+    report = json.loads((tmp_path / "ckpt/report.json").read_text())
+    assert report["test_images"] == 60
+    assert float(values["accuracy"][2]) == pytest.approx(report["test_accuracy"])
+    run_tiny(monkeypatch, tmp_path / "other", "--epochs", 1)
+    result = recipe(*study, tmp_path / "other")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "was trained with DiscriminativeRouting, not dynamic routing" in result.stderr
 
 
 def test_a_damaged_data_folder(monkeypatch, tmp_path, capsys):

@@ -107,7 +107,7 @@ class DynamicRouting(Routing):
         for _ in range(self.num_iterations - 1):
             targets = ops.stop_gradient(poses) if self.stop_gradient else poses
             logits = logits + constant.agreement(targets)  # (j, b, i)
-            by_output = self._softmax(logits)
+            by_output = softmax_over_outputs(logits, self.leaky)
             sums = votes.weighted_sum(by_output)  # (b, j, d)
             new_couplings, new_poses = ops.transpose(by_output, (1, 2, 0)), squash(sums)
             if self.tolerance is None:
@@ -121,12 +121,6 @@ class DynamicRouting(Routing):
                 changed = ops.abs(objective - before) >= self.tolerance  # (b,)
                 running = ops.logical_and(running, changed[:, None, None])
             yield couplings, poses
-
-    def _softmax(self, logits):
-        if not self.leaky:
-            return softmax_over_outputs(logits)
-        none = ops.zeros_like(logits[:1])
-        return softmax_over_outputs(ops.concatenate([none, logits], axis=0))[1:]
 
     def get_config(self):
         return {

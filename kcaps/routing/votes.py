@@ -3,19 +3,23 @@
 from keras import ops
 
 
-def softmax_over_outputs(logits):
+def softmax_over_outputs(logits, leaky=False):
     """Softmax over the first axis, the output capsules.
 
     `ops.softmax` would transpose the logits on TensorFlow, at several times the cost.
 
     Args:
         logits: Float32 tensor of shape `(num_outputs, …)`.
+        leaky: Whether one more logit, fixed at 0, takes its share.
 
     Returns:
         Tensor of the same shape.
     """
-    powers = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=0, keepdims=True)))
-    return powers / ops.sum(powers, axis=0, keepdims=True)
+    largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True))
+    largest = ops.maximum(largest, 0.0) if leaky else largest
+    powers = ops.exp(logits - largest)
+    total = ops.sum(powers, axis=0, keepdims=True)
+    return powers / (total + ops.exp(-largest) if leaky else total)
 
 
 class Votes:
