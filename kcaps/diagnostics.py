@@ -4,9 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from kcaps import routing as routings
 from kcaps.activations import safe_norm
 from kcaps.layers import DigitCaps
-from kcaps.routing import Votes
+from kcaps.routing import Routing, Votes
 from kcaps.routing import routing_objective as routing_objective
 
 
@@ -66,8 +67,8 @@ def trace_routing(layer, inputs, routing=None):
         layer: A `kcaps.layers.DigitCaps` that has been built.
         inputs: The capsules that enter it, `(batch, num_inputs, input_dim)`. Those of a model on
             images are `keras.Model(model.input, layer.input).predict(images)`.
-        routing: A routing without weights to follow in place of the layer's own, for example
-            `DynamicRouting(num_iterations=50)`. Defaults to the layer's own.
+        routing: A routing without weights, or its name, to follow in place of the layer's own,
+            for example `DynamicRouting(num_iterations=50)`. Defaults to the layer's own.
 
     Returns:
         A dict of NumPy arrays, the first axis of which is the iteration:
@@ -96,8 +97,8 @@ def trace_routing(layer, inputs, routing=None):
     """
     if not isinstance(layer, DigitCaps) or not layer.built:
         raise ValueError(f"`layer` must be a built kcaps.layers.DigitCaps. Received: {layer!r}.")
-    kernel = ops.convert_to_tensor(layer.kernel)
-    inputs = ops.cast(ops.convert_to_tensor(inputs), kernel.dtype)
+    kernel = ops.stop_gradient(ops.convert_to_tensor(layer.kernel))
+    inputs = ops.stop_gradient(ops.cast(ops.convert_to_tensor(inputs), kernel.dtype))
     if tuple(inputs.shape[1:]) != tuple(kernel.shape[:2]):
         raise ValueError(
             f"`inputs` must have the shape (batch, {kernel.shape[0]}, {kernel.shape[1]}) of the "
@@ -106,7 +107,9 @@ def trace_routing(layer, inputs, routing=None):
     if routing is None:
         routing = layer.routing
     else:
-        routing.build(tuple(inputs.shape), tuple(kernel.shape))
+        routing = routings.get(routing)
+        if not routing.built:
+            routing.build(tuple(inputs.shape), tuple(kernel.shape))
         if routing.weights:
             raise ValueError(
                 "`routing` must have no weights: those of another routing are not trained for "
@@ -127,10 +130,11 @@ def trace_routing(layer, inputs, routing=None):
 class RoutingTensorBoard(keras.callbacks.TensorBoard):
     """Keras' TensorBoard callback, which also logs what each routing does.
 
-    At the end of each epoch, the routings of all `DigitCaps` of the model are traced on a fixed
-    batch of images. Objective, entropy and polarisation after each iteration become metrics named
-    like `"digit_caps/entropy_3"` (layer, quantity, iteration), for TensorBoard and for the
-    callbacks that follow in the list.
+    At the end of each epoch, the routings of all `DigitCaps` in the model itself (not those inside
+    its layers) are traced on a fixed batch of images. Objective, entropy and polarisation after
+    each iteration become metrics named like `"digit_caps/entropy_3"` (layer, quantity, iteration),
+    for TensorBoard and for the callbacks that follow in the list: put it before a `CSVLogger`.
+    Like Keras' callback, it needs TensorFlow to be installed, whatever the backend.
 
     Args:
         images: A batch of inputs of the model; some dozens are enough.
@@ -138,7 +142,8 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
         **kwargs: Further arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: at the start of training, if the model has no `DigitCaps`.
+        ValueError: at the start of training, if the model has no `DigitCaps`, or one whose routing
+            implements `call` alone and cannot be traced.
 
     Example:
 
@@ -155,7 +160,16 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
         super().set_model(model)
         self._layers = [layer for layer in model.layers if isinstance(layer, DigitCaps)]
         if not self._layers:
-            raise ValueError("`RoutingTensorBoard` needs a model with DigitCaps layers in it.")
+            raise ValueError(
+                "`RoutingTensorBoard` needs a model with DigitCaps among its layers. "
+                f"Received: model {model.name!r} with {[layer.name for layer in model.layers]}."
+            )
+        for layer in self._layers:
+            if type(layer.routing).iterate is Routing.iterate:
+                raise ValueError(
+                    "`RoutingTensorBoard` needs routings that implement `iterate`, which gives the "
+                    f"couplings. Received: {type(layer.routing).__name__} in layer {layer.name!r}."
+                )
         inputs = {layer.name: layer.input for layer in self._layers}
         self._network = keras.Model(model.input, inputs)
 

@@ -14,7 +14,7 @@ class VoteScaling(keras.initializers.Initializer):
         stddev = scale · num_outputs / sqrt(0.25 · num_inputs · output_dim)
 
     so that, with input capsules of length about one half and the equal couplings
-    `1 / num_outputs` from which every routing starts, the weighted sum of the votes has a length
+    `1 / num_outputs` from which most routings start, the weighted sum of the votes has a length
     of about `scale` before squash.
 
     Args:

@@ -27,18 +27,20 @@ SHOWN = (1, 2, 3, 5, 10, 20, 30, 50)
 
 def measure(layer, capsules, labels, num_iterations):
     """Rows of the table: one for each number of iterations."""
+    config = {**layer.routing.get_config(), "num_iterations": num_iterations, "tolerance": None}
+    longer = DynamicRouting.from_config(config)
     traces, batches = [], range(0, len(capsules), BATCH)
     progress = keras.utils.Progbar(len(batches), unit_name="batch")
     for start in batches:
         batch = capsules[start : start + BATCH]
-        traces.append((len(batch), trace_routing(layer, batch, DynamicRouting(num_iterations))))
+        traces.append((len(batch), trace_routing(layer, batch, longer)))
         progress.add(1)
     mean = {
         name: sum(size * trace[name] for size, trace in traces) / len(capsules)
         for name in ("objective", "entropy", "polarisation")
     }
     classes = np.concatenate([trace["lengths"].argmax(-1) for _, trace in traces], axis=1)
-    trained = min(layer.routing.num_iterations, num_iterations)
+    trained = layer.routing.num_iterations
     return [
         {
             "iterations": n + 1,
@@ -87,6 +89,8 @@ except ValueError as error:
 layer = loaded.model.class_layer
 if not isinstance(layer.routing, DynamicRouting):
     fail(f"{args.model} was trained with {type(layer.routing).__name__}, not dynamic routing")
+if args.iterations < layer.routing.num_iterations:
+    fail(f"--iterations must be at least the {layer.routing.num_iterations} of {args.model}")
 source = loaded.run["data"]
 images = data.load(source["name"], args.data_dir, None, source["loader"] == "synthetic")
 test_images, labels = (part[: args.images] for part in images.test)

@@ -35,7 +35,7 @@ def fresh_keras():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy(policy)
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # collecting garbage takes longer than a test
 
 
 @pytest.fixture

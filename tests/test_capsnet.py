@@ -403,6 +403,12 @@ def test_compile_errors(options, message):
     assert message in str(error.value)
 
 
+def test_one_optimizer_cannot_serve_both():
+    optimizer = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match="must be another optimizer than `optimizer`"):
+        CapsNet(*graph()).compile(optimizer, routing_optimizer=optimizer)
+
+
 def test_averaging_optimizers_are_refused():
     with pytest.raises(ValueError, match="must not average weights"):
         CapsNet(*graph()).compile(keras.optimizers.Adam(use_ema=True))

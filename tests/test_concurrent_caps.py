@@ -59,6 +59,13 @@ def test_equals_the_procedures(rng, num_iterations):
     np.testing.assert_allclose(ops.convert_to_numpy(layer(capsules)), expected, atol=1e-5)
 
 
+def test_config_can_be_used_again():
+    config = stack(3).get_config()
+    copies = [ConcurrentCaps.from_config(config) for _ in range(2)]
+    assert [copy.num_iterations for copy in copies] == [3, 3]
+    assert copies[0].layers[0] is not copies[1].layers[0]
+
+
 def test_one_layer_is_the_routing_alone(rng):
     alone = DigitCaps(5, 4, routing=InvertedAttentionRouting(3))
     layer = ConcurrentCaps([alone], 3)

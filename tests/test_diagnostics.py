@@ -93,8 +93,9 @@ def test_errors(rng):
         diagnostics.trace_routing(DigitCaps(5, 4), capsules)
     with pytest.raises(ValueError, match=r"`inputs` must have the shape \(batch, 6, 3\)"):
         diagnostics.trace_routing(layer, np.zeros((2, 6, 4)))
-    with pytest.raises(ValueError, match="`routing` must have no weights"):
-        diagnostics.trace_routing(layer, capsules, ROUTINGS["l2"]())
+    for routing in ("l2", layer_on(rng, 6, 3, 5, 4, routing="em").routing):
+        with pytest.raises(ValueError, match="`routing` must have no weights"):
+            diagnostics.trace_routing(layer, capsules, routing)
     with pytest.raises(NotImplementedError, match="MeanRouting must implement"):
         diagnostics.trace_routing(layer_on(rng, 6, 3, 5, 4, MeanRouting()), capsules)
 
@@ -122,3 +123,6 @@ def test_callback_logs_to_tensorboard(rng, tmp_path):
             assert [event.step for event in logged] == [0, 1]
     with pytest.raises(ValueError, match="needs a model with DigitCaps"):
         callback.set_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    with pytest.raises(ValueError, match="MeanRouting in layer"):
+        layer = DigitCaps(3, 4, routing=MeanRouting())
+        callback.set_model(keras.Sequential([keras.Input((5, 2)), layer]))

@@ -202,6 +202,14 @@ def test_a_routing_with_weights_serves_one_layer():
         second.build((None, 6, 3))
 
 
+def test_a_routing_without_weights_serves_layers_of_one_dtype():
+    routing = DynamicRouting()
+    for _ in range(2):
+        DigitCaps(5, 4, routing=routing).build((None, 6, 3))
+    with pytest.raises(ValueError, match="has the dtype, of another layer"):
+        DigitCaps(5, 4, routing=routing, dtype="mixed_bfloat16").build((None, 6, 3))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -397,6 +397,43 @@ def test_a_users_routing_works_saves_and_loads(problem, tmp_path):
     assert loaded.layers[-1].routing.power == 2.0
 
 
+def test_changed_settings_count_in_training_too(problem):
+    routing = DynamicRouting(1)
+    call(routing, *problem, True)
+    routing.num_iterations = 4
+    expected = call(DynamicRouting(4), *problem, False)
+    np.testing.assert_allclose(call(routing, *problem, True), expected, atol=1e-6)
+
+
+class DroppingRouting(Routing):
+    """A user's routing that differs in training, by a layer of its own and by the argument."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dropout = keras.layers.Dropout(0.5, seed=0)
+
+    def call(self, inputs, kernel, training=None):
+        poses = self.dropout(ops.sum(self.votes(inputs, kernel), axis=1))
+        return poses + 100.0 if training else poses
+
+
+def test_training_reaches_the_routing_and_its_layers(problem):
+    layer = DigitCaps(5, 4, routing=DroppingRouting())
+    inputs = problem[0]
+    for training in (None, True, False, True, None):
+        poses = ops.convert_to_numpy(layer(inputs, training=training))
+        dropped = np.isclose(poses, 100.0 if training else 0.0, atol=1e-6).mean()
+        assert (0.2 < dropped < 0.8) if training else dropped == 0
+        assert (np.abs(poses).max() > 50) == bool(training)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_batch_gives_no_poses(problem, name):
+    routing = routings.get(name)
+    build(routing, problem)
+    assert routing(problem[0][:0], problem[1], training=False).shape == (0, 5, 4)
+
+
 def test_a_routing_without_call_says_so(problem):
     with pytest.raises(NotImplementedError, match=r"must implement `call\(inputs, kernel\)`"):
         Routing()(*problem, training=False)
@@ -413,6 +450,10 @@ def test_a_routing_without_call_says_so(problem):
         (lambda: EMRouting(inverse_temperature=-1), "`inverse_temperature` must be a finite"),
         (lambda: EMRouting(variance_floor=0), "`variance_floor` must be positive"),
         (lambda: InvertedAttentionRouting(0.5), "num_iterations=0.5"),
+        (
+            lambda: InvertedAttentionRouting().build((None, 6, 3), (6, 3, 5, 1)),
+            "output capsules of at least 2 components",
+        ),
         (lambda: DiscriminativeRouting("l3"), "`penalty` must be one of 'l1', 'l2'"),
         (lambda: DiscriminativeRouting("l1", -1), "`penalty_weight` must be a finite number >= 0"),
         (lambda: DiscriminativeRouting("l1", reduction="max"), "`reduction` must be one of"),

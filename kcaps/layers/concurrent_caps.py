@@ -15,7 +15,8 @@ class ConcurrentCaps(keras.layers.Layer):
     In the first iteration the layers route one after the other, each on the poses of the layer
     below. In each further one, all layers take a step at the same time, from the poses that they
     and the layers below them had after the iteration before; so that information from above
-    reaches the lower layers while these still change.
+    reaches the lower layers while these still change. `kcaps.diagnostics` and the decoder of
+    `CapsNet` look at `DigitCaps` in the model itself, not at those in here.
 
     Args:
         layers: List of `DigitCaps` with `InvertedAttentionRouting`, lowest first. The number of
@@ -94,5 +95,5 @@ class ConcurrentCaps(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in config.pop("layers")]
-        return cls(layers, **config)
+        layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
+        return cls(**{**config, "layers": layers})

@@ -13,7 +13,8 @@ class DigitCaps(keras.layers.Layer):
     """Capsules that receive the votes of all capsules of the layer below.
 
     Each pair of an input capsule `i` and an output capsule `j` has a matrix `W_ij` of its own,
-    which turns the input into a vote; a routing weighs and adds the votes:
+    which turns the input into a vote; a routing weighs and adds the votes, with a non-linearity of
+    its own, mostly squash:
 
         û_j|i = u_i W_ij,  v_j = squash(Σ_i c_ij û_j|i)
 
@@ -21,8 +22,8 @@ class DigitCaps(keras.layers.Layer):
         num_capsules: Positive integer, number of output capsules: the classes, in a last layer.
         capsule_dim: Positive integer, components of an output capsule.
         routing: Name (see `kcaps.routing.ROUTINGS`), config or instance of a
-            `kcaps.routing.Routing`. A routing that owns weights serves one layer.
-            Defaults to `"dynamic"`.
+            `kcaps.routing.Routing`. A routing that owns weights serves one layer; all take the
+            layer's dtype. Defaults to `"dynamic"`.
         kernel_initializer: Initializer of the kernel, or None for
             `kcaps.initializers.VoteScaling()`. Defaults to None.
         kernel_regularizer: Regularizer of the kernel. Defaults to None.
@@ -82,10 +83,12 @@ class DigitCaps(keras.layers.Layer):
                 "`DigitCaps` needs a known number and dimension of input capsules. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
-        if self.routing.built and self.routing.weights:
+        other_dtype = self.routing.dtype_policy != self.dtype_policy
+        if self.routing.built and (self.routing.weights or other_dtype):
             raise ValueError(
-                "`routing` owns weights that belong to another layer. Give each layer an instance "
-                f"of its own. Received: routing={self.routing.name!r} for layer {self.name!r}."
+                "`routing` owns weights, or has the dtype, of another layer. Give each layer an "
+                f"instance of its own. Received: routing={self.routing.name!r} for layer "
+                f"{self.name!r}."
             )
         self.kernel = self.add_weight(
             shape=(num_inputs, input_dim, self.num_capsules, self.capsule_dim),

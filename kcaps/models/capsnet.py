@@ -9,7 +9,7 @@ from kcaps.validation import non_negative, one_of, positive_int
 if keras.backend.backend() == "jax":
     from kcaps.models.jax_steps import TrainingSteps, num_replicas
 else:
-    from kcaps.models.eager_steps import TrainingSteps, num_replicas
+    from kcaps.models.in_place_steps import TrainingSteps, num_replicas
 
 UPDATES = ("alternating", "joint")
 
@@ -32,7 +32,8 @@ class CapsNet(TrainingSteps, keras.Model):
       training, of the longest capsules otherwise) and adds its error to the loss. It is not part
       of `outputs`; `model.decoder` is a model of its own.
 
-    Without either, the model trains by Keras' own step.
+    Without either, the model trains by Keras' own step. `keras.models.clone_model` rebuilds models
+    from their graph alone: a clone has no decoder.
 
     Args:
         inputs: Input tensor of a functional model.
@@ -109,6 +110,11 @@ class CapsNet(TrainingSteps, keras.Model):
                 "Give `routing_optimizer` or `routing_learning_rate`, not both. Received: "
                 f"routing_optimizer={routing_optimizer!r}, "
                 f"routing_learning_rate={routing_learning_rate!r}."
+            )
+        if routing_optimizer is not None and routing_optimizer is optimizer:
+            raise ValueError(
+                "`routing_optimizer` must be another optimizer than `optimizer`: each keeps the "
+                f"state of its own variables. Received: {routing_optimizer!r} for both."
             )
         one_of("update", update, UPDATES)
         steps = (

@@ -84,7 +84,7 @@ class DiscriminativeRouting(Routing):
         coefficients_initializer: Initializer of the coefficients, or None for the constant
             `1 / num_outputs`, the equal couplings of the other routings. Zero is a fixed point
             of the update. Defaults to None.
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Input shape:
         Capsules `(batch, num_inputs, input_dim)` and kernel

@@ -30,10 +30,12 @@ def routing_objective(sums):
     - [Ye, Li and Shen, 2025](https://arxiv.org/abs/2501.06240).
     """
     lengths = safe_norm(sums)  # (b, j)
-    squared = ops.square(lengths)
-    # The difference loses its digits at short lengths; the series is exact to float32 there.
+    # The difference loses its digits at short lengths; the series is exact to float32 there. It
+    # is kept from long ones, where it would overflow and spoil the gradient.
+    short = ops.minimum(lengths, 0.2)
+    squared = ops.square(short)
     series = 1 / 3 - squared * (1 / 5 - squared * (1 / 7 - squared / 9))
-    terms = ops.where(lengths < 0.2, lengths * squared * series, lengths - ops.arctan(lengths))
+    terms = ops.where(lengths < 0.2, short * squared * series, lengths - ops.arctan(lengths))
     return -ops.sum(terms, axis=-1)
 
 
@@ -60,7 +62,7 @@ class DynamicRouting(Routing):
             objective (`kcaps.routing.routing_objective`) changes by less than this;
             `num_iterations` is then the most that it may take. The cost stays that of
             `num_iterations`. Defaults to None: all iterations count.
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Input shape:
         Capsules `(batch, num_inputs, input_dim)` and kernel

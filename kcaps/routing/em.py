@@ -73,9 +73,10 @@ class EMRouting(Routing):
 
     Args:
         num_iterations: Positive integer, number of M-steps. Defaults to 3.
-        inverse_temperature: Number >= 0, where the inverse temperature ends. Defaults to 0.01.
+        inverse_temperature: Number >= 0, the limit of the inverse temperature; three iterations
+            reach a seventh of it. Defaults to 0.01.
         variance_floor: Positive number, added to the variances. Defaults to 0.0005.
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Input shape:
         Capsules `(batch, num_inputs, input_dim)` and kernel

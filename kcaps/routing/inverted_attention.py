@@ -30,7 +30,7 @@ class InvertedAttentionRouting(Routing):
 
     Args:
         num_iterations: Positive integer. Defaults to 2.
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Input shape:
         Capsules `(batch, num_inputs, input_dim)` and kernel
@@ -40,7 +40,8 @@ class InvertedAttentionRouting(Routing):
         Poses `(batch, num_outputs, output_dim)`.
 
     Raises:
-        ValueError: if `num_iterations` is not a positive integer.
+        ValueError: if `num_iterations` is not a positive integer, or the output capsules have one
+            component.
 
     Example:
 
@@ -58,6 +59,12 @@ class InvertedAttentionRouting(Routing):
 
     def build(self, input_shape, kernel_shape):
         dim = kernel_shape[-1]
+        if dim == 1:
+            raise ValueError(
+                "`InvertedAttentionRouting` needs output capsules of at least 2 components: layer "
+                "normalisation makes a single one zero. Received: a kernel of shape "
+                f"{tuple(kernel_shape)}."
+            )
         self.scale = self.add_weight(shape=(dim,), initializer="ones", name="scale")
         self.offset = self.add_weight(shape=(dim,), initializer="zeros", name="offset")
         self.built = True

@@ -1,5 +1,6 @@
 """The contract of a routing: from capsules and a kernel to the capsules of the next layer."""
 
+import json
 import weakref
 
 import keras
@@ -33,12 +34,13 @@ class Routing(keras.layers.Layer):
     component.
 
     Args:
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Call arguments:
         inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
         kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
-        training: Whether the model trains; decides on XLA only.
+        training: Whether the model trains. It decides on XLA, and reaches layers inside the
+            routing and a `call` that takes it, as in any Keras layer.
 
     Output shape:
         Poses of shape `(batch, num_outputs, output_dim)`.
@@ -79,7 +81,7 @@ class Routing(keras.layers.Layer):
 
     def __call__(self, inputs, kernel, training=None):
         if isinstance(inputs, keras.KerasTensor):
-            return super().__call__(inputs, kernel)
+            return super().__call__(inputs, kernel, training=training)
         inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
         if not self.built:
             self.build(tuple(inputs.shape), tuple(kernel.shape))
@@ -87,8 +89,8 @@ class Routing(keras.layers.Layer):
             import tensorflow as tf
 
             if tf.executing_eagerly() if training is None else training:
-                return self._call_compiled(inputs, kernel)
-        return super().__call__(inputs, kernel)
+                return self._call_compiled(inputs, kernel, training)
+        return super().__call__(inputs, kernel, training=training)
 
     @property
     def routing_variables(self):
@@ -114,16 +116,19 @@ class Routing(keras.layers.Layer):
         """
         return Votes(inputs, kernel).dense()
 
-    def _call_compiled(self, inputs, kernel):
+    def _call_compiled(self, inputs, kernel, training):
         import tensorflow as tf
 
         if self not in _COMPILED:
             routing = weakref.ref(self)  # no cycle: the dictionary must not keep its key alive
             _COMPILED[self] = tf.function(
-                lambda *args: _stateless_call(routing(), *args), jit_compile=True
+                lambda config, *args: _stateless_call(routing(), *args), jit_compile=True
             )
         variables = self.variables
         poses, updates = _COMPILED[self](
+            # Python values, each of which has a trace of its own: settings may change.
+            json.dumps(self.get_config(), sort_keys=True, default=str),
+            training,
             [variable.value for variable in variables],
             ops.cast(inputs, self.compute_dtype),
             ops.cast(kernel, self.compute_dtype),
@@ -133,12 +138,12 @@ class Routing(keras.layers.Layer):
         return poses
 
 
-def _stateless_call(routing, values, inputs, kernel):
+def _stateless_call(routing, training, values, inputs, kernel):
     """Poses, and the new values of the variables that the call assigned, by their index."""
     variables = routing.variables
     with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
         before = [scope.get_current_value(variable) for variable in variables]
-        poses = routing.call(inputs, kernel)
+        poses = keras.layers.Layer.__call__(routing, inputs, kernel, training=training)
     after = [scope.get_current_value(variable) for variable in variables]
     pairs = enumerate(zip(before, after, strict=True))
     return poses, {index: new for index, (old, new) in pairs if new is not old}

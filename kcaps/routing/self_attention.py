@@ -22,7 +22,7 @@ class SelfAttentionRouting(Routing):
 
     Args:
         bias_initializer: Initializer of the bias. Defaults to `"zeros"`.
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Input shape:
         Capsules `(batch, num_inputs, input_dim)` and kernel

@@ -18,7 +18,7 @@ class UniformRouting(Routing):
     capsules, squashed. What another routing gains, it gains over this one.
 
     Args:
-        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+        **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Input shape:
         Capsules `(batch, num_inputs, input_dim)` and kernel

@@ -15,8 +15,8 @@ def softmax_over_outputs(logits, leaky=False):
     Returns:
         Tensor of the same shape.
     """
-    largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True))
-    largest = ops.maximum(largest, 0.0) if leaky else largest
+    smallest = 0.0 if leaky else -float("inf")  # with which an empty batch has a maximum too
+    largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True, initial=smallest))
     powers = ops.exp(logits - largest)
     total = ops.sum(powers, axis=0, keepdims=True)
     return powers / (total + ops.exp(-largest) if leaky else total)
@@ -90,7 +90,8 @@ class Votes:
         """
         products = ops.matmul(ops.transpose(targets, (1, 0, 2)), self._by_output)  # (j, b, i·k)
         products = ops.reshape(products, (self.num_outputs, -1, self.num_inputs, self.input_dim))
-        return ops.sum(ops.cast(products * self.inputs, "float32"), axis=-1)
+        products = ops.cast(products, "float32") * ops.cast(self.inputs, "float32")
+        return ops.sum(products, axis=-1)
 
     def detached(self):
         """The same votes as constants for the gradient."""
