@@ -143,7 +143,7 @@ def test_earlier_coefficients_follow_by_the_chain_rule(batch):
         hidden.routing.coefficients.assign(coefficients)
         capsules = keras.Model(model.input, last.input)(x, training=False)
         gain = last.routing.objective(capsules, ops.convert_to_tensor(last.kernel), y)
-        return float(gain - hidden.routing.penalty_term())
+        return float(ops.convert_to_numpy(gain - hidden.routing.penalty_term()))
 
     index, step = (2, 3), 1e-2
     shift = np.zeros_like(b)

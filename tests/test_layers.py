@@ -77,8 +77,8 @@ def test_mixed_precision(rng, gradient, make, shape, output, policy):
     outputs = mixed(inputs)
     assert keras.backend.standardize_dtype(outputs.dtype) == mixed(keras.Input(shape)).dtype
     error = ops.convert_to_numpy(ops.cast(outputs, "float32") - exact(inputs))
-    # bfloat16 has 8 bits of mantissa
-    assert np.abs(error).max() < (0.025 if policy == "mixed_bfloat16" else 0.005)
+    # bfloat16 has 8 bits of mantissa; layer normalisation magnifies the rounding
+    assert np.abs(error).max() < (0.05 if policy == "mixed_bfloat16" else 0.01)
 
 
 def test_primary_caps_group_neighbouring_channels_of_a_position(rng):
