@@ -31,6 +31,7 @@ from subjects import (
 )
 from timing import interleaved, milliseconds, table, verdict
 
+from export.command import Parser, positive
 from kcaps.routing import ROUTINGS, DynamicRouting
 
 REFERENCE = {
@@ -204,33 +205,29 @@ def names_of(known):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch-size", type=int, help="of layer and step (default: 64)")
-    parser.add_argument("--repeats", type=int, help="runs of each row (default: 11)")
+    parser = Parser(__doc__)
+    size = {"type": positive(int), "default": argparse.SUPPRESS}
+    parser.add_argument("--batch-size", help="of layer and step (default: 64)", **size)
+    parser.add_argument("--repeats", help="runs of each row (default: 11)", **size)
     parser.add_argument(
         "--only",
         type=names_of(SECTIONS),
-        default=list(SECTIONS),
+        default=",".join(SECTIONS),
         metavar="SECTION,...",
-        help=f"of {', '.join(SECTIONS)} (default: all)",
+        help="tables to print",
     )
     parser.add_argument(
         "--routings",
         type=names_of(ROUTINGS),
-        default=list(ROUTINGS),
+        default=",".join(ROUTINGS),
         metavar="NAME,...",
-        help="rows of layer, step and memory (default: all routings)",
+        help="rows of layer, step and memory",
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
     sizes = QUICK if args.quick else REFERENCE
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    args = argparse.Namespace(**sizes | given)
-    if min(args.batch_size, args.repeats) < 1:
-        parser.error("--batch-size and --repeats must be positive")
+    args = argparse.Namespace(**sizes | vars(args))
     args.num_inputs = POSITIONS * args.types
     args.targets = (
         sizes is REFERENCE
@@ -243,7 +240,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    if getattr(args, "peak", None):
+    if args.peak:
         return print_peak(args)
     print(f"# Benchmark\n\n{versions()}, {datetime.date.today()}{commit()}")
     difference = difference_to_textbook(args.num_inputs)
