@@ -1,15 +1,20 @@
-"""Safe loading of checkpoint folders, and the model that is exported from them."""
+"""Safe loading of checkpoint folders."""
 
 import dataclasses
+import hashlib
 import json
+import math
 import pathlib
+import warnings
 import zipfile
 
 import keras
+import numpy as np
 
-from kcaps.layers import CapsuleLength
+from export.command import first_line
 
 FIX = "Train one with `python recipes/digits.py --output ckpt/`."
+_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
 class CheckpointError(ValueError):
@@ -18,17 +23,19 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint folder: the model, and what `run.json` says of it."""
+    """A loaded checkpoint folder: the model, what `run.json` says of it, and its hash."""
 
     folder: pathlib.Path
     model: keras.Model
     run: dict
+    sha256: str
 
 
 def load(folder):
     """Loads the checkpoint folder that a recipe wrote.
 
-    The model is read with `safe_mode=True`: no Lambda layer and no pickled object is run.
+    The model is read with `safe_mode=True`: no Lambda layer and no pickled object is run. Before,
+    the archive is checked: whole, and without members that Keras does not write.
 
     Args:
         folder: Path of the folder.
@@ -38,7 +45,7 @@ def load(folder):
 
     Raises:
         CheckpointError: if the folder is missing or empty, holds no kcaps run, or its model
-            cannot be read.
+            cannot be read or has weights that are not finite.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -50,79 +57,93 @@ def load(folder):
         raise CheckpointError(
             f"{folder} holds a run without model.keras: no epoch of it was finished. {FIX}"
         )
+    _check_archive(path)
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # damaged archives fail in many ways inside Keras
-        kind = "is damaged" if not zipfile.is_zipfile(path) else "cannot be loaded safely"
-        raise CheckpointError(f"{path} {kind}: {_first_line(error)}. {FIX}") from error
-    return Checkpoint(folder, model, run)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is checked below
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # files that Keras did not write fail in many ways inside it
+        raise CheckpointError(
+            f"{path} cannot be loaded safely: {first_line(error)}. {FIX}"
+        ) from error
+    for variable in model.variables:
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+            raise CheckpointError(
+                f"{path} has a weight that is not finite, {variable.path}: its training diverged. "
+                "Train again, with a smaller learning rate."
+            )
+    _check_labels(folder / "run.json", run, model)
+    return Checkpoint(folder, model, run, file_hash(path))
+
+
+def file_hash(path):
+    """SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_archive(path):
+    """Refuses an archive that is cut, damaged, or holds what a Keras model does not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile, zlib and struct have no common base
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}. {FIX}") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: its {damaged} has a wrong checksum. {FIX}")
+    for name in names:
+        parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
+        if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
+            raise CheckpointError(
+                f"{path} cannot be loaded safely: its member {name!r} climbs out of the archive"
+            )
+        if name not in _MEMBERS and parts[:1] != ("assets",):
+            raise CheckpointError(
+                f"{path} cannot be loaded safely: Keras does not write its member {name!r}"
+            )
+    for name in _MEMBERS:
+        if names.count(name) != 1:
+            raise CheckpointError(
+                f"{path} cannot be loaded safely: it has {names.count(name)} members {name!r}, "
+                "expected one"
+            )
 
 
 def _read_run(path):
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is not a kcaps checkpoint: it has no run.json. {FIX}")
     try:
-        run = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_first_line(error)}. {FIX}") from error
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}. {FIX}") from error
     if not isinstance(run, dict) or "kcaps" not in run or not isinstance(run.get("data"), dict):
         raise CheckpointError(f"{path} was not written by a kcaps recipe. {FIX}")
+    for key in ("kcaps", "recipe"):
+        if not isinstance(run.get(key), str):
+            raise CheckpointError(f"{path}: {key!r} must be text. Received: {run.get(key)!r:.80}")
+    labels = run.get("labels")
+    if not isinstance(labels, list) or not labels or not all(isinstance(x, str) for x in labels):
+        raise CheckpointError(
+            f"{path}: 'labels' must be a list of the classes' names. Received: {labels!r:.80}"
+        )
+    pair = run.get("input_range")
+    if not (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(type(x) in (int, float) and math.isfinite(x) for x in pair)
+        and pair[0] < pair[1]
+    ):
+        raise CheckpointError(
+            f"{path}: 'input_range' must be two numbers, the lower first. Received: {pair!r:.80}"
+        )
     return run
 
 
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def inference_model(model):
-    """The model that is exported: one input `image`, outputs with the names users ask for.
-
-    Where an output of the model comes from `CapsuleLength`, it is called `class_lengths` and the
-    capsules that it measures are added as `poses`; other outputs keep their names.
-
-    Args:
-        model: A functional Keras model with one input.
-
-    Returns:
-        A `keras.Model` that shares the layers of `model` and returns a dict of named outputs.
-
-    Raises:
-        ValueError: if the model is not functional or has several inputs, or Keras runs on a
-            backend other than TensorFlow, or the input's size is not known.
-    """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Models are exported from Keras' TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
-            f"Received: backend {keras.backend.backend()!r}."
+def _check_labels(path, run, model):
+    shapes = [tuple(getattr(output, "shape", ())) for output in getattr(model, "outputs", ())]
+    classes = [shape[1] for shape in shapes if len(shape) == 2]
+    if classes and len(run["labels"]) != classes[0]:
+        raise CheckpointError(
+            f"{path} names {len(run['labels'])} labels, the model has {classes[0]} classes"
         )
-    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        raise ValueError(
-            "`model` must be a functional or built sequential Keras model. "
-            f"Received: {type(model).__name__} without a graph."
-        )
-    if len(model.inputs) != 1:
-        raise ValueError(
-            f"`model` must have one input, the image. Received: {len(model.inputs)} inputs."
-        )
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
-    image = model.inputs[0]
-    is_number = keras.backend.is_float_dtype(image.dtype) or keras.backend.is_int_dtype(image.dtype)
-    if None in image.shape[1:] or not is_number:
-        raise ValueError(
-            "`model` must have an input of numbers, and of known sizes but for the batch. "
-            f"Received: shape {image.shape}, dtype {image.dtype}."
-        )
-    named = model.output
-    if not isinstance(named, dict):
-        named = dict(zip(model.output_names, model.outputs, strict=True))
-    outputs = {}
-    for name, tensor in named.items():
-        layer, node, _ = tensor._keras_history
-        if isinstance(layer, CapsuleLength) and "class_lengths" not in outputs:
-            outputs["class_lengths"] = tensor
-            outputs["poses"] = layer._inbound_nodes[node].input_tensors[0]
-        else:
-            outputs[name] = tensor
-    return keras.Model(model.inputs, outputs, name=model.name)

@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -64,6 +62,12 @@ def positive(kind):
     return parse
 
 
+def first_line(error):
+    """Kind and first line of an error, for messages of one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
 def export_parser(description, output):
     """Command line of an exporter; `output` is the default name in the checkpoint folder."""
     result = Parser(description)
@@ -71,45 +75,47 @@ def export_parser(description, output):
         "--model", type=pathlib.Path, required=True, help="checkpoint folder of a recipe"
     )
     result.add_argument("--output", type=pathlib.Path, help=f"default: {output} in that folder")
+    result.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    result.add_argument(
+        "--with-decoder", action="store_true", help="add the decoder's image as `reconstruction`"
+    )
     result.add_argument(
         "--tolerance", type=positive(float), default=1e-5, help="largest difference to Keras"
+    )
+    result.add_argument(
+        "--limit", type=positive(int), help="compare on at most so many test images"
     )
     return result
 
 
-def run_export(export, args, name, **options):
-    """Loads the checkpoint, exports it, and prints the table.
+def run_export(export, args, place):
+    """Loads the checkpoint, exports it, and prints the steps and the table.
 
     Ends the program with one line on stderr: code 2 for input that cannot be used, code 1 for a
-    file that failed its check and was removed.
-    """
-    from export import checkpoint, parity
+    file that failed its check and was not written.
 
-    output = args.output or args.model / name
+    Args:
+        export: Function `(path, checkpoint, test_images, show)` that returns a `Report`.
+        args: Arguments of `export_parser`.
+        place: Function from the content of `run.json` to the path to write.
+    """
+    from export import checkpoint, images, parity
+
+    path = None
     try:
         loaded = checkpoint.load(args.model)
-        rows, images = export(
-            loaded.model, output, tolerance=args.tolerance, run=loaded.run, **options
-        )
+        path = place(loaded.run)
+        own = [loaded.folder / name for name in ("model.keras", "run.json", "report.json")]
+        if path.resolve() in [name.resolve() for name in own]:
+            raise ValueError(f"--output {path} is a file of the checkpoint itself")
+        print(f"✓ {'load':<11}{args.model}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
+        report = export(path, loaded, images.of_run(loaded.run, args.limit), print)
     except ValueError as error:
         fail(error)
     except OSError as error:
-        fail(f"{output} cannot be written: {error.strerror or error}")
+        fail(f"{path or args.model} cannot be written: {error.strerror or error}")
     except parity.ParityError as error:
-        kept = f", the earlier {output} was kept" if output.exists() else ""
+        kept = f", the earlier {path} was kept" if path.exists() else ""
         fail(f"{error}; no file was written{kept}", code=1)
-    worst = max(row.difference for row in rows if row.output != "class")
-    report = {
-        "largest_difference": worst,
-        "images": images,
-        "comparison": [dataclasses.asdict(row) for row in rows],
-    }
-    report_path(output).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{args.model} → {output}, compared with Keras on {images}")
-    print("\n".join(map(str, rows)))
-    print(f"✓ {output} computes what the checkpoint does; largest difference {worst:.1e}")
-
-
-def report_path(output):
-    """Where the report of an exported file or folder lies: beside it."""
-    return output.with_name(f"{output.name}.json")
+    print(report)
+    print(f"✓ {path} computes what the checkpoint does; {report.summary}")

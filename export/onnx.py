@@ -3,121 +3,266 @@
 python -m export.onnx --model ckpt/
 """
 
+import collections
+import dataclasses
 import json
-import os
+import math
 import pathlib
-import tempfile
 
 from export import command
 
 with command.quiet_tensorflow():
-    import tensorflow as tf
+    import tensorflow  # noqa: F401
 
-import numpy as np
 import onnx
 import onnxruntime
+import onnxslim
 import tf2onnx
 
 import kcaps
-from export.checkpoint import inference_model
-from export.parity import ParityError, comparison_images, verify
+from export import files, graph, images, precision, runtime, serving
+from export.fold import fold_routing
+from export.inference import inference_model
+from export.parity import BATCH_SIZES, ParityError, compare
+from export.report import Report, Steps
 
 OPSETS = range(13, 19)
 
 
-def export_onnx(model, path, opset=18, tolerance=1e-5, run=None):
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `export_onnx`, and of the command line.
+
+    Args:
+        opset: Version of the ONNX operator set, from 13 to 18.
+        batch_size: The only batch size of the file, or None for any.
+        precision: `"float32"`, `"float16"` (convolutions and products) or `"int8"`
+            (convolutions).
+        max_accuracy_drop: Points of test accuracy that float16 and int8 may lose. Defaults to
+            None: 0.1 for float16, 0.5 for int8.
+        provider: `"cpu"`, `"cuda"` or `"tensorrt"`: where the file is verified.
+        with_decoder: Whether the file has the output `reconstruction`.
+        tolerance: Largest absolute difference to Keras that passes in float32.
+        overwrite: Whether an existing file may be replaced.
+    """
+
+    opset: int = 18
+    batch_size: int | None = None
+    precision: str = "float32"
+    max_accuracy_drop: float | None = None
+    provider: str = "cpu"
+    with_decoder: bool = False
+    tolerance: float = 1e-5
+    overwrite: bool = True
+
+    def __post_init__(self):
+        if type(self.opset) is not int or self.opset not in OPSETS:
+            raise ValueError(f"`opset` must be from 13 to 18. Received: opset={self.opset!r}.")
+        if self.precision not in precision.PRECISIONS:
+            raise ValueError(
+                f"`precision` must be one of {list(precision.PRECISIONS)}. "
+                f"Received: precision={self.precision!r}."
+            )
+        size = self.batch_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}.")
+        if not 0 < self.tolerance < math.inf:
+            raise ValueError(f"`tolerance` must be positive. Received: {self.tolerance!r}.")
+        if self.max_accuracy_drop is None:
+            drop = precision.MAX_ACCURACY_DROP[self.precision]
+            object.__setattr__(self, "max_accuracy_drop", drop)
+        elif not 0 <= self.max_accuracy_drop <= 100:
+            raise ValueError(
+                "`max_accuracy_drop` must be from 0 to 100 points. "
+                f"Received: {self.max_accuracy_drop!r}."
+            )
+
+
+def export_onnx(model, path, test_images=None, checkpoint=None, on_step=None, **options):
     """Writes an ONNX file that is known to compute what the Keras model does.
 
-    The graph is converted, checked by ONNX's own checker, loaded in ONNX Runtime and compared
-    with the model at batch sizes 1, 7 and 64. Only then does the file appear at `path`.
+    Routing coefficients are multiplied into kernels, the graph is traced, converted, simplified,
+    checked, opened in ONNX Runtime and compared with the model at batch sizes 1, 7 and 64. Only
+    then does the file appear at `path`, with a report `path.json` beside it. The same model gives
+    the same file, byte for byte.
 
     Args:
         model: A functional Keras model with one input.
-        path: Path of the file to write. An existing file is replaced.
-        opset: Version of the ONNX operator set, from 13 to 18. Defaults to 18.
-        tolerance: Largest absolute difference to Keras that passes. Defaults to 1e-5.
-        run: Content of the checkpoint's `run.json`: names the images to compare on and goes into
-            the file's metadata. Defaults to None: random images.
+        path: Path of the file to write.
+        test_images: An `export.images.Images` to compare on. float16 needs labels in it, int8
+            training images too. Defaults to None: those of the checkpoint's data set, or random
+            ones.
+        checkpoint: The `export.checkpoint.Checkpoint` of the model: its labels, recipe and hash go
+            into the file's metadata. Defaults to None.
+        on_step: Function of one line, called after each step. Defaults to None.
+        **options: Fields of `export.onnx.Options`, e.g. `precision="float16"`.
 
     Returns:
-        The rows of the comparison (`export.parity.Row`) and a description of the images.
+        An `export.report.Report`.
 
     Raises:
-        ValueError: for a model that cannot be exported, or an unsupported opset.
+        ValueError: for a model that cannot be exported, an option that cannot be met, or an
+            existing file that may not be replaced.
         OSError: if `path` cannot be written.
-        ParityError: if the file does not load or does not compute the same; nothing is written.
+        ParityError: if the file does not load, does not compute the same, or loses too much
+            accuracy; nothing is written.
 
     Example:
 
-    >>> rows, images = export_onnx(model, "model.onnx")
+    >>> report = export_onnx(model, "model.onnx")
+    >>> report.largest_difference <= 1e-5
+    True
     """
-    if opset not in OPSETS:
-        raise ValueError(f"`opset` must be from 13 to 18. Received: opset={opset}.")
-    path, run = pathlib.Path(path), run or {}
-    model = inference_model(model)
-    image = model.inputs[0]
-    graph = _convert(model, image, opset)
-    onnx.helper.set_model_props(graph, _metadata(run))
-    images, description = comparison_images(run, image)
-
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        onnx.save(graph, aside)
-        rows = verify(model.predict_on_batch, _session(aside), images, tolerance)
-        os.chmod(aside, 0o644)  # mkstemp's own mode is for the owner alone
-        os.replace(aside, path)
-    finally:
-        pathlib.Path(aside).unlink(missing_ok=True)
-    return rows, description
+    return _export(
+        pathlib.Path(path), model, test_images, checkpoint, Steps(on_step), Options(**options)
+    )
 
 
-def _convert(model, image, opset):
-    """ONNX graph of a model with input `image` and the model's output names."""
-    # training=False also keeps XLA out of the trace: ONNX has no operator for it.
-    function = tf.function(lambda image: model(image, training=False))
-    signature = [tf.TensorSpec(image.shape, image.dtype, name="image")]
-    try:
-        converted, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
-    except Exception as error:  # whatever the tracer and the converter may raise
-        raise ValueError(f"`model` cannot be converted to ONNX: {error}") from error
-    for value in (*converted.graph.input, *converted.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    return converted
+def _export(path, model, test_images, checkpoint, steps, options, more_files=None):
+    """`export_onnx`; `more_files` is a function from the graph to further files and their texts."""
+    runtime.check_provider(options.provider)
+    reference = inference_model(model, options.with_decoder)
+    run = checkpoint.run if checkpoint else {}
+    test_images = images.choose(test_images, checkpoint, reference.inputs[0])
+    _check_judged(test_images, options.precision)
+    with files.aside(path, options.overwrite) as folder:
+        proto = _build(reference, run, checkpoint, test_images, folder, steps, options)
+        new = folder / "new.onnx"
+        onnx.save(proto, new)
+        session = _session(new, options)
+        steps("load", f"ONNX Runtime {onnxruntime.__version__}, {session.get_providers()[0]}")
+        comparison = compare(
+            reference.predict_on_batch,
+            runtime.runner(session, options.batch_size),
+            test_images.test.astype(reference.inputs[0].dtype),
+            options.tolerance if options.precision == "float32" else None,
+            test_images.labels,
+            BATCH_SIZES if options.batch_size is None else (options.batch_size,),
+        )
+        comparison.verify(options.tolerance)
+        if options.precision != "float32":
+            precision.check_accuracy(comparison, options.precision, options.max_accuracy_drop)
+        steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
+        report = Report(
+            steps.done, comparison, str(test_images), _about(proto, new, checkpoint, options)
+        )
+        texts = {files.report_path(path): report.json()}
+        if more_files is not None:
+            texts |= more_files(proto)
+        files.put(new, path, texts)
+    return report
 
 
-def _metadata(run):
-    data = run.get("data", {})
+def _check_judged(test_images, wanted_precision):
+    """Refuses images by which a lower precision cannot be judged."""
+    if wanted_precision != "float32" and test_images.labels is None:
+        raise ValueError(
+            f"`precision={wanted_precision!r}` is judged by its accuracy on test images, and the "
+            "data set of this model is not at hand. Prepare it with tensorflow-datasets, or give "
+            f"`test_images` with labels. Received: {test_images}."
+        )
+    if wanted_precision == "int8" and test_images.calibration is None:
+        raise ValueError(
+            "`precision='int8'` takes its ranges from training images. Give `test_images` with "
+            f"`calibration`. Received: {test_images} without."
+        )
+
+
+def _build(reference, run, checkpoint, test_images, folder, steps, options):
+    """The finished ONNX graph of a model."""
+    folded, layers = fold_routing(reference)
+    steps("fold", "; ".join(map(str, layers)) or "no l1 or l2 routing to multiply into kernels")
+    proto = graph.convert(folded, options.opset, options.batch_size)
+    steps("trace", f"without XLA, batch size {options.batch_size or 'free'}")
+    steps("convert", f"{len(proto.graph.node)} nodes, tf2onnx {tf2onnx.__version__}")
+    proto = graph.simplify(proto)
+    steps("simplify", f"{len(proto.graph.node)} nodes, onnxslim {onnxslim.__version__}")
+    if options.precision == "float16":
+        proto = precision.to_float16(proto)
+        steps("float16", "convolutions and products in half precision")
+    elif options.precision == "int8":
+        training_images = test_images.calibration.astype(reference.inputs[0].dtype)
+        proto = precision.to_int8(proto, training_images, folder)
+        steps("int8", f"convolutions, ranges from {len(training_images)} training images")
+    graph.finish(
+        proto, list(reference.output), options.batch_size, _metadata(run, checkpoint, options)
+    )
+    steps("check", graph.check(proto))
+    return proto
+
+
+def _metadata(run, checkpoint, options):
     entries = {
-        "kcaps": kcaps.__version__,
+        graph.PRODUCER: kcaps.__version__,
         "recipe": run.get("recipe"),
-        "data": data.get("title"),
+        "data": run.get("data", {}).get("title"),
         "labels": run.get("labels") and json.dumps(run["labels"]),
         "input_range": run.get("input_range") and json.dumps(run["input_range"]),
+        "precision": options.precision,
+        "checkpoint_sha256": checkpoint and checkpoint.sha256,
     }
     return {key: str(value) for key, value in entries.items() if value}
 
 
-def _session(path):
-    """Function from images to named outputs, by ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; they also reach us as exceptions
+def _session(path, options):
     try:
-        onnx.checker.check_model(path, full_check=True)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX and its runtime have no common base for their errors
-        raise ParityError(f"ONNX Runtime cannot load the file: {error}") from error
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(
-        zip(names, session.run(names, {"image": np.asarray(images)}), strict=True)
-    )
+        return runtime.open_session(path, options.provider)
+    except ValueError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ParityError(
+            f"ONNX Runtime cannot load the file: {command.first_line(error)}"
+        ) from error
+
+
+def _about(proto, path, checkpoint, options):
+    operators = collections.Counter(node.op_type for node in proto.graph.node)
+    return {
+        "format": "onnx",
+        **dataclasses.asdict(options),
+        "nodes": len(proto.graph.node),
+        "operators": dict(sorted(operators.items())),
+        "bytes": path.stat().st_size,
+        "metadata": {entry.key: entry.value for entry in proto.metadata_props},
+    }
 
 
 def main():
     parser = command.export_parser(__doc__.splitlines()[0], "model.onnx")
+    parser.add_argument(
+        "--model-repository",
+        type=pathlib.Path,
+        help="instead of --output: write into this folder as an ONNX-serving model repository",
+    )
     parser.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18")
+    parser.add_argument(
+        "--batch-size", type=command.positive(int), help="the only batch size; default: any"
+    )
+    parser.add_argument("--precision", choices=precision.PRECISIONS, default="float32")
+    parser.add_argument(
+        "--max-accuracy-drop",
+        type=float,
+        help="points of test accuracy; default: 0.1 for float16, 0.5 for int8",
+    )
+    parser.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
     args = parser.parse_args()
-    command.run_export(export_onnx, args, "model.onnx", opset=args.opset)
+    if args.output and args.model_repository:
+        parser.error("give --output or --model-repository, not both")
+
+    def place(run):
+        if args.model_repository:
+            return serving.model_path(args.model_repository, run)
+        return args.output or args.model / "model.onnx"
+
+    def export(path, loaded, test_images, show):
+        names = {field.name for field in dataclasses.fields(Options)}
+        options = Options(**{name: value for name, value in vars(args).items() if name in names})
+        more_files = args.model_repository and (
+            lambda graph: serving.files(path, graph, loaded.run["labels"], args.provider)
+        )
+        return _export(path, loaded.model, test_images, loaded, Steps(show), options, more_files)
+
+    command.run_export(export, args, place)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ python -m export.saved_model --model ckpt/
 """
 
 import pathlib
-import shutil
-import tempfile
 
 from export import command
 
@@ -14,26 +12,43 @@ with command.quiet_tensorflow():
 
 import keras
 
-from export.checkpoint import inference_model
-from export.parity import ParityError, comparison_images, verify
+import kcaps
+from export import files, images
+from export.fold import fold_routing
+from export.inference import inference_model
+from export.parity import ParityError, compare
+from export.report import Report, Steps
 
 
-def export_saved_model(model, path, tolerance=1e-5, run=None):
+def export_saved_model(
+    model,
+    path,
+    test_images=None,
+    checkpoint=None,
+    on_step=None,
+    with_decoder=False,
+    tolerance=1e-5,
+    overwrite=True,
+):
     """Writes a SavedModel that is known to compute what the Keras model does.
 
     The SavedModel needs neither kcaps nor Keras to be served. It is written aside, loaded with
     `tf.saved_model.load` and compared with the model at batch sizes 1, 7 and 64; only then does
-    it appear at `path`.
+    it appear at `path`, with a report `path.json` beside it.
 
     Args:
         model: A functional Keras model with one input.
-        path: Path of the folder to write. An existing SavedModel is replaced.
+        path: Path of the folder to write.
+        test_images: An `export.images.Images` to compare on. Defaults to None: those of the
+            checkpoint's data set, or random ones.
+        checkpoint: The `export.checkpoint.Checkpoint` of the model. Defaults to None.
+        on_step: Function of one line, called after each step. Defaults to None.
+        with_decoder: Whether there is an output `reconstruction`. Defaults to False.
         tolerance: Largest absolute difference to Keras that passes. Defaults to 1e-5.
-        run: Content of the checkpoint's `run.json`, which names the images to compare on.
-            Defaults to None: random images.
+        overwrite: Whether an existing SavedModel may be replaced. Defaults to True.
 
     Returns:
-        The rows of the comparison (`export.parity.Row`) and a description of the images.
+        An `export.report.Report`.
 
     Raises:
         ValueError: for a model that cannot be exported, or a `path` that holds something else.
@@ -42,30 +57,55 @@ def export_saved_model(model, path, tolerance=1e-5, run=None):
 
     Example:
 
-    >>> rows, images = export_saved_model(model, "saved_model")
+    >>> report = export_saved_model(model, "saved_model")
     """
-    path = pathlib.Path(path)
+    path, steps = pathlib.Path(path), Steps(on_step)
     if path.exists() and not (path / "saved_model.pb").is_file():
         raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
-    model = inference_model(model)
-    image = model.inputs[0]
-    images, description = comparison_images(run or {}, image)
-
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as work:
-        aside = pathlib.Path(work) / "new"
-        archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint(
-            name="serve",
-            fn=lambda image: model(image, training=False),
-            input_signature=[tf.TensorSpec(image.shape, image.dtype, name="image")],
+    reference = inference_model(model, with_decoder)
+    image = reference.inputs[0]
+    test_images = images.choose(test_images, checkpoint, image)
+    with files.aside(path, overwrite) as folder:
+        folded, layers = fold_routing(reference)
+        steps("fold", "; ".join(map(str, layers)) or "no l1 or l2 routing to multiply into kernels")
+        new = folder / "new"
+        try:
+            _write(folded, new)
+        except tf.errors.OpError as error:  # what TensorFlow's file system raises
+            raise OSError(command.first_line(error)) from error
+        steps("write", "TensorFlow operations without XLA, batch size free")
+        candidate = _serve(new)
+        steps("load", f"TensorFlow {tf.__version__}, signature serving_default")
+        comparison = compare(
+            reference.predict_on_batch,
+            candidate,
+            test_images.test.astype(image.dtype),
+            tolerance,
+            test_images.labels,
         )
-        archive.write_out(aside, verbose=False)
-        rows = verify(model.predict_on_batch, _serve(aside), images, tolerance)
-        if path.exists():
-            path.rename(pathlib.Path(work) / "old")
-        shutil.move(aside, path)
-    return rows, description
+        comparison.verify(tolerance)
+        steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
+        about = {
+            "format": "saved_model",
+            "kcaps": kcaps.__version__,
+            "tolerance": tolerance,
+            "checkpoint_sha256": checkpoint and checkpoint.sha256,
+        }
+        report = Report(steps.done, comparison, str(test_images), about)
+        files.put(new, path, {files.report_path(path): report.json()})
+    return report
+
+
+def _write(model, path):
+    image = model.inputs[0]
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        name="serve",
+        fn=lambda image: model(image, training=False),
+        input_signature=[tf.TensorSpec(image.shape, image.dtype, name="image")],
+    )
+    archive.write_out(path, verbose=False)
 
 
 def _serve(path):
@@ -85,7 +125,20 @@ def _serve(path):
 
 def main():
     args = command.export_parser(__doc__.splitlines()[0], "saved_model/").parse_args()
-    command.run_export(export_saved_model, args, "saved_model")
+
+    def export(path, loaded, test_images, show):
+        return export_saved_model(
+            loaded.model,
+            path,
+            test_images,
+            loaded,
+            show,
+            args.with_decoder,
+            args.tolerance,
+            args.overwrite,
+        )
+
+    command.run_export(export, args, lambda run: args.output or args.model / "saved_model")
 
 
 if __name__ == "__main__":

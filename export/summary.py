@@ -6,7 +6,8 @@ python -m export.summary --model ckpt/
 import json
 import pathlib
 
-from export.command import Parser, fail, report_path
+from export.command import Parser, fail
+from export.files import report_path
 
 EXPORTS = ("model.onnx", "saved_model")
 

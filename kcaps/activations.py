@@ -3,19 +3,17 @@
 import keras
 from keras import ops
 
-# Vectors of a smaller squared length count as zero.
-_SMALLEST_SQUARED_NORM = 1e-30
+# Squared lengths below this one count as zero. Its root is lost in lengths above 1e-11.
+_SMALLEST_SQUARED_NORM = 1e-36
 
 
-def _squared_norm(x, axis):
-    return ops.sum(ops.square(x), axis=axis, keepdims=True)
+def _squared_norm(x, axis, keepdims=True):
+    return ops.sum(ops.square(x), axis=axis, keepdims=keepdims)
 
 
 def _root(squared):
-    """Square root with value 0 and gradient 0 at 0, where `ops.sqrt` has an infinite gradient."""
-    positive = squared > _SMALLEST_SQUARED_NORM
-    # The inner choice keeps infinity out of the gradient, where zero times it would be NaN.
-    return ops.where(positive, ops.sqrt(ops.where(positive, squared, 1.0)), 0.0)
+    """Square root with gradient 0 at 0, where that of `ops.sqrt` is infinite; 1e-18 at 0."""
+    return ops.sqrt(ops.maximum(squared, _SMALLEST_SQUARED_NORM))
 
 
 def safe_norm(x, axis=-1, keepdims=False):
@@ -36,8 +34,7 @@ def safe_norm(x, axis=-1, keepdims=False):
     >>> lengths = safe_norm([[3.0, 4.0], [0.0, 0.0]])  # [5, 0]
     """
     x = ops.cast(ops.convert_to_tensor(x), "float32")
-    norm = _root(_squared_norm(x, axis))
-    return norm if keepdims else ops.squeeze(norm, axis=axis)
+    return _root(_squared_norm(x, axis, keepdims)) - _SMALLEST_SQUARED_NORM**0.5
 
 
 @keras.saving.register_keras_serializable(package="kcaps")

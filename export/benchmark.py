@@ -1,0 +1,215 @@
+"""Latency and throughput of a checkpoint's ONNX file, beside its SavedModel and Keras.
+
+python -m export.benchmark --model ckpt/ --provider cpu --batch-sizes 1,16,64,256
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import tempfile
+import time
+
+from export import command
+
+with command.quiet_tensorflow():
+    import tensorflow as tf
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from export import checkpoint, images, runtime
+from export.files import report_path
+from export.inference import inference_model
+from export.onnx import export_onnx
+from export.parity import ParityError
+from export.saved_model import export_saved_model
+
+WARM_UP = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Times of one runtime at one batch size, in seconds."""
+
+    runtime: str
+    batch: int
+    seconds: list
+
+    def __str__(self):
+        median, p95 = np.percentile(self.seconds, (50, 95))
+        return (
+            f"{self.runtime:<44}{self.batch:>6}{1e3 * median:>12.2f}{1e3 * p95:>12.2f}"
+            f"{self.batch / median:>12,.0f}"
+        )
+
+
+HEADER = f"{'runtime':<44}{'batch':>6}{'median ms':>12}{'p95 ms':>12}{'images/s':>12}"
+
+
+def measure(runtimes, batch, repeats):
+    """Times runtimes in turn, so that what else the machine does falls on all alike.
+
+    Args:
+        runtimes: Dict from names to functions of a batch of images, which return when the
+            outputs are there.
+        batch: Images `(batch, height, width, channels)`.
+        repeats: How often each is timed, after a warm-up.
+
+    Returns:
+        List of `Timing`.
+    """
+    prepared = {name: prepare(batch) for name, prepare in runtimes.items()}
+    seconds = {name: [] for name in prepared}
+    for step in range(WARM_UP + repeats):
+        for name, run in prepared.items():
+            start = time.perf_counter()
+            run()
+            if step >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return [Timing(name, len(batch), times) for name, times in seconds.items()]
+
+
+def bound(session, provider):
+    """Function that binds a batch to a session and returns one that runs it.
+
+    Images and outputs stay on the provider's device, as in a server that shares its memory.
+    """
+    device = "cpu" if provider == "cpu" else "cuda"
+    (image,) = session.get_inputs()
+
+    def prepare(batch):
+        binding = session.io_binding()
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
+        binding.bind_ortvalue_input(image.name, value)
+        for output in session.get_outputs():
+            binding.bind_output(output.name, device, 0)
+
+        def run():
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
+
+    return prepare
+
+
+@contextlib.contextmanager
+def exports(loaded, file, provider):
+    """Context with the paths of the ONNX file and the SavedModel of a checkpoint.
+
+    Those in its folder, where there are; others are made for the time of the benchmark.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = file or loaded.folder / "model.onnx"
+        if file is None and not onnx_path.exists():
+            print("exporting to ONNX …")
+            onnx_path = pathlib.Path(folder) / "model.onnx"
+            export_onnx(loaded.model, onnx_path, checkpoint=loaded, provider=provider)
+        saved_model = loaded.folder / "saved_model"
+        if not saved_model.exists():
+            print("exporting to SavedModel …")
+            saved_model = pathlib.Path(folder) / "saved_model"
+            export_saved_model(loaded.model, saved_model, checkpoint=loaded)
+        yield onnx_path, saved_model
+
+
+def benchmark(loaded, file, provider, batch_sizes, repeats):
+    """Prints a line for each runtime and batch size.
+
+    Args:
+        loaded: An `export.checkpoint.Checkpoint`.
+        file: Path of an ONNX file of that checkpoint, or None for the folder's own.
+        provider: `"cpu"`, `"cuda"` or `"tensorrt"`, for the ONNX file.
+        batch_sizes: List of batch sizes.
+        repeats: How often each is timed.
+
+    Returns:
+        List of `Timing`.
+
+    Raises:
+        ValueError: if the provider cannot be used, or the file is of another checkpoint or does
+            not take a batch size.
+        ParityError: if an export that had to be made failed its check.
+    """
+    runtime.check_provider(provider)
+    model = inference_model(loaded.model)
+    timings = []
+    with exports(loaded, file, provider) as (onnx_path, saved_model):
+        metadata, fixed = _read(onnx_path)
+        _check_source(onnx_path, metadata.get("checkpoint_sha256"), loaded)
+        if saved_model.parent == loaded.folder:
+            report = json.loads(report_path(saved_model).read_text())
+            _check_source(saved_model, report["checkpoint_sha256"], loaded)
+        if fixed and set(batch_sizes) != {fixed}:
+            raise ValueError(
+                f"{onnx_path} takes batches of {fixed} alone. Give --batch-sizes {fixed}."
+            )
+        session = runtime.open_session(onnx_path, provider)
+        served = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+        used = session.get_providers()[0].removesuffix("ExecutionProvider")
+        runtimes = {
+            f"ONNX Runtime, {used}, {metadata['precision']}": bound(session, provider),
+            "TensorFlow, SavedModel": lambda batch: functools.partial(
+                _serve, served, tf.constant(batch)
+            ),
+            "Keras, predict_on_batch": lambda batch: functools.partial(
+                model.predict_on_batch, batch
+            ),
+        }
+        pixels = images.choose(None, loaded, model.inputs[0]).test.astype(model.inputs[0].dtype)
+        print(HEADER)
+        for size in batch_sizes:
+            batch = np.take(pixels, range(size), axis=0, mode="wrap")
+            for timing in measure(runtimes, batch, repeats):
+                print(timing, flush=True)
+                timings.append(timing)
+    return timings
+
+
+def _check_source(path, sha256, loaded):
+    if sha256 != loaded.sha256:
+        raise ValueError(
+            f"{path} was not exported from the model in {loaded.folder} as it is now. Export it "
+            "again."
+        )
+
+
+def _serve(signature, image):
+    return [value.numpy() for value in signature(image=image).values()]
+
+
+def _read(path):
+    """Metadata of an ONNX file, and its batch size, 0 where that is free."""
+    try:
+        proto = onnx.load(path)
+        batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    except Exception as error:  # protobuf's errors, and those of reading
+        raise ValueError(f"{path} cannot be read as ONNX: {command.first_line(error)}") from error
+    return {entry.key: entry.value for entry in proto.metadata_props}, batch
+
+
+def batch_sizes(text):
+    """Argument type: positive integers with commas between them."""
+    return [command.positive(int)(part) for part in text.split(",")]
+
+
+def main():
+    parser = command.Parser(__doc__.splitlines()[0])
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
+    parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
+    parser.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
+    parser.add_argument("--batch-sizes", type=batch_sizes, default="1,16,64,256")
+    parser.add_argument("--repeats", type=command.positive(int), default=30)
+    args = parser.parse_args()
+    try:
+        loaded = checkpoint.load(args.model)
+        benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
+    except (ValueError, KeyError, OSError, ParityError) as error:
+        command.fail(error)
+
+
+if __name__ == "__main__":
+    main()

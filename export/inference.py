@@ -1,0 +1,73 @@
+"""The model that is exported: one input, outputs with the names that users ask for."""
+
+import keras
+
+from kcaps.layers import CapsuleLength, CapsuleMask
+
+
+def inference_model(model, with_decoder=False):
+    """The model that is exported: one input `image`, a dict of named outputs.
+
+    Where an output of the model comes from `CapsuleLength`, it is called `class_lengths` and the
+    capsules that it measures are added as `poses`; other outputs keep their names. A model whose
+    last layer is a model has the outputs of that one.
+
+    Args:
+        model: A functional or built sequential Keras model with one input.
+        with_decoder: Whether the decoder's image of the longest class capsule is added, as
+            `reconstruction`.
+
+    Returns:
+        A `keras.Model` that shares the weights of `model`.
+
+    Raises:
+        ValueError: if the model has no graph or several inputs, Keras runs on a backend other
+            than TensorFlow, the input's size is not known, or a decoder is wanted of a model
+            without one.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Models are exported from Keras' TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
+            f"Received: backend {keras.backend.backend()!r}."
+        )
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise ValueError(
+            "`model` must be a functional or built sequential Keras model. "
+            f"Received: {type(model).__name__} without a graph."
+        )
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"`model` must have one input, the image. Received: {len(model.inputs)} inputs."
+        )
+    image = model.inputs[0]
+    is_number = keras.backend.is_float_dtype(image.dtype) or keras.backend.is_int_dtype(image.dtype)
+    if None in image.shape[1:] or not is_number:
+        raise ValueError(
+            "`model` must have an input of numbers, and of known sizes but for the batch. "
+            f"Received: shape {tuple(image.shape)}, dtype {image.dtype}."
+        )
+    named = None if isinstance(model, keras.Sequential) else model.output
+    if not isinstance(named, dict):
+        names = keras.Model(model.inputs, model.outputs).output_names
+        named = dict(zip(names, model.outputs, strict=True))
+    outputs = {}
+    for name, tensor in named.items():
+        layer, node, _ = tensor._keras_history
+        source = layer._inbound_nodes[node].input_tensors[0]
+        if isinstance(layer, keras.Model) and len(named) == 1:  # a whole model is the last layer
+            outputs = inference_model(layer, with_decoder)(source)
+            return keras.Model(model.inputs, outputs, name=model.name)
+        if isinstance(layer, CapsuleLength) and "class_lengths" not in outputs:
+            outputs["class_lengths"] = tensor
+            outputs["poses"] = source
+        else:
+            outputs[name] = tensor
+    if with_decoder:
+        decoder = getattr(model, "decoder", None)
+        if decoder is None or "poses" not in outputs:
+            raise ValueError(
+                "`with_decoder` needs a CapsNet that was built with a decoder. Received: "
+                f"{type(model).__name__} {model.name!r} without one."
+            )
+        outputs["reconstruction"] = decoder(CapsuleMask()(outputs["poses"]))
+    return keras.Model(model.inputs, outputs, name=model.name)

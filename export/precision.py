@@ -1,0 +1,124 @@
+"""Lower precision of an ONNX graph, and what it costs in accuracy."""
+
+import contextlib
+import logging
+import warnings
+
+import numpy as np
+import onnx
+
+from export.parity import ParityError
+
+# Points of accuracy that a precision may lose unless the user says otherwise.
+MAX_ACCURACY_DROP = {"float32": None, "float16": 0.1, "int8": 0.5}
+PRECISIONS = tuple(MAX_ACCURACY_DROP)
+
+# Products, and what moves or cuts their values, in half precision; norms, squash and softmax, whose
+# squares and quotients leave its range, stay in float32.
+_HALF = {
+    *("Conv", "Gemm", "MatMul", "Relu", "LeakyRelu", "MaxPool", "Transpose", "Reshape", "Flatten"),
+}
+_CALIBRATION_BATCH = 64
+
+
+def to_float16(graph):
+    """Convolutions and products in half precision; inputs and outputs stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    operators = {node.op_type for node in graph.graph.node}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constants below half precision's smallest number
+        graph = convert_float_to_float16(
+            graph, keep_io_types=True, op_block_list=sorted(operators - _HALF)
+        )
+    _skip_round_trips(graph.graph)
+    return graph
+
+
+def _skip_round_trips(graph):
+    """Lets float32 nodes read each other directly: the converter casts every value between them.
+
+    What nobody reads any more goes when the graph is put in order.
+    """
+    sources = {
+        (node.output[0], node.attribute[0].i): node.input[0]
+        for node in graph.node
+        if node.op_type == "Cast"
+    }
+    full, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            between = sources.get((name, full))
+            if (between, half) in sources:
+                node.input[index] = sources[between, half]
+    for name in [value.name for value in graph.output]:
+        source = sources.get((sources.get((name, full)), half))
+        for node in graph.node if source else ():
+            node.input[:] = [name if other == source else other for other in node.input]
+            if name in node.output:
+                node.output[:] = [""]
+            node.output[:] = [name if other == source else other for other in node.output]
+
+
+def to_int8(graph, images, folder):
+    """Convolutions in 8-bit integers, with ranges from training images.
+
+    Weights have a scale for each filter; routing, a small part of the time, stays in float32.
+
+    Args:
+        graph: An `onnx.ModelProto` with one input.
+        images: Training images `(n, height, width, channels)`.
+        folder: Folder for what the quantizer writes on its way.
+
+    Returns:
+        An `onnx.ModelProto` with QuantizeLinear and DequantizeLinear nodes.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    name = graph.graph.input[0].name
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            starts = range(0, len(images) - size + 1, size)
+            self.batches = ({name: images[start : start + size]} for start in starts)
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    size = fixed or min(_CALIBRATION_BATCH, len(images))
+    images = np.take(images, range(max(len(images), size)), axis=0, mode="wrap")
+    source, target = folder / "float32.onnx", folder / "int8.onnx"
+    onnx.save(graph, source)
+    with _quiet():
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    return onnx.load(target)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The quantizer advises, on the root logger, a preparation that has been done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_accuracy(comparison, precision, max_drop):
+    """Raises a `ParityError` if a lower precision loses more than `max_drop` points."""
+    drop = 100 * (comparison.accuracy_before - comparison.accuracy_after)
+    if drop > max_drop + 1e-9:  # 0.1 points are not 0.1 in floating point
+        raise ParityError(
+            f"{precision} loses {drop:.2f} points of accuracy, from "
+            f"{100 * comparison.accuracy_before:.2f} to {100 * comparison.accuracy_after:.2f} %; "
+            f"at most {max_drop:g} are allowed (--max-accuracy-drop)"
+        )
