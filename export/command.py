@@ -118,4 +118,4 @@ def run_export(export, args, place):
         kept = f", the earlier {path} was kept" if path.exists() else ""
         fail(f"{error}; no file was written{kept}", code=1)
     print(report)
-    print(f"✓ {path} computes what the checkpoint does; {report.summary}")
+    print(f"✓ {path} agrees with {args.model}: {report.comparison.summary}")

@@ -1,7 +1,6 @@
-"""Routing absorbed into kernels, for inference."""
+"""What can be multiplied into kernels, for inference: routing coefficients and pixel scales."""
 
 import copy
-import dataclasses
 
 import keras
 import numpy as np
@@ -10,24 +9,6 @@ from keras import ops
 from kcaps.activations import squash
 from kcaps.layers import DigitCaps, PrimaryCaps
 from kcaps.routing import DiscriminativeRouting
-
-
-@dataclasses.dataclass(frozen=True)
-class FoldedLayer:
-    """What was done to one layer of capsules."""
-
-    name: str
-    pairs: int
-    zero_pairs: int
-    removed_types: int
-
-    def __str__(self):
-        text = f"{self.name}: coefficients of {self.pairs:,} pairs multiplied into the kernel"
-        if self.zero_pairs:
-            text += f", {self.zero_pairs:,} of them zero"
-        if self.removed_types:
-            text += f"; {self.removed_types} types of primary capsules removed"
-        return text
 
 
 class FoldedCaps(keras.layers.Layer):
@@ -53,57 +34,52 @@ class FoldedCaps(keras.layers.Layer):
         return squash(ops.reshape(sums, (-1, self.num_outputs, self.output_dim)))
 
 
-def fold_routing(model):
-    """Multiplies the coefficients of `"l1"` and `"l2"` routings into the kernels of their layers.
+def fold(model, scales=True):
+    """Multiplies into kernels what training keeps apart.
 
-    Nothing of the routing is left: `Σ_i b_ij u_i W_ij` becomes one product of the flattened
-    capsules with the kernel `b_ij W_ij`. A pair of capsules with a coefficient of zero costs
-    nothing to keep in that product, and a graph would need a gather to skip it. A *type* of
-    primary capsules whose coefficients are zero at all positions and for all output capsules pays:
-    its filters, nearly all of its cost, are removed from the convolution.
+    - The coefficients of `"l1"` and `"l2"` routings: `Σ_i b_ij u_i W_ij` becomes one product of the
+      flattened capsules with the kernel `b_ij W_ij`. A pair of capsules with a coefficient of zero
+      costs nothing to keep in that product, and a graph would need a gather to skip it. A *type*
+      of primary capsules whose coefficients are zero at all positions and for all output capsules
+      pays: its filters, nearly all of its cost, are removed from the convolution.
+    - The scale of a `Rescaling` layer without offset, if a `Conv2D` follows.
 
     Args:
         model: A functional Keras model. It is not changed.
+        scales: Whether scales are folded. Kernels of 1/255 of their size lose digits in half
+            precision. Defaults to True.
 
     Returns:
-        A model with the same inputs and outputs, and a list of `FoldedLayer`. The model itself,
-        where there is nothing to fold.
+        A model with the same inputs and outputs, and a list of lines that say what was done. The
+        model itself, where there is nothing to fold.
     """
-    inner = {layer.name: fold_routing(layer) for layer in model.layers if _has_graph(layer)}
-    folded = [layer.name for layer in model.layers if _is_folded(layer)]
-    if not folded and not any(report for _, report in inner.values()):
+    inner = {layer.name: fold(layer, scales) for layer in model.layers if _has_graph(layer)}
+    capsules = [layer.name for layer in model.layers if _is_foldable(layer)]
+    scaled = [layer.name for layer in model.layers if scales and _scaled_convolution(layer, model)]
+    if not capsules and not scaled and not any(lines for _, lines in inner.values()):
         return model, []
     model = copy.deepcopy(model)  # the layers that stay are called again
-    replacements = {name: part for name, (part, report) in inner.items() if report}
-    report = [line for _, lines in inner.values() for line in lines]
-    for layer in map(model.get_layer, folded):
-        coefficients = ops.convert_to_numpy(layer.routing.coefficients)  # (i, j)
-        kernel = ops.convert_to_numpy(layer.kernel) * coefficients[:, None, :, None]
-        primary = _only_source(layer, model.outputs)
-        num_removed = 0
-        if primary is not None:
-            used = coefficients.reshape(-1, primary.num_capsules, layer.num_capsules).any((0, 2))
-            used[0] |= not used.any()  # a convolution needs a filter
-            num_removed = int(np.sum(~used))
-            if num_removed:
-                replacements[primary.name] = _primary_caps_of_types(primary, used)
-                rows = np.tile(used, len(kernel) // primary.num_capsules)
-                kernel = kernel[rows]
-        replacements[layer.name] = FoldedCaps(kernel, name=layer.name, dtype=layer.dtype_policy)
-        report.append(
-            FoldedLayer(layer.name, coefficients.size, int(np.sum(coefficients == 0)), num_removed)
-        )
-    result = keras.models.clone_model(
-        model, clone_function=lambda layer: replacements.get(layer.name, layer)
-    )
-    return result, report
+    new = {name: part for name, (part, lines) in inner.items() if lines}
+    lines = [line for _, lines in inner.values() for line in lines]
+    for layer in map(model.get_layer, scaled):
+        convolution = _scaled_convolution(layer, model)
+        new[layer.name] = keras.layers.Identity(name=layer.name)
+        new[convolution.name] = _scaled(convolution, layer.scale)
+        lines.append(f"{layer.name} multiplied into {convolution.name}")
+    for layer in map(model.get_layer, capsules):
+        folded, line = _fold_capsules(layer, model)
+        new |= folded
+        lines.append(line)
+    return keras.models.clone_model(
+        model, clone_function=lambda layer: new.get(layer.name, layer)
+    ), lines
 
 
 def _has_graph(layer):
     return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
-def _is_folded(layer):
+def _is_foldable(layer):
     return (
         isinstance(layer, DigitCaps)
         and type(layer.routing) is DiscriminativeRouting
@@ -111,19 +87,56 @@ def _is_folded(layer):
     )
 
 
-def _only_source(layer, outputs):
-    """The PrimaryCaps layer that feeds `layer` and nothing else, or None."""
-    source = layer.input._keras_history.operation
-    if not isinstance(source, PrimaryCaps) or any(layer.input is output for output in outputs):
+def _only_consumer(layer, model):
+    """The operation that alone reads the only output of a layer, or None."""
+    if len(layer._inbound_nodes) != 1 or len(layer._outbound_nodes) != 1:
         return None
-    used_once = len(source._inbound_nodes) == 1 and len(source._outbound_nodes) == 1
-    return source if used_once else None
+    if any(layer.output is output for output in model.outputs):
+        return None
+    consumer = layer._outbound_nodes[0].operation
+    return consumer if len(consumer._inbound_nodes) == 1 else None
 
 
-def _primary_caps_of_types(layer, used):
+def _scaled_convolution(layer, model):
+    """The float32 convolution that alone reads a Rescaling layer without offset, or None."""
+    if not isinstance(layer, keras.layers.Rescaling) or np.ndim(layer.scale) or layer.offset != 0:
+        return None
+    consumer = _only_consumer(layer, model)
+    is_plain = type(consumer) is keras.layers.Conv2D and consumer.compute_dtype == "float32"
+    return consumer if is_plain and layer.compute_dtype == "float32" else None
+
+
+def _scaled(convolution, scale):
+    result = keras.layers.Conv2D.from_config(convolution.get_config())
+    result.build(convolution.input.shape)
+    kernel, *bias = convolution.get_weights()
+    result.set_weights([kernel * np.float32(scale), *bias])
+    return result
+
+
+def _fold_capsules(layer, model):
+    """Replacements, by name, for one layer of capsules and what feeds it, and a line on them."""
+    coefficients = ops.convert_to_numpy(layer.routing.coefficients)  # (i, j)
+    kernel = ops.convert_to_numpy(layer.kernel) * coefficients[:, None, :, None]
+    line = f"{layer.name}: coefficients of {coefficients.size:,} pairs multiplied into the kernel"
+    if not coefficients.all():
+        line += f", {np.sum(coefficients == 0):,} of them zero"
+    new = {}
+    primary = layer.input._keras_history.operation
+    if isinstance(primary, PrimaryCaps) and _only_consumer(primary, model) is layer:
+        used = coefficients.reshape(-1, primary.num_capsules, layer.num_capsules).any((0, 2))
+        used[0] |= not used.any()  # a convolution needs a filter
+        if not used.all():
+            new[primary.name] = _of_types(primary, used)
+            kernel = kernel[np.tile(used, len(kernel) // primary.num_capsules)]
+            line += f"; {np.sum(~used)} types of {primary.name} removed"
+    new[layer.name] = FoldedCaps(kernel, name=layer.name, dtype=layer.dtype_policy)
+    return new, line
+
+
+def _of_types(layer, used):
     """A PrimaryCaps layer with the filters of the types in the mask `used` alone."""
-    config = {**layer.get_config(), "num_capsules": int(used.sum())}
-    result = PrimaryCaps.from_config(config)
+    result = PrimaryCaps.from_config({**layer.get_config(), "num_capsules": int(used.sum())})
     result.build(layer.input.shape)
     filters = np.repeat(used, layer.capsule_dim)  # types and components are the channels
     result.conv.set_weights([array[..., filters] for array in layer.conv.get_weights()])

@@ -21,10 +21,10 @@ import tf2onnx
 
 import kcaps
 from export import files, graph, images, precision, runtime, serving
-from export.fold import fold_routing
+from export.fold import fold
 from export.inference import inference_model
-from export.parity import BATCH_SIZES, ParityError, compare
 from export.report import Report, Steps
+from export.verify import accept, compare_session, open_verified
 
 OPSETS = range(13, 19)
 
@@ -68,13 +68,10 @@ class Options:
             raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}.")
         if not 0 < self.tolerance < math.inf:
             raise ValueError(f"`tolerance` must be positive. Received: {self.tolerance!r}.")
-        if self.max_accuracy_drop is None:
-            drop = precision.MAX_ACCURACY_DROP[self.precision]
-            object.__setattr__(self, "max_accuracy_drop", drop)
-        elif not 0 <= self.max_accuracy_drop <= 100:
+        drop = self.max_accuracy_drop
+        if drop is not None and not 0 <= drop <= 100:
             raise ValueError(
-                "`max_accuracy_drop` must be from 0 to 100 points. "
-                f"Received: {self.max_accuracy_drop!r}."
+                f"`max_accuracy_drop` must be from 0 to 100 points. Received: {drop!r}."
             )
 
 
@@ -120,6 +117,8 @@ def export_onnx(model, path, test_images=None, checkpoint=None, on_step=None, **
 
 def _export(path, model, test_images, checkpoint, steps, options, more_files=None):
     """`export_onnx`; `more_files` is a function from the graph to further files and their texts."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give the path of a file.")
     runtime.check_provider(options.provider)
     reference = inference_model(model, options.with_decoder)
     run = checkpoint.run if checkpoint else {}
@@ -129,19 +128,17 @@ def _export(path, model, test_images, checkpoint, steps, options, more_files=Non
         proto = _build(reference, run, checkpoint, test_images, folder, steps, options)
         new = folder / "new.onnx"
         onnx.save(proto, new)
-        session = _session(new, options)
-        steps("load", f"ONNX Runtime {onnxruntime.__version__}, {session.get_providers()[0]}")
-        comparison = compare(
-            reference.predict_on_batch,
-            runtime.runner(session, options.batch_size),
-            test_images.test.astype(reference.inputs[0].dtype),
-            options.tolerance if options.precision == "float32" else None,
-            test_images.labels,
-            BATCH_SIZES if options.batch_size is None else (options.batch_size,),
+        session = open_verified(new, options.provider)
+        steps("open", f"ONNX Runtime {onnxruntime.__version__}, {session.get_providers()[0]}")
+        comparison = compare_session(
+            reference,
+            session,
+            test_images,
+            options.precision,
+            options.tolerance,
+            options.batch_size,
         )
-        comparison.verify(options.tolerance)
-        if options.precision != "float32":
-            precision.check_accuracy(comparison, options.precision, options.max_accuracy_drop)
+        accept(comparison, options.precision, options.tolerance, options.max_accuracy_drop)
         steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
         report = Report(
             steps.done, comparison, str(test_images), _about(proto, new, checkpoint, options)
@@ -170,8 +167,8 @@ def _check_judged(test_images, wanted_precision):
 
 def _build(reference, run, checkpoint, test_images, folder, steps, options):
     """The finished ONNX graph of a model."""
-    folded, layers = fold_routing(reference)
-    steps("fold", "; ".join(map(str, layers)) or "no l1 or l2 routing to multiply into kernels")
+    folded, lines = fold(reference, scales=options.precision != "float16")
+    steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
     proto = graph.convert(folded, options.opset, options.batch_size)
     steps("trace", f"without XLA, batch size {options.batch_size or 'free'}")
     steps("convert", f"{len(proto.graph.node)} nodes, tf2onnx {tf2onnx.__version__}")
@@ -202,17 +199,6 @@ def _metadata(run, checkpoint, options):
         "checkpoint_sha256": checkpoint and checkpoint.sha256,
     }
     return {key: str(value) for key, value in entries.items() if value}
-
-
-def _session(path, options):
-    try:
-        return runtime.open_session(path, options.provider)
-    except ValueError:
-        raise
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ParityError(
-            f"ONNX Runtime cannot load the file: {command.first_line(error)}"
-        ) from error
 
 
 def _about(proto, path, checkpoint, options):

@@ -40,6 +40,15 @@ class Comparison:
     def largest_difference(self):
         return max(row.difference for row in self.rows if row.output != "class")
 
+    @property
+    def summary(self):
+        """One line: what the comparison gave."""
+        text = f"largest difference {self.largest_difference:.1e}"
+        if self.accuracy_before is not None:
+            before, after = 100 * self.accuracy_before, 100 * self.accuracy_after
+            text += f", test accuracy {before:.2f} % before, {after:.2f} % after"
+        return text
+
     def verify(self, tolerance):
         """Raises a `ParityError` for the first row that did not pass."""
         for row in self.rows:

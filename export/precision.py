@@ -10,8 +10,8 @@ import onnx
 from export.parity import ParityError
 
 # Points of accuracy that a precision may lose unless the user says otherwise.
-MAX_ACCURACY_DROP = {"float32": None, "float16": 0.1, "int8": 0.5}
-PRECISIONS = tuple(MAX_ACCURACY_DROP)
+MAX_ACCURACY_DROP = {"float16": 0.1, "int8": 0.5}
+PRECISIONS = ("float32", *MAX_ACCURACY_DROP)
 
 # Products, and what moves or cuts their values, in half precision; norms, squash and softmax, whose
 # squares and quotients leave its range, stay in float32.
@@ -113,8 +113,14 @@ def _quiet():
         logging.disable(logging.NOTSET)
 
 
-def check_accuracy(comparison, precision, max_drop):
-    """Raises a `ParityError` if a lower precision loses more than `max_drop` points."""
+def check_accuracy(comparison, precision, max_drop=None):
+    """Raises a `ParityError` if a precision loses more than `max_drop` points.
+
+    None stands for the `MAX_ACCURACY_DROP` of the precision.
+    """
+    if comparison.accuracy_before is None:
+        raise ValueError(f"{precision} is judged by its accuracy, and there are no labelled images")
+    max_drop = MAX_ACCURACY_DROP[precision] if max_drop is None else max_drop
     drop = 100 * (comparison.accuracy_before - comparison.accuracy_after)
     if drop > max_drop + 1e-9:  # 0.1 points are not 0.1 in floating point
         raise ParityError(

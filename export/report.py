@@ -47,28 +47,12 @@ class Report:
     def largest_difference(self):
         return self.comparison.largest_difference
 
-    @property
-    def summary(self):
-        """One line: what the comparison gave."""
-        text = f"largest difference {self.largest_difference:.1e}"
-        if self.comparison.accuracy_before is not None:
-            before, after = self.comparison.accuracy_before, self.comparison.accuracy_after
-            text += f", test accuracy {100 * before:.2f} % before, {100 * after:.2f} % after"
-        return text
-
     def json(self):
-        accuracy = None
-        if self.comparison.accuracy_before is not None:
-            before, after = self.comparison.accuracy_before, self.comparison.accuracy_after
-            accuracy = {
-                "before": before,
-                "after": after,
-                "points_lost": round(100 * (before - after), 6),
-            }
+        before, after = self.comparison.accuracy_before, self.comparison.accuracy_after
         content = {
             **self.about,
             "largest_difference": self.largest_difference,
-            "accuracy": accuracy,
+            "accuracy": None if before is None else {"before": before, "after": after},
             "images": self.images,
             "comparison": [dataclasses.asdict(row) for row in self.rows],
             "steps": self.steps,

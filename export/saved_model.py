@@ -14,7 +14,7 @@ import keras
 
 import kcaps
 from export import files, images
-from export.fold import fold_routing
+from export.fold import fold
 from export.inference import inference_model
 from export.parity import ParityError, compare
 from export.report import Report, Steps
@@ -66,8 +66,8 @@ def export_saved_model(
     image = reference.inputs[0]
     test_images = images.choose(test_images, checkpoint, image)
     with files.aside(path, overwrite) as folder:
-        folded, layers = fold_routing(reference)
-        steps("fold", "; ".join(map(str, layers)) or "no l1 or l2 routing to multiply into kernels")
+        folded, lines = fold(reference)
+        steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
         new = folder / "new"
         try:
             _write(folded, new)

@@ -7,7 +7,7 @@ from keras import ops
 from kcaps import routing as routings
 from kcaps.activations import safe_norm
 from kcaps.layers import DigitCaps
-from kcaps.routing import Routing, Votes
+from kcaps.routing import Routing, Votes, batch_first
 from kcaps.routing import routing_objective as routing_objective
 
 
@@ -119,7 +119,7 @@ def trace_routing(layer, inputs, routing=None):
     trace = {"objective": [], "entropy": [], "polarisation": [], "lengths": []}
     for couplings, poses in routing.iterate(inputs, kernel):
         couplings = ops.broadcast_to(couplings, (inputs.shape[0], *couplings.shape[1:]))
-        sums = votes.weighted_sum(ops.transpose(couplings, (2, 0, 1)))
+        sums = batch_first(votes.weighted_sum(ops.transpose(couplings, (2, 0, 1))))
         trace["objective"].append(ops.mean(routing_objective(sums)))
         trace["entropy"].append(ops.mean(coupling_entropy(couplings)))
         trace["polarisation"].append(ops.mean(polarisation(couplings)))

@@ -1,4 +1,6 @@
 import os
+import pathlib
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -17,7 +19,8 @@ if BACKEND == "tensorflow":
     )
 else:
     # Recipes and exporters are TensorFlow's, and so are many examples of the documentation.
-    collect_ignore = ["test_docs.py", "test_export.py", "test_recipes.py"]
+    collect_ignore = ["test_docs.py", "test_recipes.py"]
+    collect_ignore_glob = ["test_export*.py"]
 
 
 def pytest_collection_modifyitems(items):
@@ -36,6 +39,24 @@ def fresh_keras():
     yield
     keras.config.set_dtype_policy(policy)
     keras.backend.clear_session(free_memory=False)  # collecting garbage takes longer than a test
+
+
+@pytest.fixture(scope="session")
+def digits_checkpoint(tmp_path_factory):
+    """A checkpoint of the digits recipe, trained for a moment on real images. Read it only."""
+    import exporting
+
+    folder = tmp_path_factory.mktemp("digits") / "ckpt"
+    recipe = exporting.ROOT / "recipes/digits.py"
+    arguments = ("--limit", 600, "--epochs", 3, "--routing", "l1", "--output", folder)
+    result = exporting.python(recipe, *arguments, cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def checkpoint_copy(digits_checkpoint, tmp_path):
+    return pathlib.Path(shutil.copytree(digits_checkpoint, tmp_path / "ckpt"))
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ import kcaps.layers
 import kcaps.losses
 import kcaps.models
 import kcaps.routing
+from export import checkpoint
 from export import onnx as _onnx
 from export import saved_model as _saved_model
+from export import verify as _verify
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -31,7 +33,7 @@ def namespace():
     names = {"keras": keras, "kcaps": kcaps, "np": np, "ops": ops}
     for module in (
         *(kcaps.activations, kcaps.diagnostics, kcaps.initializers, kcaps.layers, kcaps.losses),
-        *(kcaps.models, kcaps.routing, _onnx, _saved_model),
+        *(kcaps.models, kcaps.routing, _onnx, _saved_model, _verify),
     ):
         names |= {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
     return names | {
@@ -97,3 +99,20 @@ def test_the_guide_to_routing(tmp_path, monkeypatch):
     np.testing.assert_array_equal(*outputs)
     assert names["loaded"].get_layer("digit_caps").routing.temperature == 0.5
     assert names["trace"]["entropy"].shape == (1,) and names["longer"]["entropy"].shape == (50,)
+
+
+def test_the_guide_to_deployment(digits_checkpoint, tmp_path, monkeypatch, capsys):
+    """Its examples serve a checkpoint's files, and a user's own model."""
+    monkeypatch.chdir(tmp_path)
+    loaded = checkpoint.load(digits_checkpoint)
+    _onnx.export_onnx(loaded.model, "ckpt/model.onnx", checkpoint=loaded)
+    _saved_model.export_saved_model(loaded.model, "ckpt/saved_model")
+    guide = (README.parent / "docs" / "deployment.md").read_text()
+    serve_onnx, serve_saved_model, functions = code_blocks(guide)
+    for example in (serve_onnx, serve_saved_model):
+        assert len([line for line in example.splitlines() if line]) < 10
+        exec(example, {})
+    classes, numbers = capsys.readouterr().out.splitlines()
+    assert classes.count("'") == 6 and len(numbers.split()) == 3
+    exec(functions, {"model": namespace()["model"]})
+    assert (tmp_path / "model.onnx").exists() and (tmp_path / "saved_model").is_dir()

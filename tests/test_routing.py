@@ -1,5 +1,6 @@
 """Every routing against a NumPy loop, and the contract that all of the table keep."""
 
+import contextlib
 import functools
 import math
 
@@ -20,8 +21,10 @@ from kcaps.routing import (
     Routing,
     SelfAttentionRouting,
     Votes,
+    batch_first,
     routing_objective,
 )
+from kcaps.routing.votes import components_first
 
 NAMES = list(routings.ROUTINGS)
 BACKEND = keras.backend.backend()
@@ -138,18 +141,30 @@ def test_gradients_equal_numerical_ones(problem, gradient, make, reference, comp
         assert float(gradients[which][index]) == pytest.approx(slope, rel=2e-3, abs=2e-4)
 
 
-def test_votes_equal_the_dense_tensor(rng, problem):
+@pytest.mark.parametrize("layout", [contextlib.nullcontext, components_first])
+def test_votes_equal_the_dense_tensor(rng, problem, layout):
     inputs, kernel = problem
     votes = np.einsum("bik,ikjd->bijd", *(x.astype("float64") for x in problem))
-    factored = Votes(inputs, kernel)
+    with layout():
+        factored = Votes(inputs, kernel)
     np.testing.assert_allclose(factored.dense(), votes, atol=1e-5)
-    np.testing.assert_allclose(factored.sum(), votes.sum(1), atol=1e-5)
+    total = votes.sum(1).transpose(1, 0, 2)
+    np.testing.assert_allclose(factored.sum(), total, atol=1e-5)
+    couplings, sums = factored.uniform()
+    np.testing.assert_allclose(couplings, np.full((1, 6, 5), 0.2), atol=1e-7)
+    np.testing.assert_allclose(sums, total / 5, atol=1e-5)
     couplings = rng.normal(size=(5, 4, 6)).astype("float32")
-    expected = np.einsum("jbi,bijd->bjd", couplings, votes)
+    expected = np.einsum("jbi,bijd->jbd", couplings, votes)
     np.testing.assert_allclose(factored.weighted_sum(couplings), expected, atol=1e-5)
-    targets = rng.normal(size=(4, 5, 4)).astype("float32")
-    expected = np.einsum("bjd,bijd->jbi", targets, votes)
+    targets = rng.normal(size=(5, 4, 4)).astype("float32")
+    expected = np.einsum("jbd,bijd->jbi", targets, votes)
     np.testing.assert_allclose(factored.agreement(targets), expected, atol=1e-5)
+    kept = factored.agreement(targets, keepdims=True)
+    assert sorted(kept.shape) == sorted((5, 4, 6, 1))
+    np.testing.assert_allclose(factored.as_couplings(kept), expected.transpose(1, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        factored.weighted_sum(kept), factored.weighted_sum(ops.cast(expected, "float32")), atol=1e-4
+    )
 
 
 def test_objective_at_all_lengths():
@@ -172,7 +187,7 @@ def test_stop_gradient_leaves_values_and_holds_the_couplings(problem, gradient, 
     fixed = ops.stop_gradient(ops.transpose(couplings, (2, 0, 1)))
 
     def with_fixed_couplings(x):
-        return squash(Votes(x, kernel).weighted_sum(fixed)) ** 2
+        return squash(batch_first(Votes(x, kernel).weighted_sum(fixed))) ** 2
 
     expected = gradient(with_fixed_couplings, inputs)
     a = gradient(lambda x: through(x, kernel, training=True) ** 2, inputs)

@@ -17,6 +17,7 @@ from kcaps.routing.routing import Routing as Routing
 from kcaps.routing.self_attention import SelfAttentionRouting as SelfAttentionRouting
 from kcaps.routing.uniform import UniformRouting as UniformRouting
 from kcaps.routing.votes import Votes as Votes
+from kcaps.routing.votes import batch_first as batch_first
 
 ROUTINGS = {
     "dynamic": DynamicRouting,

@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.activations import safe_norm, squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes, softmax_over_outputs
+from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
 from kcaps.validation import non_negative, positive_int
 
 
@@ -99,30 +99,29 @@ class DynamicRouting(Routing):
     def iterate(self, inputs, kernel):
         votes = Votes(inputs, kernel)
         constant = votes.detached() if self.stop_gradient else votes
-        share = 1.0 / (votes.num_outputs + self.leaky)
-        sums = votes.sum() * share
-        couplings, poses = ops.full((1, votes.num_inputs, votes.num_outputs), share), squash(sums)
-        yield couplings, poses
+        couplings, sums = votes.uniform(1.0 / (votes.num_outputs + self.leaky))
+        poses = squash(sums)  # (j, b, d)
+        yield couplings, batch_first(poses)
 
         logits = 0.0
-        objective, running = routing_objective(sums), True
+        objective, running = routing_objective(batch_first(sums)), ops.ones((1, 1, 1), "bool")
         for _ in range(self.num_iterations - 1):
             targets = ops.stop_gradient(poses) if self.stop_gradient else poses
-            logits = logits + constant.agreement(targets)  # (j, b, i)
+            logits = logits + constant.agreement(targets, keepdims=True)
             by_output = softmax_over_outputs(logits, self.leaky)
-            sums = votes.weighted_sum(by_output)  # (b, j, d)
-            new_couplings, new_poses = ops.transpose(by_output, (1, 2, 0)), squash(sums)
+            sums = votes.weighted_sum(by_output)
+            new_couplings, new_poses = votes.as_couplings(by_output), squash(sums)
             if self.tolerance is None:
                 couplings, poses = new_couplings, new_poses
             else:
                 # An example that is done keeps what it has. All examples take all iterations: XLA
                 # cannot differentiate a loop that ends by itself, nor ONNX express it cheaply.
                 couplings = ops.where(running, new_couplings, couplings)  # (b, i, j)
-                poses = ops.where(running, new_poses, poses)
-                before, objective = objective, routing_objective(sums)
+                poses = ops.where(batch_first(running), new_poses, poses)
+                before, objective = objective, routing_objective(batch_first(sums))
                 changed = ops.abs(objective - before) >= self.tolerance  # (b,)
                 running = ops.logical_and(running, changed[:, None, None])
-            yield couplings, poses
+            yield couplings, batch_first(poses)
 
     def get_config(self):
         return {

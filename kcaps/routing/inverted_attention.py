@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes, softmax_over_outputs
+from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
 from kcaps.validation import positive_int
 
 # PyTorch's, as in the authors' code; Keras' own 0.001 would shrink short sums.
@@ -82,11 +82,12 @@ class InvertedAttentionRouting(Routing):
             poses `(batch, num_outputs, output_dim)`.
         """
         if poses is None:
-            couplings = ops.full((1, votes.num_inputs, votes.num_outputs), 1.0 / votes.num_outputs)
-            return couplings, self._normalize(votes.sum() / votes.num_outputs)
-        couplings = softmax_over_outputs(votes.agreement(poses) / votes.output_dim**0.5)
-        poses = self._normalize(votes.weighted_sum(couplings))
-        return ops.transpose(couplings, (1, 2, 0)), poses
+            couplings, sums = votes.uniform()
+        else:
+            agreement = votes.agreement(batch_first(poses)) / votes.output_dim**0.5  # (j, b, i)
+            by_output = softmax_over_outputs(agreement)
+            couplings, sums = votes.as_couplings(by_output), votes.weighted_sum(by_output)
+        return couplings, self._normalize(batch_first(sums))
 
     def iterate(self, inputs, kernel):
         votes, poses = Votes(inputs, kernel), None

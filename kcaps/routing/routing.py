@@ -6,7 +6,7 @@ import weakref
 import keras
 from keras import ops
 
-from kcaps.routing.votes import Votes
+from kcaps.routing.votes import Votes, components_first
 
 # Compiled forms live beside the layers, not on them: a `tf.function` held as an attribute would
 # be traced into every SavedModel of the layer and would forbid copying it.
@@ -90,6 +90,8 @@ class Routing(keras.layers.Layer):
 
             if tf.executing_eagerly() if training is None else training:
                 return self._call_compiled(inputs, kernel, training)
+            with components_first():
+                return super().__call__(inputs, kernel, training=training)
         return super().__call__(inputs, kernel, training=training)
 
     @property

@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.activations import exponential_squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes, softmax_over_outputs
+from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -56,7 +56,8 @@ class SelfAttentionRouting(Routing):
         attention = votes.agreement(votes.sum()) / votes.output_dim**0.5  # (j, b, i)
         bias = ops.expand_dims(ops.transpose(ops.cast(self.bias, "float32")), 1)  # (j, 1, i)
         couplings = softmax_over_outputs(attention) + bias
-        yield ops.transpose(couplings, (1, 2, 0)), exponential_squash(votes.weighted_sum(couplings))
+        poses = exponential_squash(votes.weighted_sum(couplings))
+        yield votes.as_couplings(couplings), batch_first(poses)
 
     def get_config(self):
         return {

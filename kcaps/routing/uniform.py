@@ -1,11 +1,10 @@
 """Equal couplings: the control that a comparison of routings needs."""
 
 import keras
-from keras import ops
 
 from kcaps.activations import squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes
+from kcaps.routing.votes import Votes, batch_first
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -37,6 +36,5 @@ class UniformRouting(Routing):
     """
 
     def iterate(self, inputs, kernel):
-        votes = Votes(inputs, kernel)
-        couplings = ops.full((1, votes.num_inputs, votes.num_outputs), 1.0 / votes.num_outputs)
-        yield couplings, squash(votes.sum() / votes.num_outputs)
+        couplings, sums = Votes(inputs, kernel).uniform()
+        yield couplings, squash(batch_first(sums))

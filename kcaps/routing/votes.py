@@ -1,6 +1,25 @@
 """Sums over votes and agreements with them, computed without building the votes."""
 
+import contextlib
+import contextvars
+
 from keras import ops
+
+_COMPONENTS_FIRST = contextvars.ContextVar("components_first", default=False)
+
+
+@contextlib.contextmanager
+def components_first():
+    """Context in which `Votes` lays capsules out as `(b, k, i)` rather than `(b, i, k)`.
+
+    Operations that run one by one, as in TensorFlow's inference or an exported graph, are faster
+    with the long axis last; XLA, which fuses them, is faster with the short one there.
+    """
+    token = _COMPONENTS_FIRST.set(True)
+    try:
+        yield
+    finally:
+        _COMPONENTS_FIRST.reset(token)
 
 
 def softmax_over_outputs(logits, leaky=False):
@@ -30,10 +49,10 @@ class Votes:
 
         Σ_i û_j|i           one product of flattened capsules and kernel
         Σ_i c_ij û_j|i      = Σ_i (c_ij u_i) W_ij, one product for each output capsule
-        ⟨û_j|i, v_j⟩        = ⟨u_i, W_ij v_j⟩, likewise
+        ⟨û_j|i, t_j⟩        = ⟨u_i, W_ij t_j⟩, likewise
 
-    Couplings and agreements have the output capsules first, `(j, b, i)`: the layout of those
-    products.
+    All of them have the output capsules first, the layout of those products: sums and targets
+    `(j, b, d)`, couplings and agreements `(j, b, i)`. `batch_first` turns them round.
 
     Notation: `b` batch, `i` input capsule, `k` its component, `j` output capsule, `d` its
     component.
@@ -45,53 +64,87 @@ class Votes:
     Example:
 
     >>> votes = Votes(np.ones((2, 6, 3)), np.ones((6, 3, 5, 4)))
-    >>> total = votes.sum()  # (2, 5, 4), each 18
+    >>> total = votes.sum()  # (5, 2, 4), each 18
     >>> couplings = ops.softmax(votes.agreement(total), axis=0)  # (5, 2, 6)
-    >>> poses = votes.weighted_sum(couplings)  # (2, 5, 4)
+    >>> poses = batch_first(votes.weighted_sum(couplings))  # (2, 5, 4)
     """
 
     def __init__(self, inputs, kernel):
         self.inputs, self.kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
         self.num_inputs, self.input_dim, self.num_outputs, self.output_dim = self.kernel.shape
         self._fan_in = self.num_inputs * self.input_dim
-        by_input = ops.reshape(self.kernel, (self._fan_in, self.num_outputs, self.output_dim))
-        self._by_output = ops.transpose(by_input, (1, 2, 0))  # (j, d, i·k)
+        self._components_first = _COMPONENTS_FIRST.get()
+        self._axis = -2 if self._components_first else -1  # of the components
+        if self._components_first:
+            self._arranged = ops.transpose(self.inputs, (0, 2, 1))  # (b, k, i)
+            kernel = ops.transpose(self.kernel, (2, 3, 1, 0))  # (j, d, k, i)
+            self._by_output = ops.reshape(kernel, (self.num_outputs, self.output_dim, self._fan_in))
+        else:
+            self._arranged = self.inputs  # (b, i, k)
+            by_input = ops.reshape(self.kernel, (self._fan_in, self.num_outputs, self.output_dim))
+            self._by_output = ops.transpose(by_input, (1, 2, 0))  # (j, d, i·k)
 
-    def sum(self):
-        """Sums `Σ_i û_j|i` of shape `(batch, num_outputs, output_dim)`."""
+    def sum(self, share=1.0):
+        """Sums `share · Σ_i û_j|i` of shape `(num_outputs, batch, output_dim)`."""
+        flat = ops.reshape(self._arranged, (-1, self._fan_in))
+        if self._components_first:
+            # The share goes to the kernel, with which it is one constant in an exported graph.
+            kernels = ops.transpose(self._by_output, (0, 2, 1)) * share
+            return ops.matmul(flat, kernels)
         flat_kernel = ops.reshape(self.kernel, (self._fan_in, -1))  # (i·k, j·d)
-        sums = ops.matmul(ops.reshape(self.inputs, (-1, self._fan_in)), flat_kernel)
-        return ops.reshape(sums, (-1, self.num_outputs, self.output_dim))
+        sums = ops.reshape(ops.matmul(flat, flat_kernel), (-1, self.num_outputs, self.output_dim))
+        return batch_first(sums) * share
+
+    def uniform(self, share=None):
+        """Equal couplings and the sums that they give.
+
+        Args:
+            share: The coupling. Defaults to None: `1 / num_outputs`.
+
+        Returns:
+            Couplings `(1, num_inputs, num_outputs)`, in the order that routings report them, and
+            sums `(num_outputs, batch, output_dim)`.
+        """
+        share = 1.0 / self.num_outputs if share is None else share
+        return ops.full((1, self.num_inputs, self.num_outputs), share), self.sum(share)
 
     def weighted_sum(self, couplings):
         """Sums `Σ_i c_ij û_j|i`.
 
         Args:
-            couplings: Tensor of shape `(num_outputs, batch, num_inputs)`.
+            couplings: Tensor of shape `(num_outputs, batch, num_inputs)`, or with an axis more, as
+                from `agreement` with `keepdims`.
 
         Returns:
-            Tensor of shape `(batch, num_outputs, output_dim)`.
+            Tensor of shape `(num_outputs, batch, output_dim)`.
         """
-        couplings = ops.expand_dims(ops.cast(couplings, self.inputs.dtype), -1)
-        weighted = ops.reshape(couplings * self.inputs, (self.num_outputs, -1, self._fan_in))
+        couplings = ops.cast(couplings, self.inputs.dtype)
+        if len(couplings.shape) == 3:
+            couplings = ops.expand_dims(couplings, self._axis)
+        weighted = ops.reshape(couplings * self._arranged, (self.num_outputs, -1, self._fan_in))
         # Products with one layout of the kernel, the long axis last: the kernel's gradient is
         # several times slower the other way round.
-        sums = ops.matmul(weighted, ops.transpose(self._by_output, (0, 2, 1)))  # (j, b, d)
-        return ops.transpose(sums, (1, 0, 2))
+        return ops.matmul(weighted, ops.transpose(self._by_output, (0, 2, 1)))
 
-    def agreement(self, targets):
+    def agreement(self, targets, keepdims=False):
         """Inner products `⟨û_j|i, t_j⟩`, summed in float32.
 
         Args:
-            targets: Tensor of shape `(batch, num_outputs, output_dim)`.
+            targets: Tensor of shape `(num_outputs, batch, output_dim)`.
+            keepdims: Whether to keep an axis of size 1 where the components were summed.
 
         Returns:
             Float32 tensor of shape `(num_outputs, batch, num_inputs)`.
         """
-        products = ops.matmul(ops.transpose(targets, (1, 0, 2)), self._by_output)  # (j, b, i·k)
-        products = ops.reshape(products, (self.num_outputs, -1, self.num_inputs, self.input_dim))
-        products = ops.cast(products, "float32") * ops.cast(self.inputs, "float32")
-        return ops.sum(products, axis=-1)
+        products = ops.matmul(targets, self._by_output)  # (j, b, i·k) or (j, b, k·i)
+        products = ops.reshape(products, (self.num_outputs, -1, *self._arranged.shape[1:]))
+        products = ops.cast(products, "float32") * ops.cast(self._arranged, "float32")
+        return ops.sum(products, axis=self._axis, keepdims=keepdims)
+
+    def as_couplings(self, by_output):
+        """Couplings of the shapes above as `(b, i, j)`, in the order that routings report them."""
+        by_output = ops.reshape(by_output, (self.num_outputs, -1, self.num_inputs))
+        return ops.transpose(by_output, (1, 2, 0))
 
     def detached(self):
         """The same votes as constants for the gradient."""
@@ -103,3 +156,8 @@ class Votes:
         kernels = ops.reshape(self.kernel, (self.num_inputs, self.input_dim, -1))  # (i, k, j·d)
         votes = ops.transpose(ops.matmul(by_input, kernels), (1, 0, 2))  # (b, i, j·d)
         return ops.reshape(votes, (-1, self.num_inputs, self.num_outputs, self.output_dim))
+
+
+def batch_first(poses):
+    """Poses `(j, b, d)` as `(b, j, d)`, or the other way round."""
+    return ops.transpose(poses, (1, 0, 2))

@@ -1,0 +1,137 @@
+"""Check of an ONNX file against the checkpoint that it was exported from.
+
+python -m export.verify --model ckpt/ --provider cuda
+"""
+
+import pathlib
+
+from export import command
+
+with command.quiet_tensorflow():
+    import tensorflow  # noqa: F401
+
+import onnx
+
+from export import checkpoint, images, precision, runtime
+from export.inference import inference_model
+from export.parity import BATCH_SIZES, ParityError, compare
+
+
+def verify_onnx(
+    model,
+    path,
+    test_images=None,
+    checkpoint=None,
+    provider="cpu",
+    tolerance=1e-5,
+    max_accuracy_drop=None,
+):
+    """Compares an ONNX file with the Keras model that it should compute.
+
+    In float32, every output must agree to `tolerance` and every image get the same class; a lower
+    precision must keep its accuracy.
+
+    Args:
+        model: The Keras model.
+        path: Path of the ONNX file.
+        test_images: An `export.images.Images`. Defaults to None: those of the checkpoint's data
+            set, or random ones.
+        checkpoint: The `export.checkpoint.Checkpoint` of the model, or None.
+        provider: `"cpu"`, `"cuda"` or `"tensorrt"`. Defaults to `"cpu"`.
+        tolerance: Largest absolute difference that passes in float32. Defaults to 1e-5.
+        max_accuracy_drop: Points of test accuracy that float16 and int8 may lose. Defaults to
+            None: 0.1 for float16, 0.5 for int8.
+
+    Returns:
+        An `export.parity.Comparison`.
+
+    Raises:
+        ValueError: if the model or the file cannot be read, or the provider not be used.
+        ParityError: if the file does not load or does not compute the same.
+
+    Example:
+
+    >>> report = export_onnx(model, "model.onnx")
+    >>> comparison = verify_onnx(model, "model.onnx")
+    """
+    try:
+        proto = onnx.load(path)
+        size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        outputs = [output.name for output in proto.graph.output]
+    except Exception as error:  # protobuf's errors, and those of reading
+        raise ValueError(f"{path} cannot be read as ONNX: {command.first_line(error)}") from error
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    reference = inference_model(model, "reconstruction" in outputs)
+    kind = metadata.get("precision", "float32")
+    comparison = compare_session(
+        reference,
+        open_verified(path, provider),
+        images.choose(test_images, checkpoint, reference.inputs[0]),
+        kind,
+        tolerance,
+        size or None,
+    )
+    accept(comparison, kind, tolerance, max_accuracy_drop)
+    return comparison
+
+
+def open_verified(path, provider):
+    """Opens a file, whose failure to load is a `ParityError`."""
+    try:
+        return runtime.open_session(path, provider)
+    except ValueError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ParityError(
+            f"ONNX Runtime cannot load the file: {command.first_line(error)}"
+        ) from error
+
+
+def compare_session(reference, session, test_images, kind, tolerance, batch_size):
+    """Compares an open session with the reference model, on all test images."""
+    return compare(
+        reference.predict_on_batch,
+        runtime.runner(session, batch_size),
+        test_images.test.astype(reference.inputs[0].dtype),
+        tolerance if kind == "float32" else None,
+        test_images.labels,
+        BATCH_SIZES if batch_size is None else (batch_size,),
+    )
+
+
+def accept(comparison, kind, tolerance, max_accuracy_drop):
+    """Raises a `ParityError` if a comparison does not meet what its precision must."""
+    comparison.verify(tolerance)
+    if kind != "float32":
+        precision.check_accuracy(comparison, kind, max_accuracy_drop)
+
+
+def main():
+    parser = command.Parser(__doc__.splitlines()[0])
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
+    parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
+    parser.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
+    parser.add_argument("--tolerance", type=command.positive(float), default=1e-5)
+    parser.add_argument("--max-accuracy-drop", type=float, help="as for export.onnx")
+    args = parser.parse_args()
+    path = args.onnx or args.model / "model.onnx"
+    try:
+        loaded = checkpoint.load(args.model)
+        comparison = verify_onnx(
+            loaded.model,
+            path,
+            checkpoint=loaded,
+            provider=args.provider,
+            tolerance=args.tolerance,
+            max_accuracy_drop=args.max_accuracy_drop,
+        )
+    except ValueError as error:
+        command.fail(error)
+    except ParityError as error:
+        command.fail(f"{path}: {error}", code=1)
+    print("\n".join(map(str, comparison.rows)))
+    print(f"✓ {path} agrees with {args.model}: {comparison.summary}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What the tests of the exporters share."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import onnxruntime
+import pytest
+
+from kcaps.models import capsnet
+
+ROOT = pathlib.Path(__file__).parents[1]
+FORBIDDEN = {"Shape", "Gather", "Loop", "If"}
+
+
+def python(*arguments, cwd):
+    """A Python program in a folder of its own, so that nothing is imported from the checkout."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def small(routing, **options):
+    return capsnet((17, 18, 1), 3, routing=routing, filters=4, num_primary_capsules=2, **options)
+
+
+def onnx_outputs(path, images):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def ended(monkeypatch, capsys, main, code, *arguments):
+    """Runs a program to its refusal; returns the one line that it printed."""
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    assert stop.value.code == code, captured.err
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def contents(folder):
+    """All files below a folder, with what is in them."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,445 @@
+"""Bad input to the exporters: one line, exit code 2 (1 for a failed check), nothing left behind."""
+
+import io
+import json
+import pickle
+import shutil
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import onnx
+import pytest
+
+import export.onnx
+import export.saved_model
+from export import checkpoint, files, parity, summary, verify
+from export.onnx import export_onnx
+from exporting import contents, ended, python
+
+MAINS = pytest.mark.parametrize("main", [export.onnx.main, export.saved_model.main])
+
+
+def change_a_weight(graph):
+    for tensor in graph.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        if array.ndim > 1 and array.dtype == np.float32:
+            array.flat[array.size // 2] += 0.05
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+            return graph
+
+
+def break_an_operator(graph):
+    graph.graph.node[0].op_type = "PartitionedCall"
+    return graph
+
+
+def rename_an_output(graph):
+    name = graph.graph.output[0].name
+    graph.graph.output[0].name = "renamed"
+    for node in graph.graph.node:
+        for side in (node.input, node.output):
+            side[:] = ["renamed" if value == name else value for value in side]
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "message"),
+    [
+        (change_a_weight, 1, "differs from Keras by"),
+        (break_an_operator, 2, "the graph is not valid ONNX"),
+    ],
+)
+def test_a_wrong_onnx_file_is_never_written(
+    monkeypatch, checkpoint_copy, capsys, damage, code, message
+):
+    simplify = export.graph.simplify
+    monkeypatch.setattr(export.graph, "simplify", lambda *args: damage(simplify(*args)))
+    (checkpoint_copy / "model.onnx").write_bytes(b"before")
+    before = contents(checkpoint_copy)
+    arguments = ("--model", checkpoint_copy, "--overwrite")
+    assert message in ended(monkeypatch, capsys, export.onnx.main, code, *arguments)
+    assert contents(checkpoint_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_a_weight, "differs from Keras by"),
+        (break_an_operator, "ONNX Runtime cannot load the file"),
+        (rename_an_output, "outputs differ: Keras has"),
+    ],
+)
+def test_damage_in_a_written_file_is_caught(monkeypatch, checkpoint_copy, capsys, damage, message):
+    path = checkpoint_copy / "model.onnx"
+    loaded = checkpoint.load(checkpoint_copy)
+    export_onnx(loaded.model, path, checkpoint=loaded)
+    assert verify.verify_onnx(loaded.model, path, checkpoint=loaded).largest_difference <= 1e-5
+    monkeypatch.setattr("sys.argv", ["program", "--model", str(checkpoint_copy)])
+    verify.main()
+    assert "agrees with" in capsys.readouterr().out
+    onnx.save(damage(onnx.load(path)), path)
+    assert message in ended(
+        monkeypatch, capsys, verify.main, 1, "--model", checkpoint_copy, "--onnx", path
+    )
+    path.write_bytes(b"no file of ONNX")
+    line = ended(monkeypatch, capsys, verify.main, 2, "--model", checkpoint_copy)
+    assert "cannot be read as ONNX" in line
+
+
+def test_a_wrong_saved_model_is_never_written(monkeypatch, checkpoint_copy, capsys):
+    monkeypatch.setattr(export.saved_model, "_serve", lambda path: lambda x: {"poses": x})
+    before = contents(checkpoint_copy)
+    line = ended(monkeypatch, capsys, export.saved_model.main, 1, "--model", checkpoint_copy)
+    assert "outputs differ" in line and contents(checkpoint_copy) == before
+
+
+def rewrite(folder, change):
+    """Writes model.keras anew, with its members changed by a function of their dict."""
+    path = folder / "model.keras"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in change(members).items():
+            archive.writestr(name, content)
+
+
+def change_run(folder, **entries):
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, **entries}))
+
+
+def remove_run(folder):
+    (folder / "run.json").unlink()
+
+
+def remove_model(folder):
+    (folder / "model.keras").unlink()
+
+
+def empty(folder):
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def spoil_run(folder):
+    (folder / "run.json").write_text('{"kcaps": ')
+
+
+def binary_run(folder):
+    (folder / "run.json").write_bytes(b"\xff\xfe\x00{")
+
+
+def deep_run(folder):
+    (folder / "run.json").write_text("[" * 100_000)
+
+
+def foreign_run(folder):
+    (folder / "run.json").write_text('{"model": "other"}')
+
+
+def spoil_data(folder):
+    change_run(folder, data={"loader": "scikit-learn", "scale": 16})
+
+
+def far_test_images(folder):
+    change_run(folder, data={"loader": "scikit-learn", "scale": 16, "test_indices": [10**6]})
+
+
+def spoil_labels(folder):
+    change_run(folder, labels="0123456789")
+
+
+def few_labels(folder):
+    change_run(folder, labels=["0", "1"])
+
+
+def spoil_range(folder):
+    change_run(folder, input_range=[255, 0])
+
+
+def with_lambda(folder):
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Lambda(lambda x: x)])
+    model.save(folder / "model.keras")
+
+
+class Bomb:
+    """An object whose unpickling writes a file."""
+
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+def with_pickled_weights(folder):
+    array = io.BytesIO()
+    np.savez(array, bomb=np.array([Bomb()], dtype=object))
+
+    def change(members):
+        del members["model.weights.h5"]
+        return members | {"model.weights.npz": array.getvalue()}
+
+    rewrite(folder, change)
+
+
+def with_pickled_asset(folder):
+    rewrite(folder, lambda members: members | {"model.pkl": pickle.dumps(Bomb())})
+
+
+def with_pickled_lambda(folder):
+    """A config that asks for a function from marshalled code, as Keras itself once wrote them."""
+
+    def change(members):
+        config = json.loads(members["config.json"])
+        layers = config["config"]["layers"]
+        code = {"class_name": "__lambda__", "config": {"code": "4wAA", "defaults": None}}
+        rescaling = next(x for x in layers if x["class_name"] == "Rescaling")
+        rescaling |= {"class_name": "Lambda", "config": {"name": "x", "function": code}}
+        return members | {"config.json": json.dumps(config)}
+
+    rewrite(folder, change)
+
+
+def calling_the_system(folder):
+    """A config that names a function of the operating system as a layer."""
+
+    def change(members):
+        config = json.loads(members["config.json"])
+        config |= {"module": "os", "class_name": "function", "config": "system"}
+        config["registered_name"] = "function"
+        return members | {"config.json": json.dumps(config)}
+
+    rewrite(folder, change)
+
+
+def climbing_out(folder):
+    rewrite(folder, lambda members: members | {"../../escaped.txt": b"out"})
+
+
+def absolute_path(folder):
+    rewrite(folder, lambda members: members | {"/escaped.txt": b"out"})
+
+
+def climbing_assets(folder):
+    rewrite(folder, lambda members: members | {"assets\\..\\..\\escaped.txt": b"out"})
+
+
+def without_weights(folder):
+    rewrite(folder, lambda members: {"config.json": members["config.json"]})
+
+
+def outside_weights(folder):
+    """Weights that are a link to another file."""
+
+    def change(members):
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file["layers"] = h5py.ExternalLink("/etc/passwd", "/layers")
+        return members | {"model.weights.h5": content.getvalue()}
+
+    rewrite(folder, change)
+
+
+def damaged_byte(folder):
+    content = bytearray((folder / "model.keras").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (folder / "model.keras").write_bytes(content)
+
+
+def with_weight(value):
+    def damage(folder):
+        model = keras.saving.load_model(folder / "model.keras")
+        kernel = model.get_layer("digit_caps").kernel
+        array = keras.ops.convert_to_numpy(kernel).copy()
+        array[0, 0, 0, 0] = value
+        kernel.assign(array)
+        model.save(folder / "model.keras")
+
+    damage.__name__ = f"with_{value}"
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "does not exist"),
+        (empty, "it has no run.json"),
+        (remove_run, "it has no run.json"),
+        (remove_model, "without model.keras"),
+        (spoil_run, "run.json cannot be read"),
+        (binary_run, "run.json cannot be read"),
+        (deep_run, "run.json cannot be read"),
+        (foreign_run, "was not written by a kcaps recipe"),
+        (spoil_data, "does not say where its test images are"),
+        (far_test_images, "does not say where its test images are"),
+        (spoil_labels, "'labels' must be a list"),
+        (few_labels, "names 2 labels, the model has 10 classes"),
+        (spoil_range, "'input_range' must be two numbers"),
+        (with_lambda, "cannot be loaded safely"),
+        (with_pickled_lambda, "cannot be loaded safely"),
+        (with_pickled_weights, "Keras does not write its member 'model.weights.npz'"),
+        (with_pickled_asset, "Keras does not write its member 'model.pkl'"),
+        (calling_the_system, "cannot be loaded safely"),
+        (climbing_out, "climbs out of the archive"),
+        (absolute_path, "climbs out of the archive"),
+        (climbing_assets, "climbs out of the archive"),
+        (without_weights, "it has 0 members"),
+        (outside_weights, "cannot be loaded safely"),
+        (damaged_byte, "is damaged"),
+        (with_weight(np.nan), "has a weight that is not finite"),
+        (with_weight(-np.inf), "has a weight that is not finite"),
+    ],
+)
+def test_bad_checkpoints(monkeypatch, checkpoint_copy, tmp_path, capsys, damage, message):
+    monkeypatch.chdir(tmp_path)
+    damage(checkpoint_copy)
+    before = contents(tmp_path)
+    for main in (export.onnx.main, export.saved_model.main):
+        assert message in ended(monkeypatch, capsys, main, 2, "--model", checkpoint_copy)
+    assert contents(tmp_path) == before
+
+
+def test_a_model_file_cut_anywhere(monkeypatch, checkpoint_copy, capsys):
+    path = checkpoint_copy / "model.keras"
+    content = path.read_bytes()
+    for length in np.linspace(0, len(content) - 1, 50).astype(int):
+        path.write_bytes(content[:length])
+        line = ended(monkeypatch, capsys, export.onnx.main, 2, "--model", checkpoint_copy)
+        assert "is damaged" in line
+    assert not (checkpoint_copy / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--opset", "99"], "`opset` must be from 13 to 18"),
+        (["--opset", "x"], "argument --opset: invalid int value"),
+        (["--tolerance", "0"], "argument --tolerance: must be positive"),
+        (["--tolerance", "nan"], "argument --tolerance: must be positive"),
+        (["--precision", "int3"], "argument --precision: invalid choice: 'int3'"),
+        (["--provider", "abacus"], "argument --provider: invalid choice: 'abacus'"),
+        (["--batch-size", "-1"], "argument --batch-size: must be positive"),
+        (["--max-accuracy-drop", "-1"], "`max_accuracy_drop` must be from 0 to 100"),
+        (["--max-accuracy-drop", "nan"], "`max_accuracy_drop` must be from 0 to 100"),
+        (["--limit", "0"], "argument --limit: must be positive"),
+        (["--output", "a", "--model-repository", "b"], "--output or --model-repository"),
+        (["--output", "/dev/null/model.onnx"], "/dev/null/model.onnx cannot be written"),
+        (["--output", "/proc/model.onnx"], "/proc/model.onnx cannot be written"),
+        (["--unknown"], "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments(monkeypatch, digits_checkpoint, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    before = contents(digits_checkpoint)
+    line = ended(monkeypatch, capsys, export.onnx.main, 2, "--model", digits_checkpoint, *arguments)
+    assert message in line
+    assert contents(digits_checkpoint) == before and not list(tmp_path.iterdir())
+
+
+def test_bad_options_of_the_functions(tmp_path):
+    for options, message in (
+        ({"opset": 12}, "`opset` must be from 13 to 18"),
+        ({"opset": "18"}, "`opset` must be from 13 to 18"),
+        ({"precision": "int3"}, "`precision` must be one of"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
+        ({"tolerance": float("nan")}, "`tolerance` must be positive"),
+        ({"provider": "abacus"}, "`provider` must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_onnx(keras.Sequential(), tmp_path / "model.onnx", **options)
+    with pytest.raises(TypeError, match="unknown"):
+        export_onnx(keras.Sequential(), tmp_path / "model.onnx", unknown=1)
+
+
+@MAINS
+def test_an_existing_output_needs_overwrite(monkeypatch, checkpoint_copy, capsys, main):
+    arguments = ("--model", checkpoint_copy, "--limit", 20)
+    monkeypatch.setattr("sys.argv", ["program", *map(str, arguments)])
+    main()
+    before = contents(checkpoint_copy)
+    assert "Replace it with --overwrite" in ended(monkeypatch, capsys, main, 2, *arguments)
+    assert contents(checkpoint_copy) == before
+    monkeypatch.setattr("sys.argv", ["program", *map(str, arguments), "--overwrite"])
+    main()
+    assert contents(checkpoint_copy).keys() == before.keys()
+
+
+@MAINS
+def test_the_checkpoint_is_no_output(monkeypatch, checkpoint_copy, capsys, main):
+    before = contents(checkpoint_copy)
+    arguments = ("--model", checkpoint_copy, "--overwrite", "--output")
+    for name in ("model.keras", "run.json"):
+        line = ended(monkeypatch, capsys, main, 2, *arguments, checkpoint_copy / name)
+        assert "is a file of the checkpoint itself" in line or "is not a SavedModel" in line
+    assert contents(checkpoint_copy) == before
+
+
+def test_other_folders_are_not_replaced(monkeypatch, checkpoint_copy, tmp_path, capsys):
+    (tmp_path / "precious").mkdir()
+    arguments = ("--model", checkpoint_copy, "--overwrite", "--output", tmp_path / "precious")
+    line = ended(monkeypatch, capsys, export.saved_model.main, 2, *arguments)
+    assert "is not a SavedModel" in line and (tmp_path / "precious").is_dir()
+    line = ended(monkeypatch, capsys, export.onnx.main, 2, *arguments)
+    assert "is a folder" in line and (tmp_path / "precious").is_dir()
+
+
+FULL_DISK = """
+import resource, sys
+from export.command import quiet_tensorflow
+with quiet_tensorflow():
+    import {module} as program
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+sys.argv = ["program", "--model", "ckpt", "--overwrite", *{arguments}]
+program.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("export.onnx", "model.onnx", []),
+        ("export.onnx", "model.onnx", ["--precision", "int8"]),
+        ("export.saved_model", "saved_model", []),
+    ],
+)
+def test_full_disk(checkpoint_copy, tmp_path, module, name, arguments):
+    """Writing stops at a size, as it does where a disk is full."""
+    old = checkpoint_copy / name
+    if name == "saved_model":
+        old.mkdir()
+        old /= "saved_model.pb"
+    old.write_bytes(b"before")
+    before = contents(tmp_path)
+    code = FULL_DISK.format(module=module, size=100_000, arguments=arguments)
+    result = python("-c", code, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "cannot be written" in result.stderr
+    assert contents(tmp_path) == before
+
+
+def test_all_files_are_put_in_place_or_none(monkeypatch, tmp_path):
+    path, report, blocked = tmp_path / "file", tmp_path / "file.json", tmp_path / "blocked"
+    path.write_text("old")
+    report.write_text("old report")
+    blocked.mkdir()  # cannot be replaced by a file
+    with pytest.raises(OSError), files.aside(path, overwrite=True) as folder:
+        (folder / "new").write_text("new")
+        files.put(folder / "new", path, {report: "new report", blocked: "text"})
+    assert {name.name for name in tmp_path.iterdir()} == {"file", "file.json", "blocked"}
+    assert path.read_text() == "old" and report.read_text() == "old report"
+    with pytest.raises(RuntimeError), files.aside(tmp_path / "a/b/c", overwrite=False):
+        raise RuntimeError("stopped")
+    assert not (tmp_path / "a").exists()
+
+
+def test_summary_of_bad_folders(monkeypatch, checkpoint_copy, tmp_path, capsys):
+    line = ended(monkeypatch, capsys, summary.main, 2, "--model", tmp_path / "nowhere")
+    assert "it has no model.keras" in line
+    (checkpoint_copy / "report.json").write_text("[]")
+    assert "no summary" in ended(monkeypatch, capsys, summary.main, 2, "--model", checkpoint_copy)
+
+
+def test_a_file_that_does_not_run_is_refused():
+    with pytest.raises(parity.ParityError, match="does not run"):
+        parity.compare(lambda x: {"a": x}, lambda x: 1 / 0, np.zeros((2, 3)), 1e-5)
