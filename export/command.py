@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import math
 import os
 import pathlib
@@ -38,6 +39,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
 
     def error(self, message):
         fail(message)

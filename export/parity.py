@@ -25,7 +25,8 @@ class Row:
     def __str__(self):
         mark = "✓" if self.passed else "✗"
         shape = "×".join(map(str, self.shape))
-        return f"  {mark} {self.output:<16}{self.batch:<26}{shape:<18}{self.difference:.1e}"
+        value = f"{self.difference} differ" if self.output == "class" else f"{self.difference:.1e}"
+        return f"  {mark} {self.output:<16}{self.batch:<26}{shape:<18}{value}"
 
 
 @dataclasses.dataclass(frozen=True)

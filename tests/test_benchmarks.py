@@ -6,16 +6,27 @@ import sys
 
 import pytest
 
-BENCH = pathlib.Path(__file__).parents[1] / "benchmarks" / "bench.py"
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.tensorflow
 
 
-@pytest.mark.tensorflow
-def test_a_quick_run_prints_its_tables():
-    """It compares kcaps' layer with the textbook's before it times anything."""
-    arguments = ("--quick", "--repeats", "1", "--routings", "l2", "--only", "layer,step,memory")
-    command = [sys.executable, str(BENCH), *arguments]
+def output(program, *arguments):
+    command = [sys.executable, BENCHMARKS / program, "--quick", "--repeats", "1", *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for text in ("the textbook agree to", "| textbook |", "| l2, joint |", "| l2, alternating |"):
-        assert text in result.stdout
-    assert result.stdout.count("\n## ") == 3
+    return result.stdout
+
+
+def test_a_quick_run_prints_its_tables():
+    """It compares kcaps' layer with the textbook's before it times anything."""
+    text = output("bench.py", "--routings", "l2", "--only", "layer,step,memory")
+    for part in ("the textbook agree to", "| textbook |", "| l2, joint |", "| l2, alternating |"):
+        assert part in text
+    assert text.count("\n## ") == 3
+
+
+def test_inference_of_exported_files():
+    text = output("inference.py", "--routings", "l2")
+    for row in ("| convolutions |", "| l2 |", "| l2, int8 |", "| l2, Keras predict |"):
+        assert row in text
+    assert text.count("\n## ") == 3
