@@ -8,9 +8,9 @@ from kcaps.layers import CapsuleLength, CapsuleMask
 def inference_model(model, with_decoder=False):
     """The model that is exported: one input `image`, a dict of named outputs.
 
-    Where an output of the model comes from `CapsuleLength`, it is called `class_lengths` and the
-    capsules that it measures are added as `poses`; other outputs keep their names. A model whose
-    last layer is a model has the outputs of that one.
+    The first output that comes from `CapsuleLength`, or that with the name, is called
+    `class_lengths`, and the capsules that it measures are added as `poses`; other outputs keep
+    their names. A model whose last layer is a model has the outputs of that one.
 
     Args:
         model: A functional or built sequential Keras model with one input.
@@ -50,18 +50,11 @@ def inference_model(model, with_decoder=False):
     if not isinstance(named, dict):
         names = keras.Model(model.inputs, model.outputs).output_names
         named = dict(zip(names, model.outputs, strict=True))
-    outputs = {}
-    for name, tensor in named.items():
-        layer, node, _ = tensor._keras_history
-        source = layer._inbound_nodes[node].input_tensors[0]
-        if isinstance(layer, keras.Model) and len(named) == 1:  # a whole model is the last layer
-            outputs = inference_model(layer, with_decoder)(source)
-            return keras.Model(model.inputs, outputs, name=model.name)
-        if isinstance(layer, CapsuleLength) and "class_lengths" not in outputs:
-            outputs["class_lengths"] = tensor
-            outputs["poses"] = source
-        else:
-            outputs[name] = tensor
+    (layer, source), *others = [_origin(tensor) for tensor in named.values()]
+    if isinstance(layer, keras.Model) and not others:  # a whole model is the last layer
+        outputs = inference_model(layer, with_decoder)(source)
+        return keras.Model(model.inputs, outputs, name=model.name)
+    outputs = _with_poses(named)
     if with_decoder:
         decoder = getattr(model, "decoder", None)
         if decoder is None or "poses" not in outputs:
@@ -71,3 +64,26 @@ def inference_model(model, with_decoder=False):
             )
         outputs["reconstruction"] = decoder(CapsuleMask()(outputs["poses"]))
     return keras.Model(model.inputs, outputs, name=model.name)
+
+
+def _origin(tensor):
+    """The layer that made a tensor, and the first tensor that it made it of."""
+    layer, node, _ = tensor._keras_history
+    return layer, next(iter(layer._inbound_nodes[node].input_tensors), None)
+
+
+def _with_poses(named):
+    """Outputs by name, with the class lengths under that name and their poses after them."""
+    lengths = [name for name, x in named.items() if isinstance(_origin(x)[0], CapsuleLength)]
+    chosen = next(iter(lengths), None)
+    if "class_lengths" in named:
+        chosen = "class_lengths" if "class_lengths" in lengths else None
+    outputs = {}
+    for name, tensor in named.items():
+        if name == chosen:
+            outputs["class_lengths"] = tensor
+            if "poses" not in named:
+                outputs["poses"] = _origin(tensor)[1]
+        else:
+            outputs[name] = tensor
+    return outputs

@@ -15,7 +15,7 @@ _TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}
 
 def model_path(repository, run):
     """Path of the first version of a model, which is named after its recipe."""
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", run["recipe"])
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", run["recipe"]) or "model"
     return repository / name / "1" / "model.onnx"
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from export import checkpoint, parity, summary
 from export.images import Images
+from export.inference import inference_model
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import FORBIDDEN, ROOT, onnx_outputs, python, small
@@ -316,3 +317,20 @@ def test_wheel_carries_kcaps_and_export_only(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("kcaps-*.whl"))) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kcaps", "export"}
+
+
+def test_names_of_outputs():
+    def names(outputs):
+        return list(inference_model(keras.Model(image, outputs)).output)
+
+    image = keras.Input((4, 3))
+    first, second = DigitCaps(3, 4)(image), DigitCaps(2, 4)(image)
+    lengths, others = CapsuleLength()(first), CapsuleLength()(second)
+    assert names(lengths) == ["class_lengths", "poses"]
+    assert names({"a": lengths, "b": others}) == ["class_lengths", "poses", "b"]
+    model = inference_model(keras.Model(image, {"a": lengths, "class_lengths": others}))
+    assert list(model.output) == ["a", "class_lengths", "poses"]
+    assert model.output["poses"].shape == (None, 2, 4)  # those that `class_lengths` measures
+    assert names({"poses": first, "class_lengths": lengths}) == ["poses", "class_lengths"]
+    assert names({"class_lengths": first, "a": lengths}) == ["class_lengths", "a"]
+    assert names({"a": image}) == ["a"]
