@@ -20,7 +20,7 @@ import onnxslim
 import tf2onnx
 
 import kcaps
-from export import files, graph, images, precision, runtime, serving
+from export import files, graph, images, precision, program, runtime, serving
 from export.fold import fold
 from export.inference import inference_model
 from export.report import Report, Steps
@@ -214,7 +214,7 @@ def _about(proto, path, checkpoint, options):
 
 
 def main():
-    parser = command.export_parser(__doc__.splitlines()[0], "model.onnx")
+    parser = program.export_parser(__doc__.splitlines()[0], "model.onnx")
     parser.add_argument(
         "--model-repository",
         type=pathlib.Path,
@@ -248,7 +248,7 @@ def main():
         )
         return _export(path, loaded.model, test_images, loaded, Steps(show), options, more_files)
 
-    command.run_export(export, args, place)
+    program.run_export(export, args, place)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ with command.quiet_tensorflow():
 import keras
 
 import kcaps
-from export import files, images
+from export import files, images, program
 from export.fold import fold
 from export.inference import inference_model
 from export.parity import ParityError, compare
@@ -124,7 +124,7 @@ def _serve(path):
 
 
 def main():
-    args = command.export_parser(__doc__.splitlines()[0], "saved_model/").parse_args()
+    args = program.export_parser(__doc__.splitlines()[0], "saved_model/").parse_args()
 
     def export(path, loaded, test_images, show):
         return export_saved_model(
@@ -138,7 +138,7 @@ def main():
             args.overwrite,
         )
 
-    command.run_export(export, args, lambda run: args.output or args.model / "saved_model")
+    program.run_export(export, args, lambda run: args.output or args.model / "saved_model")
 
 
 if __name__ == "__main__":

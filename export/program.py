@@ -1,0 +1,59 @@
+"""What the command lines of the exporters share."""
+
+import pathlib
+
+from export import checkpoint, command, images, parity
+
+
+def export_parser(description, output):
+    """Command line of an exporter; `output` is the default name in the checkpoint folder."""
+    result = command.Parser(description)
+    result.add_argument(
+        "--model", type=pathlib.Path, required=True, help="checkpoint folder of a recipe"
+    )
+    result.add_argument("--output", type=pathlib.Path, help=f"default: {output} in that folder")
+    result.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    result.add_argument(
+        "--with-decoder", action="store_true", help="add the decoder's image as `reconstruction`"
+    )
+    result.add_argument(
+        "--tolerance",
+        type=command.positive(float),
+        default=1e-5,
+        help="largest difference to Keras",
+    )
+    result.add_argument(
+        "--limit", type=command.positive(int), help="compare on at most so many test images"
+    )
+    return result
+
+
+def run_export(export, args, place):
+    """Loads the checkpoint, exports it, and prints the steps and the table.
+
+    Ends the program with one line on stderr: code 2 for input that cannot be used, code 1 for a
+    file that failed its check and was not written.
+
+    Args:
+        export: Function `(path, checkpoint, test_images, show)` that returns a `Report`.
+        args: Arguments of `export_parser`.
+        place: Function from the content of `run.json` to the path to write.
+    """
+    path = None
+    try:
+        loaded = checkpoint.load(args.model)
+        path = place(loaded.run)
+        own = [loaded.folder / name for name in ("model.keras", "run.json", "report.json")]
+        if path.resolve() in [name.resolve() for name in own]:
+            raise ValueError(f"--output {path} is a file of the checkpoint itself")
+        print(f"✓ {'load':<11}{args.model}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
+        report = export(path, loaded, images.of_run(loaded.run, args.limit), print)
+    except ValueError as error:
+        command.fail(error)
+    except OSError as error:
+        command.fail(f"{path or args.model} cannot be written: {error.strerror or error}")
+    except parity.ParityError as error:
+        kept = f", the earlier {path} was kept" if path.exists() else ""
+        command.fail(f"{error}; no file was written{kept}", code=1)
+    print(report)
+    print(f"✓ {path} agrees with {args.model}: {report.comparison.summary}")
