@@ -6,26 +6,24 @@ python -m export.benchmark --model ckpt/ --provider cpu --batch-sizes 1,16,64,25
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import tempfile
 import time
 
 from export import command
 
-with command.quiet_tensorflow():
+with command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow as tf
 
 import numpy as np
-import onnx
 import onnxruntime
 
 from export import checkpoint, images, runtime
-from export.files import report_path
 from export.inference import inference_model
 from export.onnx import export_onnx
 from export.parity import ParityError
 from export.saved_model import export_saved_model
+from export.verify import open_verified, read, read_report
 
 WARM_UP = 3
 
@@ -138,16 +136,19 @@ def benchmark(loaded, file, provider, batch_sizes, repeats):
     model = inference_model(loaded.model)
     timings = []
     with exports(loaded, file, provider) as (onnx_path, saved_model):
-        metadata, fixed = _read(onnx_path)
+        _, fixed, metadata = read(onnx_path)
         _check_source(onnx_path, metadata.get("checkpoint_sha256"), loaded)
         if saved_model.parent == loaded.folder:
-            report = json.loads(report_path(saved_model).read_text())
-            _check_source(saved_model, report["checkpoint_sha256"], loaded)
+            sha256 = read_report(saved_model).get("checkpoint_sha256")
+            _check_source(saved_model, sha256, loaded)
         if fixed and set(batch_sizes) != {fixed}:
             raise ValueError(
                 f"{onnx_path} takes batches of {fixed} alone. Give --batch-sizes {fixed}."
             )
-        session = runtime.open_session(onnx_path, provider)
+        session = open_verified(onnx_path, provider)
+        expected, received = tuple(model.inputs[0].shape[1:]), session.get_inputs()[0].shape[1:]
+        if list(expected) != received:
+            raise ValueError(f"{onnx_path} takes images of {received}, the model of {expected}")
         served = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
         used = session.get_providers()[0].removesuffix("ExecutionProvider")
         runtimes = {
@@ -181,16 +182,6 @@ def _serve(signature, image):
     return [value.numpy() for value in signature(image=image).values()]
 
 
-def _read(path):
-    """Metadata of an ONNX file, and its batch size, 0 where that is free."""
-    try:
-        proto = onnx.load(path)
-        batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    except Exception as error:  # protobuf's errors, and those of reading
-        raise ValueError(f"{path} cannot be read as ONNX: {command.first_line(error)}") from error
-    return {entry.key: entry.value for entry in proto.metadata_props}, batch
-
-
 def batch_sizes(text):
     """Argument type: positive integers with commas between them."""
     return [command.positive(int)(part) for part in text.split(",")]
@@ -207,7 +198,7 @@ def main():
     try:
         loaded = checkpoint.load(args.model)
         benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
-    except (ValueError, KeyError, OSError, ParityError) as error:
+    except (ValueError, OSError, ParityError) as error:
         command.fail(error)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from export.command import first_line
 
 FIX = "Train one with `python recipes/digits.py --output ckpt/`."
+LOADERS = ("scikit-learn", "tensorflow-datasets", "synthetic")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
@@ -62,16 +63,16 @@ def load(folder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them is checked below
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            bad = [v.path for v in model.variables if not np.isfinite(v.numpy()).all()]
     except Exception as error:  # files that Keras did not write fail in many ways inside it
         raise CheckpointError(
             f"{path} cannot be loaded safely: {first_line(error)}. {FIX}"
         ) from error
-    for variable in model.variables:
-        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-            raise CheckpointError(
-                f"{path} has a weight that is not finite, {variable.path}: its training diverged. "
-                "Train again, with a smaller learning rate."
-            )
+    if bad:
+        raise CheckpointError(
+            f"{path} has a weight that is not finite, {bad[0]}: its training diverged. Train "
+            "again, with a smaller learning rate."
+        )
     _check_labels(folder / "run.json", run, model)
     return Checkpoint(folder, model, run, file_hash(path))
 
@@ -119,6 +120,12 @@ def _read_run(path):
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}. {FIX}") from error
     if not isinstance(run, dict) or "kcaps" not in run or not isinstance(run.get("data"), dict):
         raise CheckpointError(f"{path} was not written by a kcaps recipe. {FIX}")
+    loader = run["data"].get("loader")
+    if loader not in LOADERS:
+        raise CheckpointError(
+            f"{path}: the 'loader' of its data must be one of {list(LOADERS)}. "
+            f"Received: {loader!r:.80}"
+        )
     for key in ("kcaps", "recipe"):
         if not isinstance(run.get(key), str):
             raise CheckpointError(f"{path}: {key!r} must be text. Received: {run.get(key)!r:.80}")
@@ -131,7 +138,7 @@ def _read_run(path):
     if not (
         isinstance(pair, list)
         and len(pair) == 2
-        and all(type(x) in (int, float) and math.isfinite(x) for x in pair)
+        and all(type(x) in (int, float) and abs(x) < math.inf for x in pair)
         and pair[0] < pair[1]
     ):
         raise CheckpointError(
@@ -143,7 +150,7 @@ def _read_run(path):
 def _check_labels(path, run, model):
     shapes = [tuple(getattr(output, "shape", ())) for output in getattr(model, "outputs", ())]
     classes = [shape[1] for shape in shapes if len(shape) == 2]
-    if classes and len(run["labels"]) != classes[0]:
+    if len(classes) == 1 and len(run["labels"]) != classes[0]:
         raise CheckpointError(
             f"{path} names {len(run['labels'])} labels, the model has {classes[0]} classes"
         )

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import math
 import os
@@ -9,13 +10,19 @@ import sys
 
 
 @contextlib.contextmanager
-def quiet_tensorflow():
+def quiet_tensorflow(is_program=False):
     """Context in which TensorFlow is imported without its start-up messages.
 
     They come from C++ before any log level applies, and would bury the one line that these
     programs print on bad input.
+
+    Args:
+        is_program: Whether the importing module runs as a program that needs TensorFlow, whatever
+            backend the environment asks for. A checkpoint does not depend on the backend.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if is_program:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -39,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace", line_buffering=True)
 
     def error(self, message):
         fail(message)

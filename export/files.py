@@ -8,62 +8,69 @@ import tempfile
 
 
 @contextlib.contextmanager
-def aside(path, overwrite):
-    """Context with an empty folder beside `path`, which is removed at its end.
+def aside(paths, overwrite):
+    """Context with an empty folder beside the first of `paths`, which is removed at its end.
 
     Args:
-        path: Where the result shall be. Missing parent folders are made, and removed again if
-            nothing is put there.
+        paths: All files and folders that shall be put in place.
         overwrite: Whether something may be there already.
 
     Raises:
-        ValueError: if `path` exists and may not be replaced.
+        ValueError: if one of them exists and may not be replaced.
         OSError: if nothing can be written there.
     """
-    if path.exists() and not overwrite:
-        raise ValueError(
-            f"{path} exists. Replace it with --overwrite (overwrite=True), or give another output."
-        )
-    made = [parent for parent in path.parents if not parent.exists()]
+    for path in paths:
+        if os.path.lexists(path) and not overwrite:
+            raise ValueError(
+                f"{path} exists. Replace it with --overwrite (overwrite=True), or give another "
+                "output."
+            )
+    made = {parent for path in paths for parent in path.parents if not parent.exists()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix=".kcaps-") as folder:
             yield pathlib.Path(folder)
     finally:
-        for parent in made:
+        for parent in sorted(made, reverse=True):  # the deepest first
             with contextlib.suppress(OSError):  # not empty, or never made
                 parent.rmdir()
 
 
-def put(new, path, texts):
-    """Puts a file or folder in place, with small text files about it: all of them, or none.
+def put(new, folder):
+    """Puts files and folders in place: all of them, or none, whatever stops it.
 
     Args:
-        new: The file or folder, made in the folder of `aside`.
-        path: Its place.
-        texts: Dict from paths to texts.
+        new: Dict from places to what shall be there, made in the folder of `aside`.
+        folder: That folder.
     """
-    folder = new.parent
-    for number, text in enumerate(texts.values()):
-        (folder / f"text{number}").write_text(text, encoding="utf-8")
-    before = {name: name.read_bytes() if name.exists() else None for name in texts}
-    old = folder / "old"
+    done = []
     try:
-        for number, name in enumerate(texts):
-            os.replace(folder / f"text{number}", name)
-        if path.is_dir():  # a folder cannot be replaced in one step
-            path.rename(old)
-        os.replace(new, path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        for name, content in before.items():
-            if content is None:
-                name.unlink(missing_ok=True)
-            else:
-                name.write_bytes(content)
+        for number, (path, made) in enumerate(new.items()):
+            old, existed = folder / f"old{number}", os.path.lexists(path)
+            done.append((path, old, existed))
+            if path.is_dir() and not path.is_symlink():
+                if made.is_file():
+                    raise IsADirectoryError(None, f"{path} is a folder")
+                path.rename(old)  # a folder cannot be replaced in one step
+            elif existed:
+                _link(path, old)
+            os.replace(made, path)
+    except BaseException:  # an interruption, too
+        for path, old, existed in reversed(done):
+            if os.path.lexists(path) and (os.path.lexists(old) or not existed):
+                path.rename(f"{old}-new")
+            if os.path.lexists(old):
+                os.replace(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _link(path, copy):
+    """A second name for a file, or a copy where the file system has no such names."""
+    try:
+        os.link(path, copy, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def report_path(path):

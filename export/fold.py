@@ -58,7 +58,6 @@ def fold(model, scales=True):
     scaled = [layer.name for layer in model.layers if scales and _scaled_convolution(layer, model)]
     if not capsules and not scaled and not any(lines for _, lines in inner.values()):
         return model, []
-    model = copy.deepcopy(model)  # the layers that stay are called again
     new = {name: part for name, (part, lines) in inner.items() if lines}
     lines = [line for _, lines in inner.values() for line in lines]
     for layer in map(model.get_layer, scaled):
@@ -70,8 +69,12 @@ def fold(model, scales=True):
         folded, line = _fold_capsules(layer, model)
         new |= folded
         lines.append(line)
+    try:
+        same = copy.deepcopy(model)  # the layers that stay are called again
+    except Exception:  # a layer of the user that Keras cannot rebuild from its config
+        return model, []
     return keras.models.clone_model(
-        model, clone_function=lambda layer: new.get(layer.name, layer)
+        same, clone_function=lambda layer: new.get(layer.name, layer)
     ), lines
 
 
@@ -81,7 +84,7 @@ def _has_graph(layer):
 
 def _is_foldable(layer):
     return (
-        isinstance(layer, DigitCaps)
+        type(layer) is DigitCaps
         and type(layer.routing) is DiscriminativeRouting
         and len(layer._inbound_nodes) == 1
     )
@@ -99,11 +102,14 @@ def _only_consumer(layer, model):
 
 def _scaled_convolution(layer, model):
     """The float32 convolution that alone reads a Rescaling layer without offset, or None."""
-    if not isinstance(layer, keras.layers.Rescaling) or np.ndim(layer.scale) or layer.offset != 0:
+    if type(layer) is not keras.layers.Rescaling or np.ndim(layer.scale) or np.any(layer.offset):
         return None
     consumer = _only_consumer(layer, model)
-    is_plain = type(consumer) is keras.layers.Conv2D and consumer.compute_dtype == "float32"
-    return consumer if is_plain and layer.compute_dtype == "float32" else None
+    if type(consumer) is not keras.layers.Conv2D:
+        return None
+    # Both in float32: Rescaling casts what is not.
+    dtypes = {layer.input.dtype, layer.compute_dtype, consumer.compute_dtype}
+    return consumer if dtypes == {"float32"} else None
 
 
 def _scaled(convolution, scale):
@@ -123,7 +129,7 @@ def _fold_capsules(layer, model):
         line += f", {np.sum(coefficients == 0):,} of them zero"
     new = {}
     primary = layer.input._keras_history.operation
-    if isinstance(primary, PrimaryCaps) and _only_consumer(primary, model) is layer:
+    if type(primary) is PrimaryCaps and _only_consumer(primary, model) is layer:
         used = coefficients.reshape(-1, primary.num_capsules, layer.num_capsules).any((0, 2))
         used[0] |= not used.any()  # a convolution needs a filter
         if not used.all():

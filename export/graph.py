@@ -80,7 +80,7 @@ def finish(graph, outputs, batch_size, metadata):
 
 def _order(graph, outputs):
     """Sorts the nodes as a walk back from the outputs meets them; drops what it does not meet."""
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = {name: node for node in graph.node for name in node.output if name}
     values = {value.name: value for value in graph.output}
     nodes, done, stack = [], set(), [(name, False) for name in reversed(outputs)]
     while stack:
@@ -109,6 +109,8 @@ def _rename(graph):
     for node in graph.node:
         node.name = f"{node.op_type}_{numbers[node.op_type]}"
         numbers[node.op_type] += 1
+        while any(name.startswith(f"{node.name}_") for name in fixed):
+            node.name += "_"
         for index, name in enumerate(node.input):
             names.setdefault(name, f"{node.name}_input_{index}" if name else "")
         for index, name in enumerate(node.output):

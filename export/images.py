@@ -30,10 +30,13 @@ class Images:
     def __post_init__(self):
         if not len(self.test):
             raise ValueError("`test` must hold at least one image. Received: none.")
-        if self.labels is not None and np.shape(self.labels) != (len(self.test),):
+        labels = None if self.labels is None else np.asarray(self.labels)
+        if labels is not None and (
+            labels.shape != (len(self.test),) or not np.issubdtype(labels.dtype, np.integer)
+        ):
             raise ValueError(
                 f"`labels` must be one integer for each of the {len(self.test)} test images. "
-                f"Received: shape {np.shape(self.labels)}."
+                f"Received: shape {labels.shape}, dtype {labels.dtype}."
             )
 
     def __str__(self):
@@ -89,6 +92,11 @@ def choose(images, checkpoint, image):
         trained = f"; the model was trained on {title}" if title else ""
         pixels = np.random.default_rng(0).integers(256, size=(RANDOM_IMAGES, *shape))
         return Images(pixels, description=f"random images{trained}")
+    if not isinstance(images, Images):
+        raise ValueError(
+            "`test_images` must be an `export.images.Images`. "
+            f"Received: an object of type {type(images).__name__}."
+        )
     if np.shape(images.test)[1:] != shape:
         raise ValueError(
             f"`test_images` must have the shape {shape} of the model's input. "
@@ -100,6 +108,8 @@ def choose(images, checkpoint, image):
 def _digits(source, limit):
     from sklearn.datasets import load_digits
 
+    if type(source["scale"]) not in (int, float) or not 0 < source["scale"] <= 255:
+        raise ValueError("scale must be a positive number")
     digits = load_digits()
     images = np.round(digits.images * source["scale"]).astype("uint8")[..., np.newaxis]
     test = np.array(source["test_indices"])

@@ -49,7 +49,14 @@ def inference_model(model, with_decoder=False):
     named = None if isinstance(model, keras.Sequential) else model.output
     if not isinstance(named, dict):
         names = keras.Model(model.inputs, model.outputs).output_names
+        # A layer that is called twice gives both of its outputs its name.
+        names = [f"{x}_{names[:i].count(x)}" if x in names[:i] else x for i, x in enumerate(names)]
         named = dict(zip(names, model.outputs, strict=True))
+    if not all(isinstance(x, keras.KerasTensor) for x in named.values()) or "image" in named:
+        raise ValueError(
+            "`model` must have a tensor, a list or a dict of tensors as its output, none of them "
+            f"called 'image'. Received: {model.output!r:.200}"
+        )
     (layer, source), *others = [_origin(tensor) for tensor in named.values()]
     if isinstance(layer, keras.Model) and not others:  # a whole model is the last layer
         outputs = inference_model(layer, with_decoder)(source)

@@ -11,7 +11,7 @@ import pathlib
 
 from export import command
 
-with command.quiet_tensorflow():
+with command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
 import onnx
@@ -21,12 +21,14 @@ import tf2onnx
 
 import kcaps
 from export import files, graph, images, precision, program, runtime, serving
+from export.checkpoint import file_hash
 from export.fold import fold
 from export.inference import inference_model
 from export.report import Report, Steps
 from export.verify import accept, compare_session, open_verified
 
 OPSETS = range(13, 19)
+MAX_BATCH_SIZE = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +66,15 @@ class Options:
                 f"Received: precision={self.precision!r}."
             )
         size = self.batch_size
-        if size is not None and (type(size) is not int or size < 1):
-            raise ValueError(f"`batch_size` must be a positive integer. Received: {size!r}.")
-        if not 0 < self.tolerance < math.inf:
-            raise ValueError(f"`tolerance` must be positive. Received: {self.tolerance!r}.")
-        drop = self.max_accuracy_drop
-        if drop is not None and not 0 <= drop <= 100:
+        if size is not None and (type(size) is not int or not 0 < size <= MAX_BATCH_SIZE):
             raise ValueError(
-                f"`max_accuracy_drop` must be from 0 to 100 points. Received: {drop!r}."
+                f"`batch_size` must be an integer from 1 to {MAX_BATCH_SIZE:,}. Received: {size!r}."
             )
+        if type(self.tolerance) not in (int, float) or not 0 < self.tolerance < math.inf:
+            raise ValueError(
+                f"`tolerance` must be a positive number. Received: {self.tolerance!r}."
+            )
+        precision.check_drop(self.max_accuracy_drop)
 
 
 def export_onnx(model, path, test_images=None, checkpoint=None, on_step=None, **options):
@@ -116,7 +118,9 @@ def export_onnx(model, path, test_images=None, checkpoint=None, on_step=None, **
 
 
 def _export(path, model, test_images, checkpoint, steps, options, more_files=None):
-    """`export_onnx`; `more_files` is a function from the graph to further files and their texts."""
+    """`export_onnx`; `more_files` has paths of further files, and functions that make their texts
+    from the graph.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Give the path of a file.")
     runtime.check_provider(options.provider)
@@ -124,7 +128,9 @@ def _export(path, model, test_images, checkpoint, steps, options, more_files=Non
     run = checkpoint.run if checkpoint else {}
     test_images = images.choose(test_images, checkpoint, reference.inputs[0])
     _check_judged(test_images, options.precision)
-    with files.aside(path, options.overwrite) as folder:
+    more_files = more_files or {}
+    places = [path, files.report_path(path), *more_files]
+    with files.aside(places, options.overwrite) as folder:
         proto = _build(reference, run, checkpoint, test_images, folder, steps, options)
         new = folder / "new.onnx"
         onnx.save(proto, new)
@@ -138,15 +144,16 @@ def _export(path, model, test_images, checkpoint, steps, options, more_files=Non
             options.tolerance,
             options.batch_size,
         )
-        accept(comparison, options.precision, options.tolerance, options.max_accuracy_drop)
+        accept(comparison, options.precision, options.max_accuracy_drop)
         steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
         report = Report(
             steps.done, comparison, str(test_images), _about(proto, new, checkpoint, options)
         )
-        texts = {files.report_path(path): report.json()}
-        if more_files is not None:
-            texts |= more_files(proto)
-        files.put(new, path, texts)
+        texts = [report.json(), *(text(proto) for text in more_files.values())]
+        for number, text in enumerate(texts):
+            (folder / f"text{number}").write_text(text, encoding="utf-8")
+        made = [new, *(folder / f"text{number}" for number in range(len(texts)))]
+        files.put(dict(zip(places, made, strict=True)), folder)
     return report
 
 
@@ -209,6 +216,7 @@ def _about(proto, path, checkpoint, options):
         "nodes": len(proto.graph.node),
         "operators": dict(sorted(operators.items())),
         "bytes": path.stat().st_size,
+        "sha256": file_hash(path),
         "metadata": {entry.key: entry.value for entry in proto.metadata_props},
     }
 
@@ -243,9 +251,9 @@ def main():
     def export(path, loaded, test_images, show):
         names = {field.name for field in dataclasses.fields(Options)}
         options = Options(**{name: value for name, value in vars(args).items() if name in names})
-        more_files = args.model_repository and (
-            lambda graph: serving.files(path, graph, loaded.run["labels"], args.provider)
-        )
+        more_files = None
+        if args.model_repository:
+            more_files = serving.files(path, loaded.run["labels"], args.provider)
         return _export(path, loaded.model, test_images, loaded, Steps(show), options, more_files)
 
     program.run_export(export, args, place)

@@ -11,7 +11,10 @@ from export.parity import ParityError
 
 # Points of accuracy that a precision may lose unless the user says otherwise.
 MAX_ACCURACY_DROP = {"float16": 0.1, "int8": 0.5}
-PRECISIONS = ("float32", *MAX_ACCURACY_DROP)
+# Differences beyond which a value is wrong rather than rounded; a user's tolerance may be wider.
+# Routing can make much of the rounding of 8-bit integers: there accuracy is the judge.
+TOLERANCES = {"float32": 0.0, "float16": 0.01, "int8": 1.0}
+PRECISIONS = tuple(TOLERANCES)
 
 # Products, and what moves or cuts their values, in half precision; norms, squash and softmax, whose
 # squares and quotients leave its range, stay in float32.
@@ -88,6 +91,10 @@ def to_int8(graph, images, folder):
     fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     size = fixed or min(_CALIBRATION_BATCH, len(images))
     images = np.take(images, range(max(len(images), size)), axis=0, mode="wrap")
+    if "Conv" not in {node.op_type for node in graph.graph.node}:
+        raise ValueError(
+            "`precision='int8'` quantizes convolutions. Received: a model without any."
+        )
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     onnx.save(graph, source)
     with _quiet():
@@ -113,6 +120,16 @@ def _quiet():
         logging.disable(logging.NOTSET)
 
 
+def check_drop(max_drop):
+    """Raises a `ValueError` if `max_drop` is neither None nor a number of points."""
+    if max_drop is None:
+        return
+    if type(max_drop) not in (int, float) or not 0 <= max_drop <= 100:
+        raise ValueError(
+            f"`max_accuracy_drop` must be from 0 to 100 points. Received: {max_drop!r}."
+        )
+
+
 def check_accuracy(comparison, precision, max_drop=None):
     """Raises a `ParityError` if a precision loses more than `max_drop` points.
 
@@ -120,6 +137,7 @@ def check_accuracy(comparison, precision, max_drop=None):
     """
     if comparison.accuracy_before is None:
         raise ValueError(f"{precision} is judged by its accuracy, and there are no labelled images")
+    check_drop(max_drop)
     max_drop = MAX_ACCURACY_DROP[precision] if max_drop is None else max_drop
     drop = 100 * (comparison.accuracy_before - comparison.accuracy_after)
     if drop > max_drop + 1e-9:  # 0.1 points are not 0.1 in floating point

@@ -1,8 +1,13 @@
 """What the command lines of the exporters share."""
 
 import pathlib
+import signal
+import sys
 
 from export import checkpoint, command, images, parity
+from export.files import report_path
+
+_OWN = ("model.keras", "run.json", "report.json", "history.csv", "backup")
 
 
 def export_parser(description, output):
@@ -40,20 +45,27 @@ def run_export(export, args, place):
         place: Function from the content of `run.json` to the path to write.
     """
     path = None
+    signal.signal(signal.SIGTERM, lambda *_: command.fail("terminated", code=143))
     try:
         loaded = checkpoint.load(args.model)
         path = place(loaded.run)
-        own = [loaded.folder / name for name in ("model.keras", "run.json", "report.json")]
-        if path.resolve() in [name.resolve() for name in own]:
-            raise ValueError(f"--output {path} is a file of the checkpoint itself")
+        written = [name.resolve() for name in (path, report_path(path))]
+        own = [(loaded.folder / name).resolve() for name in _OWN]
+        if any(name in own or folder in name.parents for name in written for folder in own):
+            raise ValueError(f"--output {path} is, or has its report in, the checkpoint itself")
         print(f"✓ {'load':<11}{args.model}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
         report = export(path, loaded, images.of_run(loaded.run, args.limit), print)
+        print(report)
+        print(f"✓ {path} agrees with {args.model}: {report.comparison.summary}")
     except ValueError as error:
         command.fail(error)
+    except KeyboardInterrupt:
+        command.fail("interrupted", code=130)
+    except BrokenPipeError:
+        sys.stdout = None  # or Python complains of it once more at its end
+        command.fail("nobody reads the output any more", code=1)
     except OSError as error:
         command.fail(f"{path or args.model} cannot be written: {error.strerror or error}")
     except parity.ParityError as error:
         kept = f", the earlier {path} was kept" if path.exists() else ""
         command.fail(f"{error}; no file was written{kept}", code=1)
-    print(report)
-    print(f"✓ {path} agrees with {args.model}: {report.comparison.summary}")

@@ -3,11 +3,12 @@
 python -m export.saved_model --model ckpt/
 """
 
+import os
 import pathlib
 
 from export import command
 
-with command.quiet_tensorflow():
+with command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow as tf
 
 import keras
@@ -16,7 +17,7 @@ import kcaps
 from export import files, images, program
 from export.fold import fold
 from export.inference import inference_model
-from export.parity import ParityError, compare
+from export.parity import ParityError, compare, wider
 from export.report import Report, Steps
 
 
@@ -60,12 +61,13 @@ def export_saved_model(
     >>> report = export_saved_model(model, "saved_model")
     """
     path, steps = pathlib.Path(path), Steps(on_step)
-    if path.exists() and not (path / "saved_model.pb").is_file():
+    if os.path.lexists(path) and not (path / "saved_model.pb").is_file():
         raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
+    places = [path, files.report_path(path)]
     reference = inference_model(model, with_decoder)
     image = reference.inputs[0]
     test_images = images.choose(test_images, checkpoint, image)
-    with files.aside(path, overwrite) as folder:
+    with files.aside(places, overwrite) as folder:
         folded, lines = fold(reference)
         steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
         new = folder / "new"
@@ -80,10 +82,10 @@ def export_saved_model(
             reference.predict_on_batch,
             candidate,
             test_images.test.astype(image.dtype),
-            tolerance,
+            wider(tolerance, reference),
             test_images.labels,
         )
-        comparison.verify(tolerance)
+        comparison.verify()
         steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
         about = {
             "format": "saved_model",
@@ -92,7 +94,8 @@ def export_saved_model(
             "checkpoint_sha256": checkpoint and checkpoint.sha256,
         }
         report = Report(steps.done, comparison, str(test_images), about)
-        files.put(new, path, {files.report_path(path): report.json()})
+        (folder / "report").write_text(report.json(), encoding="utf-8")
+        files.put(dict(zip(places, [new, folder / "report"], strict=True)), folder)
     return report
 
 

@@ -19,22 +19,22 @@ def model_path(repository, run):
     return repository / name / "1" / "model.onnx"
 
 
-def files(path, graph, labels, provider):
+def files(path, labels, provider):
     """The text files that belong to a model in a repository.
 
     Args:
         path: Path of the ONNX file, of `model_path`.
-        graph: The `onnx.ModelProto`.
         labels: Names of the classes.
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`.
 
     Returns:
-        A dict from paths to texts.
+        A dict from paths to functions, which make the text from the `onnx.ModelProto`.
     """
     folder = path.parents[1]
+    names = "".join(f"{' '.join(label.split())}\n" for label in labels)
     return {
-        folder / "config.pbtxt": config(folder.name, graph, provider),
-        folder / "labels.txt": "".join(f"{' '.join(label.split())}\n" for label in labels),
+        folder / "config.pbtxt": lambda graph: config(folder.name, graph, provider),
+        folder / "labels.txt": lambda graph: names,
     }
 
 

@@ -3,18 +3,21 @@
 python -m export.verify --model ckpt/ --provider cuda
 """
 
+import json
 import pathlib
 
 from export import command
 
-with command.quiet_tensorflow():
+with command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
 import onnx
 
 from export import checkpoint, images, precision, runtime
+from export.checkpoint import file_hash
+from export.files import report_path
 from export.inference import inference_model
-from export.parity import BATCH_SIZES, ParityError, compare
+from export.parity import BATCH_SIZES, ParityError, compare, wider
 
 
 def verify_onnx(
@@ -29,7 +32,8 @@ def verify_onnx(
     """Compares an ONNX file with the Keras model that it should compute.
 
     In float32, every output must agree to `tolerance` and every image get the same class; a lower
-    precision must keep its accuracy.
+    precision must agree to its own tolerance and keep its accuracy. Where the exporter's report
+    lies beside the file, the file must be the one that it speaks of, to the last bit.
 
     Args:
         model: The Keras model.
@@ -43,36 +47,72 @@ def verify_onnx(
             None: 0.1 for float16, 0.5 for int8.
 
     Returns:
-        An `export.parity.Comparison`.
+        An `export.parity.Comparison`, and a description of the images.
 
     Raises:
         ValueError: if the model or the file cannot be read, or the provider not be used.
-        ParityError: if the file does not load or does not compute the same.
+        ParityError: if the file was changed, does not load or does not compute the same.
 
     Example:
 
     >>> report = export_onnx(model, "model.onnx")
-    >>> comparison = verify_onnx(model, "model.onnx")
+    >>> comparison, images = verify_onnx(model, "model.onnx")
+    """
+    path = pathlib.Path(path)
+    precision.check_drop(max_accuracy_drop)
+    outputs, size, metadata = read(path)
+    _check_unchanged(path)
+    reference = inference_model(model, "reconstruction" in outputs)
+    test_images = images.choose(test_images, checkpoint, reference.inputs[0])
+    comparison = compare_session(
+        reference,
+        open_verified(path, provider),
+        test_images,
+        metadata["precision"],
+        tolerance,
+        size or None,
+    )
+    accept(comparison, metadata["precision"], max_accuracy_drop)
+    return comparison, str(test_images)
+
+
+def read(path):
+    """Names of the outputs of an ONNX file, its batch size (0 where it is free), and metadata.
+
+    Raises:
+        ValueError: if the file cannot be read.
     """
     try:
         proto = onnx.load(path)
         size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        outputs = [output.name for output in proto.graph.output]
     except Exception as error:  # protobuf's errors, and those of reading
         raise ValueError(f"{path} cannot be read as ONNX: {command.first_line(error)}") from error
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    reference = inference_model(model, "reconstruction" in outputs)
-    kind = metadata.get("precision", "float32")
-    comparison = compare_session(
-        reference,
-        open_verified(path, provider),
-        images.choose(test_images, checkpoint, reference.inputs[0]),
-        kind,
-        tolerance,
-        size or None,
-    )
-    accept(comparison, kind, tolerance, max_accuracy_drop)
-    return comparison
+    metadata = {"precision": "float32"} | {x.key: x.value for x in proto.metadata_props}
+    if metadata["precision"] not in precision.PRECISIONS:
+        raise ValueError(f"{path} has an unknown precision, {metadata['precision']!r:.80}")
+    return [output.name for output in proto.graph.output], size, metadata
+
+
+def read_report(path):
+    """The report of an exported file or folder, or an empty dict where there is none.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    report = report_path(path)
+    try:
+        content = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{report} cannot be read: {command.first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{report} is not a report of an export")
+    return content
+
+
+def _check_unchanged(path):
+    expected = read_report(path).get("sha256")
+    if expected is not None and file_hash(path) != expected:
+        raise ParityError(f"the file is not the one that {report_path(path).name} speaks of")
 
 
 def open_verified(path, provider):
@@ -93,15 +133,16 @@ def compare_session(reference, session, test_images, kind, tolerance, batch_size
         reference.predict_on_batch,
         runtime.runner(session, batch_size),
         test_images.test.astype(reference.inputs[0].dtype),
-        tolerance if kind == "float32" else None,
+        wider(max(tolerance, precision.TOLERANCES[kind]), reference),
         test_images.labels,
         BATCH_SIZES if batch_size is None else (batch_size,),
+        same_classes=kind == "float32",
     )
 
 
-def accept(comparison, kind, tolerance, max_accuracy_drop):
+def accept(comparison, kind, max_accuracy_drop):
     """Raises a `ParityError` if a comparison does not meet what its precision must."""
-    comparison.verify(tolerance)
+    comparison.verify()
     if kind != "float32":
         precision.check_accuracy(comparison, kind, max_accuracy_drop)
 
@@ -117,7 +158,7 @@ def main():
     path = args.onnx or args.model / "model.onnx"
     try:
         loaded = checkpoint.load(args.model)
-        comparison = verify_onnx(
+        comparison, test_images = verify_onnx(
             loaded.model,
             path,
             checkpoint=loaded,
@@ -130,7 +171,7 @@ def main():
     except ParityError as error:
         command.fail(f"{path}: {error}", code=1)
     print("\n".join(map(str, comparison.rows)))
-    print(f"✓ {path} agrees with {args.model}: {comparison.summary}")
+    print(f"✓ {path} agrees with {args.model} on {test_images}: {comparison.summary}")
 
 
 if __name__ == "__main__":

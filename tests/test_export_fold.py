@@ -8,6 +8,7 @@ from export.fold import fold
 from export.inference import inference_model
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
+from exporting import onnx_outputs
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import capsnet
 
@@ -70,7 +71,8 @@ def test_types_without_coefficients_leave_the_convolution(rng, images, tmp_path)
 
 def test_all_coefficients_zero(images, tmp_path):
     report = export_onnx(network(np.zeros((2 * TYPES, 3))), tmp_path / "model.onnx")
-    assert report.largest_difference == 0
+    outputs = onnx_outputs(tmp_path / "model.onnx", images)
+    assert report.largest_difference == 0 and not outputs["poses"].any()
 
 
 def test_capsules_that_others_read_stay(rng):
@@ -103,6 +105,18 @@ def test_models_inside_models(rng, images, tmp_path):
         assert {row.output for row in report.rows} == {"class_lengths", "poses", "class"}
         assert "4 types of primary_caps removed" in report.steps[0]["result"]
         assert report.largest_difference <= 1e-5
+
+
+def test_a_sequential_model_inside(images, tmp_path):
+    layers = [keras.layers.Rescaling(0.1), keras.layers.Conv2D(4, 9), PrimaryCaps(2, 3, 9)]
+    inner = keras.Sequential([keras.Input((19, 18, 1)), *layers, DigitCaps(3, 4, routing="l2")])
+    image = keras.Input((19, 18, 1))
+    model = keras.Model(image, CapsuleLength()(inner(image)))
+    report = export_onnx(model, tmp_path / "model.onnx")
+    assert "multiplied into the kernel" in report.steps[0]["result"]
+    expected = model.predict(images, verbose=0)
+    outputs = onnx_outputs(tmp_path / "model.onnx", images)
+    np.testing.assert_allclose(outputs["class_lengths"], expected, atol=1e-5)
 
 
 def test_nothing_to_fold_is_the_model_itself():

@@ -1,9 +1,12 @@
 """Bad input to the exporters: one line, exit code 2 (1 for a failed check), nothing left behind."""
 
+import contextlib
 import io
 import json
+import os
 import pickle
 import shutil
+import signal
 import zipfile
 
 import h5py
@@ -75,11 +78,15 @@ def test_damage_in_a_written_file_is_caught(monkeypatch, checkpoint_copy, capsys
     path = checkpoint_copy / "model.onnx"
     loaded = checkpoint.load(checkpoint_copy)
     export_onnx(loaded.model, path, checkpoint=loaded)
-    assert verify.verify_onnx(loaded.model, path, checkpoint=loaded).largest_difference <= 1e-5
+    comparison, images = verify.verify_onnx(loaded.model, path, checkpoint=loaded)
+    assert comparison.largest_difference <= 1e-5 and images == "360 test images of digits"
     monkeypatch.setattr("sys.argv", ["program", "--model", str(checkpoint_copy)])
     verify.main()
     assert "agrees with" in capsys.readouterr().out
     onnx.save(damage(onnx.load(path)), path)
+    line = ended(monkeypatch, capsys, verify.main, 1, "--model", checkpoint_copy)
+    assert "is not the one that model.onnx.json speaks of" in line
+    files.report_path(path).unlink()  # then the values alone must show it
     assert message in ended(
         monkeypatch, capsys, verify.main, 1, "--model", checkpoint_copy, "--onnx", path
     )
@@ -145,6 +152,18 @@ def spoil_data(folder):
 
 def far_test_images(folder):
     change_run(folder, data={"loader": "scikit-learn", "scale": 16, "test_indices": [10**6]})
+
+
+def no_scale(folder):
+    change_run(folder, data={"loader": "scikit-learn", "scale": float("nan"), "test_indices": [1]})
+
+
+def unknown_loader(folder):
+    change_run(folder, data={"loader": ["scikit-learn"]})
+
+
+def huge_range(folder):
+    change_run(folder, input_range=[10**400, 0])
 
 
 def spoil_labels(folder):
@@ -272,6 +291,9 @@ def with_weight(value):
         (foreign_run, "was not written by a kcaps recipe"),
         (spoil_data, "does not say where its test images are"),
         (far_test_images, "does not say where its test images are"),
+        (no_scale, "does not say where its test images are"),
+        (unknown_loader, "the 'loader' of its data must be one of"),
+        (huge_range, "'input_range' must be two numbers"),
         (spoil_labels, "'labels' must be a list"),
         (few_labels, "names 2 labels, the model has 10 classes"),
         (spoil_range, "'input_range' must be two numbers"),
@@ -341,8 +363,10 @@ def test_bad_options_of_the_functions(tmp_path):
         ({"opset": 12}, "`opset` must be from 13 to 18"),
         ({"opset": "18"}, "`opset` must be from 13 to 18"),
         ({"precision": "int3"}, "`precision` must be one of"),
-        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
-        ({"tolerance": float("nan")}, "`tolerance` must be positive"),
+        ({"batch_size": 2**40}, "`batch_size` must be an integer from 1"),
+        ({"tolerance": "x"}, "`tolerance` must be a positive number"),
+        ({"batch_size": 0}, "`batch_size` must be an integer from 1"),
+        ({"tolerance": float("nan")}, "`tolerance` must be a positive number"),
         ({"provider": "abacus"}, "`provider` must be one of"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -368,9 +392,9 @@ def test_an_existing_output_needs_overwrite(monkeypatch, checkpoint_copy, capsys
 def test_the_checkpoint_is_no_output(monkeypatch, checkpoint_copy, capsys, main):
     before = contents(checkpoint_copy)
     arguments = ("--model", checkpoint_copy, "--overwrite", "--output")
-    for name in ("model.keras", "run.json"):
+    for name in ("model.keras", "run.json", "run", "report", "backup/x.onnx"):
         line = ended(monkeypatch, capsys, main, 2, *arguments, checkpoint_copy / name)
-        assert "is a file of the checkpoint itself" in line or "is not a SavedModel" in line
+        assert "the checkpoint itself" in line
     assert contents(checkpoint_copy) == before
 
 
@@ -418,19 +442,96 @@ def test_full_disk(checkpoint_copy, tmp_path, module, name, arguments):
     assert contents(tmp_path) == before
 
 
-def test_all_files_are_put_in_place_or_none(monkeypatch, tmp_path):
-    path, report, blocked = tmp_path / "file", tmp_path / "file.json", tmp_path / "blocked"
-    path.write_text("old")
-    report.write_text("old report")
-    blocked.mkdir()  # cannot be replaced by a file
-    with pytest.raises(OSError), files.aside(path, overwrite=True) as folder:
-        (folder / "new").write_text("new")
-        files.put(folder / "new", path, {report: "new report", blocked: "text"})
-    assert {name.name for name in tmp_path.iterdir()} == {"file", "file.json", "blocked"}
-    assert path.read_text() == "old" and report.read_text() == "old report"
-    with pytest.raises(RuntimeError), files.aside(tmp_path / "a/b/c", overwrite=False):
+def test_what_lies_beside_needs_overwrite_too(monkeypatch, checkpoint_copy, tmp_path, capsys):
+    (checkpoint_copy / "model.onnx.json").write_text("precious")
+    (checkpoint_copy / "saved_model.json").symlink_to(tmp_path / "nowhere")
+    config = tmp_path / "models/digits/config.pbtxt"
+    config.parent.mkdir(parents=True)
+    config.write_text("precious")
+    before = contents(tmp_path)
+    for main, *arguments in (
+        (export.onnx.main,),
+        (export.saved_model.main,),
+        (export.onnx.main, "--model-repository", config.parents[1]),
+    ):
+        line = ended(monkeypatch, capsys, main, 2, "--model", checkpoint_copy, *arguments)
+        assert "Replace it with --overwrite" in line
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("stop", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("step", range(5))
+def test_all_files_are_put_in_place_or_none(monkeypatch, tmp_path, stop, step):
+    """Whatever stops it, at whichever of its steps."""
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/content").write_text("old")
+    before, real, calls = contents(tmp_path), os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == step + 1:
+            raise stop
+        real(source, target)
+
+    places = [tmp_path / name for name in ("file", "folder", "fresh", "fresh_folder")]
+    is_stopped = step < len(places)
+    with (
+        pytest.raises(stop) if is_stopped else contextlib.nullcontext(),
+        files.aside(places, overwrite=True) as folder,
+    ):
+        new = {place: folder / place.name for place in places}
+        for made in new.values():
+            if "folder" in made.name:
+                made.mkdir()
+                made /= "content"
+            made.write_text("new")
+        monkeypatch.setattr(files.os, "replace", replace)
+        files.put(new, folder)
+    if is_stopped:
+        assert contents(tmp_path) == before
+        assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+    else:
+        assert list(contents(tmp_path).values()) == [b"new"] * 4
+        assert {path.name for path in tmp_path.iterdir()} == {place.name for place in places}
+
+
+def test_missing_folders_are_made_and_unmade(tmp_path):
+    path = tmp_path / "a/b/c"
+    with pytest.raises(RuntimeError), files.aside([path, tmp_path / "d/e"], overwrite=False):
         raise RuntimeError("stopped")
-    assert not (tmp_path / "a").exists()
+    assert not list(tmp_path.iterdir())
+
+
+STOPPED = """
+import os, sys
+from export.command import quiet_tensorflow
+with quiet_tensorflow():
+    import export.onnx as program
+real = program.onnx.save
+def save(*args):
+    real(*args)
+    os.kill(os.getpid(), {number})
+program.onnx.save = save
+sys.argv = ["program", "--model", "ckpt"]
+program.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_program_leaves_nothing(checkpoint_copy, tmp_path, number):
+    before = contents(tmp_path)
+    result = python("-c", STOPPED.format(number=int(number)), cwd=tmp_path)
+    assert result.returncode == 128 + number, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert contents(tmp_path) == before
+    assert not [path for path in checkpoint_copy.iterdir() if path.name.startswith(".")]
+
+
+def test_a_program_chooses_its_backend(monkeypatch, checkpoint_copy, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", "nonsense")
+    result = python("-m", "export.onnx", "--model", "ckpt", "--limit", 5, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 def test_summary_of_bad_folders(monkeypatch, checkpoint_copy, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,6 +15,7 @@ from export import checkpoint, images, parity, precision, runtime, verify
 from export.images import Images
 from export.onnx import export_onnx
 from exporting import FORBIDDEN, contents, ended, onnx_outputs, small
+from kcaps.layers import CapsuleLength, DigitCaps
 
 
 def operators(path):
@@ -49,6 +51,16 @@ def test_lower_precision_keeps_its_accuracy(digits_checkpoint, tmp_path, kind):
     content = json.loads((tmp_path / "model.onnx.json").read_text())
     assert content["precision"] == kind and content["accuracy"]["after"] > 0.8
     verify.verify_onnx(loaded.model, path, checkpoint=loaded, max_accuracy_drop=1.0)
+    changed = onnx.load(path)
+    for tensor in changed.graph.initializer:
+        if len(tensor.dims) > 1:
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array.flat[array.size // 2] += array.dtype.type(1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+            break
+    onnx.save(changed, path)
+    with pytest.raises(parity.ParityError, match="is not the one that"):
+        verify.verify_onnx(loaded.model, path, checkpoint=loaded, max_accuracy_drop=1.0)
 
 
 def test_float16_keeps_norms_in_float32(tmp_path, rng):
@@ -81,6 +93,7 @@ def test_a_loss_of_accuracy_is_refused(monkeypatch, checkpoint_copy, capsys):
         return result
 
     monkeypatch.setattr(precision, "to_int8", spoiled)
+    monkeypatch.setitem(precision.TOLERANCES, "int8", 2.0)
     arguments = ("--model", checkpoint_copy, "--precision", "int8")
     line = ended(monkeypatch, capsys, export.onnx.main, 1, *arguments)
     assert re.search(r"int8 loses \d+\.\d\d points .* at most 0\.5 are allowed", line)
@@ -105,6 +118,28 @@ def test_points_lost():
                 precision.check_accuracy(comparison, kind, limit)
         else:
             precision.check_accuracy(comparison, kind, limit)
+    for wrong in (-1, 101, float("nan"), "x"):
+        with pytest.raises(ValueError, match="from 0 to 100 points"):
+            precision.check_accuracy(comparison, "int8", wrong)
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "em", "self_attention", "inverted_attention"])
+def test_lower_precision_of_all_routings(tmp_path, rng, routing):
+    test = rng.integers(256, size=(20, 17, 18, 1))
+    given = Images(test, rng.integers(3, size=20), test)
+    for kind in ("float16", "int8"):
+        options = {"precision": kind, "max_accuracy_drop": 100}
+        report = export_onnx(small(routing), tmp_path / "model.onnx", given, **options)
+        assert all(row.passed for row in report.rows)
+
+
+def test_int8_needs_convolutions(tmp_path, rng):
+    image = keras.Input((4, 3))
+    test = rng.normal(size=(20, 4, 3))
+    given = Images(test, rng.integers(2, size=20), test)
+    model = keras.Model(image, CapsuleLength()(DigitCaps(2, 4)(image)))
+    with pytest.raises(ValueError, match="Received: a model without any"):
+        export_onnx(model, tmp_path / "model.onnx", given, precision="int8")
 
 
 def test_lower_precision_needs_labelled_images(tmp_path, rng):

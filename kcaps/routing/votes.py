@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 
+import keras
 from keras import ops
 
 _COMPONENTS_FIRST = contextvars.ContextVar("components_first", default=False)
@@ -88,9 +89,11 @@ class Votes:
         """Sums `share · Σ_i û_j|i` of shape `(num_outputs, batch, output_dim)`."""
         flat = ops.reshape(self._arranged, (-1, self._fan_in))
         if self._components_first:
-            # The share goes to the kernel, with which it is one constant in an exported graph.
-            kernels = ops.transpose(self._by_output, (0, 2, 1)) * share
-            return ops.matmul(flat, kernels)
+            kernel = ops.transpose(self._by_output, (0, 2, 1))
+            if keras.backend.standardize_dtype(kernel.dtype) != "float32":  # would lose digits
+                return ops.matmul(flat, kernel) * share
+            # With the kernel, the share is one constant in an exported graph.
+            return ops.matmul(flat, kernel * share)
         flat_kernel = ops.reshape(self.kernel, (self._fan_in, -1))  # (i·k, j·d)
         sums = ops.reshape(ops.matmul(flat, flat_kernel), (-1, self.num_outputs, self.output_dim))
         return batch_first(sums) * share
