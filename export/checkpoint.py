@@ -11,6 +11,7 @@ import zipfile
 import keras
 import numpy as np
 
+import kcaps  # noqa: F401  registers the classes that a checkpoint names
 from export.command import first_line
 
 FIX = "Train one with `python recipes/digits.py --output ckpt/`."

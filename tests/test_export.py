@@ -282,7 +282,7 @@ def test_not_a_number_fails_the_comparison():
     assert all(row.passed for row in parity.compare(good, good, images, 1e-5).rows)
     rows = parity.compare(good, bad, images, 1e-5).rows
     assert not any(row.passed for row in rows if row.output == "a")
-    with pytest.raises(parity.ParityError, match="does not run: ZeroDivisionError: division by zero"):
+    with pytest.raises(parity.ParityError, match="does not run: ZeroDivisionError"):
         parity.compare(good, lambda x: 1 / 0 if len(x) > 1 else {"a": x}, images, 1e-5)
     with pytest.raises(parity.ParityError, match="shape of a differs at batch 1"):
         parity.compare(good, lambda x: {"a": x[:, :1]}, images, 1e-5)
@@ -335,6 +335,17 @@ def test_wheel_carries_kcaps_and_export_only(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("kcaps-*.whl"))) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kcaps", "export"}
+
+
+def test_em_routing_may_differ_by_what_float32_leaves_open(tmp_path):
+    keras.utils.set_random_seed(5)
+    report = export_onnx(small("em"), tmp_path / "model.onnx")
+    assert report.largest_difference <= parity.EM_TOLERANCE
+    strict = (
+        parity.wider(1e-5, small("dynamic")),
+        parity.wider(1e-5, keras.Sequential([small("em")])),
+    )
+    assert strict == (1e-5, parity.EM_TOLERANCE)
 
 
 def test_half_precision_models(tmp_path):

@@ -504,7 +504,8 @@ def test_missing_folders_are_made_and_unmade(tmp_path):
 
 
 STOPPED = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from export.command import quiet_tensorflow
 with quiet_tensorflow():
     import export.onnx as program
