@@ -60,34 +60,45 @@ def predict(model, images):
         return model.predict(images, batch_size=len(images), verbose=0)
 
 
-def speed_table(args, paths, networks, batch):
+def speed_table(args, paths, batch):
     images = np.random.default_rng(1).integers(256, size=(batch, *IMAGE)).astype("float32")
-    rows = {}
-    for name, path in paths.items():
-        rows[name] = functools.partial(open_session(path).run, None, {"image": images})
-    for name in args.routings:
-        rows[f"{name}, Keras predict"] = functools.partial(predict, networks[name], images)
+    rows = {
+        name: functools.partial(open_session(path).run, None, {"image": images})
+        for name, path in paths.items()
+    }
     seconds = interleaved(rows, args.repeats)
     lines = []
     for name, values in seconds.items():
-        routing = name.split(",")[0]
-        line = [name, *milliseconds(values), f"{np.median(values / seconds['convolutions']):.3f}"]
         ratio = np.median(values / seconds["convolutions"])
-        bounded = args.targets and batch == 64
-        line.append(verdict(ratio, bounded and FLOOR_TARGETS.get(name)))
+        target = args.targets and batch == 64 and FLOOR_TARGETS.get(name)
+        line = [name, *milliseconds(values), f"{ratio:.3f}", verdict(ratio, target), "", ""]
         if name.endswith("int8"):
-            ratio, target = np.median(values / seconds[routing]), args.targets and INT8_TARGET
-            line += [f"{ratio:.3f} of float32", verdict(ratio, target)]
-        elif name in args.routings:
-            ratio = np.median(values / seconds[f"{name}, Keras predict"])
-            target = bounded and KERAS_TARGETS.get(name)
-            line += [f"{ratio:.3f} of Keras predict", verdict(ratio, target)]
-        else:
-            line += ["", ""]
+            ratio = np.median(values / seconds[name.split(",")[0]])
+            line[-2:] = f"{ratio:.3f}", verdict(ratio, args.targets and INT8_TARGET)
         lines.append(line)
     table(
         f"ONNX Runtime on the CPU, batch {batch}",
-        ("row", "ms", "quartiles", "of convolutions", "target", "beside", "target"),
+        ("row", "ms", "quartiles", "of convolutions", "target", "of float32", "target"),
+        lines,
+    )
+
+
+def keras_table(args, paths, networks, batch):
+    images = np.random.default_rng(1).integers(256, size=(batch, *IMAGE)).astype("float32")
+    lines = []
+    for name in args.routings:
+        rows = {
+            "onnx": functools.partial(open_session(paths[name]).run, None, {"image": images}),
+            "keras": functools.partial(predict, networks[name], images),
+        }
+        seconds = interleaved(rows, args.repeats)
+        ratio = np.median(seconds["onnx"] / seconds["keras"])
+        target = args.targets and KERAS_TARGETS.get(name)
+        times = [f"{1e3 * np.median(seconds[row]):.4g}" for row in rows]
+        lines.append((name, *times, f"{ratio:.3f}", verdict(ratio, target)))
+    table(
+        f"Beside Keras, batch {batch}",
+        ("routing", "ONNX Runtime ms", "Keras predict ms", "of Keras", "target"),
         lines,
     )
 
@@ -122,7 +133,8 @@ def main():
         paths, networks = export_all(args, pathlib.Path(folder))
         size_table(args, paths)
         for batch in (1, 64):
-            speed_table(args, paths, networks, batch)
+            speed_table(args, paths, batch)
+        keras_table(args, paths, networks, 64)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,6 @@ def test_a_quick_run_prints_its_tables():
 
 def test_inference_of_exported_files():
     text = output("inference.py", "--routings", "l2")
-    for row in ("| convolutions |", "| l2 |", "| l2, int8 |", "| l2, Keras predict |"):
+    for row in ("| convolutions |", "| l2 |", "| l2, int8 |"):
         assert row in text
-    assert text.count("\n## ") == 3
+    assert text.count("\n## ") == 4
