@@ -3,6 +3,7 @@
 python -m export.benchmark --model ckpt/ --provider cpu --batch-sizes 1,16,64,256
 """
 
+import argparse
 import contextlib
 import dataclasses
 import functools
@@ -20,7 +21,7 @@ import onnxruntime
 
 from export import checkpoint, images, runtime
 from export.inference import inference_model
-from export.onnx import export_onnx
+from export.onnx import MAX_BATCH_SIZE, export_onnx
 from export.parity import ParityError
 from export.saved_model import export_saved_model
 from export.verify import open_verified, read, read_report
@@ -184,7 +185,10 @@ def _serve(signature, image):
 
 def batch_sizes(text):
     """Argument type: positive integers with commas between them."""
-    return [command.positive(int)(part) for part in text.split(",")]
+    sizes = [command.positive(int)(part) for part in text.split(",")]
+    if max(sizes) > MAX_BATCH_SIZE:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_BATCH_SIZE:,}, received {text}")
+    return sizes
 
 
 def main():
@@ -200,6 +204,10 @@ def main():
         benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
     except (ValueError, OSError, ParityError) as error:
         command.fail(error)
+    except KeyboardInterrupt:
+        command.fail("interrupted", code=130)
+    except Exception as error:  # a runtime's own, as when memory is short
+        command.fail(f"a runtime failed: {command.first_line(error)}", code=1)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,12 @@ def test_benchmark_refuses_files_of_other_models(monkeypatch, checkpoint_copy, c
     sizes = ("--batch-sizes", "2,3")
     line = ended(monkeypatch, capsys, export.benchmark.main, 2, *arguments, path, *sizes)
     assert "takes batches of 2 alone" in line
-    for sizes, message in (("1,x", "invalid"), ("0", "must be positive"), ("", "invalid")):
+    for sizes, message in (
+        ("1,x", "invalid"),
+        ("0", "must be positive"),
+        ("", "invalid"),
+        ("1,100000", "must be at most 65,536"),
+    ):
         line = ended(
             monkeypatch, capsys, export.benchmark.main, 2, *arguments, path, "--batch-sizes", sizes
         )
