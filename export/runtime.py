@@ -6,7 +6,10 @@ import os
 import pathlib
 
 import numpy as np
+import onnx
 import onnxruntime
+
+from export.command import first_line
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -34,9 +37,12 @@ def open_session(model, provider="cpu"):
         ValueError: if the provider cannot be used; it names the library that is missing.
     """
     check_provider(provider)
+    return _session(model if isinstance(model, bytes) else os.fspath(model), provider)
+
+
+def _session(source, provider):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
-    source = model if isinstance(model, bytes) else os.fspath(model)
     wanted = list(PROVIDERS[provider])
     session = onnxruntime.InferenceSession(
         source, options, providers=wanted, enable_fallback=int(provider == "cpu")
@@ -51,7 +57,7 @@ def open_session(model, provider="cpu"):
 
 
 def check_provider(provider):
-    """Raises a `ValueError` if the libraries of a provider cannot be loaded."""
+    """Raises a `ValueError` if the libraries of a provider cannot be loaded, or it cannot run."""
     if provider not in PROVIDERS:
         raise ValueError(f"`provider` must be one of {list(PROVIDERS)}. Received: {provider!r}.")
     onnxruntime.set_default_logger_severity(_SILENT)
@@ -77,6 +83,19 @@ def check_provider(provider):
                 f"{', cuDNN and TensorRT' if name == 'tensorrt' else ' and cuDNN'} that "
                 f"onnxruntime-gpu {onnxruntime.__version__} asks for."
             ) from error
+    try:
+        _session(_smallest_model(), provider)
+    except ValueError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ValueError(f"`provider={provider!r}` cannot be used: {first_line(error)}") from error
+
+
+def _smallest_model():
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
+    opset = onnx.helper.make_opsetid("", 13)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
 def runner(session, batch_size=None):

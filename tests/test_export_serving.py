@@ -178,21 +178,25 @@ def onnx_file(folder):
     return (folder / "other.onnx").read_bytes()
 
 
-def test_a_provider_that_falls_back_all_the_same(monkeypatch, tmp_path):
-    """Libraries may load where no device is: what the session uses is what counts."""
-    content = onnx_file(tmp_path)
-    monkeypatch.setattr(runtime, "check_provider", lambda provider: None)
+def test_a_provider_that_falls_back_all_the_same(monkeypatch):
+    """Libraries may load where no device is: what a session uses is what counts."""
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *args, **kwargs: None)
+    session = onnxruntime.InferenceSession
 
-    class Session:
-        def __init__(self, *args, **kwargs):
-            pass
+    def fall_back(source, options, providers, enable_fallback):
+        assert providers[0] == "CUDAExecutionProvider" and not enable_fallback
+        return session(source, options, providers=["CPUExecutionProvider"])
 
-        def get_providers(self):
-            return ["CPUExecutionProvider"]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
     with pytest.raises(ValueError, match="fell back to CPUExecutionProvider"):
-        runtime.open_session(content, "cuda")
+        runtime.check_provider("cuda")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(ValueError, match="cannot be used: RuntimeError: CUDA failure 100"):
+        runtime.check_provider("cuda")
 
 
 def test_a_fixed_batch_size_is_filled_up(tmp_path, rng):
