@@ -204,6 +204,17 @@ def names_of(known):
     return parse
 
 
+def add_routings(parser, rows):
+    """Adds the argument that chooses the routings of the tables."""
+    parser.add_argument(
+        "--routings",
+        type=names_of(ROUTINGS),
+        default=",".join(ROUTINGS),
+        metavar="NAME,...",
+        help=rows,
+    )
+
+
 def parse_arguments():
     parser = Parser(__doc__)
     size = {"type": positive(int), "default": argparse.SUPPRESS}
@@ -216,13 +227,7 @@ def parse_arguments():
         metavar="SECTION,...",
         help="tables to print",
     )
-    parser.add_argument(
-        "--routings",
-        type=names_of(ROUTINGS),
-        default=",".join(ROUTINGS),
-        metavar="NAME,...",
-        help="rows of layer, step and memory",
-    )
+    add_routings(parser, "rows of layer, step and memory")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -5,10 +5,8 @@ time does not depend on them.
 """
 
 import argparse
-import contextlib
 import datetime
 import functools
-import io
 import pathlib
 import tempfile
 
@@ -20,7 +18,7 @@ with quiet_tensorflow():
 import keras
 import numpy as np
 import onnx
-from bench import commit, names_of
+from bench import add_routings, commit
 from device import versions
 from subjects import IMAGE, NUM_CLASSES, network
 from timing import interleaved, milliseconds, table, verdict
@@ -28,7 +26,6 @@ from timing import interleaved, milliseconds, table, verdict
 from export.images import Images
 from export.onnx import export_onnx
 from export.runtime import open_session
-from kcaps.routing import ROUTINGS
 
 INT8 = ("dynamic", "l2")
 FLOOR_TARGETS = {"dynamic": 1.20, "l1": 1.02, "l2": 1.02}
@@ -55,17 +52,18 @@ def export_all(args, folder):
     return paths, networks
 
 
-def predict(model, images):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return model.predict(images, batch_size=len(images), verbose=0)
+def random_images(batch):
+    return np.random.default_rng(1).integers(256, size=(batch, *IMAGE)).astype("float32")
+
+
+def onnx_call(path, images):
+    """Function without arguments: the outputs of a file for a batch."""
+    return functools.partial(open_session(path).run, None, {"image": images})
 
 
 def speed_table(args, paths, batch):
-    images = np.random.default_rng(1).integers(256, size=(batch, *IMAGE)).astype("float32")
-    rows = {
-        name: functools.partial(open_session(path).run, None, {"image": images})
-        for name, path in paths.items()
-    }
+    images = random_images(batch)
+    rows = {name: onnx_call(path, images) for name, path in paths.items()}
     seconds = interleaved(rows, args.repeats)
     lines = []
     for name, values in seconds.items():
@@ -85,12 +83,12 @@ def speed_table(args, paths, batch):
 
 
 def keras_table(args, paths, networks, batch):
-    images = np.random.default_rng(1).integers(256, size=(batch, *IMAGE)).astype("float32")
+    images = random_images(batch)
     lines = []
     for name in args.routings:
         rows = {
-            "onnx": functools.partial(open_session(paths[name]).run, None, {"image": images}),
-            "keras": functools.partial(predict, networks[name], images),
+            "onnx": onnx_call(paths[name], images),
+            "keras": functools.partial(networks[name].predict, images, batch_size=batch, verbose=0),
         }
         seconds = interleaved(rows, args.repeats)
         ratio = np.median(seconds["onnx"] / seconds["keras"])
@@ -109,21 +107,15 @@ def size_table(args, paths):
     for name, path in paths.items():
         nodes = len(onnx.load(path).graph.node)
         target = args.targets and NODE_TARGETS.get(name)
-        met = f"≤ {target}: {'met' if nodes <= target else 'MISSED'}" if target else ""
-        lines.append((name, str(nodes), met, f"{path.stat().st_size / 2**20:.1f}"))
+        size = f"{path.stat().st_size / 2**20:.1f}"
+        lines.append((name, str(nodes), verdict(nodes, target, digits=0), size))
     table("Files", ("row", "nodes", "target", "MiB"), lines)
 
 
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--repeats", type=positive(int), default=21, help="runs of each row")
-    parser.add_argument(
-        "--routings",
-        type=names_of(ROUTINGS),
-        default=",".join(ROUTINGS),
-        metavar="NAME,...",
-        help="rows",
-    )
+    add_routings(parser, "rows")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     args = parser.parse_args()
     sizes = {"filters": 8, "types": 2} if args.quick else {"filters": 256, "types": 32}

@@ -29,9 +29,9 @@ def milliseconds(seconds):
     return f"{median:.4g}", f"{low:.4g} – {high:.4g}"
 
 
-def verdict(ratio, target):
+def verdict(value, target, digits=2):
     """The cell of an upper bound; empty where there is none."""
-    return f"≤ {target:.2f}: {'met' if ratio <= target else 'MISSED'}" if target else ""
+    return f"≤ {target:.{digits}f}: {'met' if value <= target else 'MISSED'}" if target else ""
 
 
 def table(title, header, rows):

@@ -19,7 +19,7 @@ with command.quiet_tensorflow(__name__ == "__main__"):
 import numpy as np
 import onnxruntime
 
-from export import checkpoint, images, runtime
+from export import checkpoint, images, program, runtime
 from export.inference import inference_model
 from export.onnx import MAX_BATCH_SIZE, export_onnx
 from export.parity import ParityError
@@ -192,10 +192,7 @@ def batch_sizes(text):
 
 
 def main():
-    parser = command.Parser(__doc__.splitlines()[0])
-    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
-    parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
-    parser.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
+    parser = program.file_parser(__doc__.splitlines()[0])
     parser.add_argument("--batch-sizes", type=batch_sizes, default="1,16,64,256")
     parser.add_argument("--repeats", type=command.positive(int), default=30)
     args = parser.parse_args()

@@ -54,21 +54,20 @@ def fold(model, scales=True):
         model itself, where there is nothing to fold.
     """
     inner = {layer.name: fold(layer, scales) for layer in model.layers if _has_graph(layer)}
-    capsules = [layer.name for layer in model.layers if _is_foldable(layer)]
-    scaled = [layer.name for layer in model.layers if scales and _scaled_convolution(layer, model)]
-    if not capsules and not scaled and not any(lines for _, lines in inner.values()):
-        return model, []
     new = {name: part for name, (part, lines) in inner.items() if lines}
     lines = [line for _, lines in inner.values() for line in lines]
-    for layer in map(model.get_layer, scaled):
+    for layer in model.layers if scales else ():
         convolution = _scaled_convolution(layer, model)
-        new[layer.name] = keras.layers.Identity(name=layer.name)
-        new[convolution.name] = _scaled(convolution, layer.scale)
-        lines.append(f"{layer.name} multiplied into {convolution.name}")
-    for layer in map(model.get_layer, capsules):
+        if convolution is not None:
+            new[layer.name] = keras.layers.Identity(name=layer.name)
+            new[convolution.name] = _scaled(convolution, layer.scale)
+            lines.append(f"{layer.name} multiplied into {convolution.name}")
+    for layer in filter(_is_foldable, model.layers):
         folded, line = _fold_capsules(layer, model)
         new |= folded
         lines.append(line)
+    if not new:
+        return model, []
     try:
         same = copy.deepcopy(model)  # the layers that stay are called again
     except Exception:  # a layer of the user that Keras cannot rebuild from its config

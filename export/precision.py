@@ -76,6 +76,10 @@ def to_int8(graph, images, folder):
     Returns:
         An `onnx.ModelProto` with QuantizeLinear and DequantizeLinear nodes.
     """
+    if "Conv" not in {node.op_type for node in graph.graph.node}:
+        raise ValueError(
+            "`precision='int8'` quantizes convolutions. Received: a model without any."
+        )
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     name = graph.graph.input[0].name
@@ -91,10 +95,6 @@ def to_int8(graph, images, folder):
     fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     size = fixed or min(_CALIBRATION_BATCH, len(images))
     images = np.take(images, range(max(len(images), size)), axis=0, mode="wrap")
-    if "Conv" not in {node.op_type for node in graph.graph.node}:
-        raise ValueError(
-            "`precision='int8'` quantizes convolutions. Received: a model without any."
-        )
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     onnx.save(graph, source)
     with _quiet():

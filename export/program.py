@@ -4,7 +4,7 @@ import pathlib
 import signal
 import sys
 
-from export import checkpoint, command, images, parity
+from export import checkpoint, command, images, parity, runtime
 from export.files import report_path
 
 _OWN = ("model.keras", "run.json", "report.json", "history.csv", "backup")
@@ -30,6 +30,15 @@ def export_parser(description, output):
     result.add_argument(
         "--limit", type=command.positive(int), help="compare on at most so many test images"
     )
+    return result
+
+
+def file_parser(description):
+    """Command line of a program that reads a checkpoint and an ONNX file of it."""
+    result = command.Parser(description)
+    result.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
+    result.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
+    result.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
     return result
 
 

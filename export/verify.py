@@ -13,7 +13,7 @@ with command.quiet_tensorflow(__name__ == "__main__"):
 
 import onnx
 
-from export import checkpoint, images, precision, runtime
+from export import checkpoint, images, precision, program, runtime
 from export.checkpoint import file_hash
 from export.files import report_path
 from export.inference import inference_model
@@ -148,10 +148,7 @@ def accept(comparison, kind, max_accuracy_drop):
 
 
 def main():
-    parser = command.Parser(__doc__.splitlines()[0])
-    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
-    parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
-    parser.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
+    parser = program.file_parser(__doc__.splitlines()[0])
     parser.add_argument("--tolerance", type=command.positive(float), default=1e-5)
     parser.add_argument("--max-accuracy-drop", type=float, help="as for export.onnx")
     args = parser.parse_args()
