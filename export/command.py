@@ -72,6 +72,14 @@ def positive(kind):
     return parse
 
 
+def non_negative(text):
+    """Argument type: a finite number from 0 on."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be >= 0 and finite, received {text}")
+    return value
+
+
 def first_line(error):
     """Kind and first line of an error, for messages of one line."""
     lines = str(error).strip().splitlines()

@@ -14,6 +14,7 @@ import numpy as np
 from export.command import fail
 
 VALIDATION_SHARE = 0.1
+PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 2000, 500
 
 SHAPES = {
@@ -54,7 +55,7 @@ class Images:
         return f"synthetic images shaped like {self.name}" if synthetic else self.name
 
 
-def load(name, data_dir=None, limit=None, synthetic=False):
+def load(name, data_dir=None, limit=None, synthetic=False, as_published=False):
     """Loads a data set by name.
 
     Args:
@@ -62,15 +63,22 @@ def load(name, data_dir=None, limit=None, synthetic=False):
         data_dir: Folder of prepared tensorflow-datasets, or None for its default.
         limit: At most so many images of the training set and of the test set.
         synthetic: Whether to generate images of the same shape instead.
+        as_published: Whether training images have the order of the files that the data set was
+            published in, with the last sixth for validation. tensorflow-datasets shuffles them.
     """
     if synthetic:
         train, test, class_names, source = _synthetic(SHAPES[name], limit)
     elif name == "digits":
         train, test, class_names, source = _digits()
     else:
-        train, test, class_names, source = _tfds(name, data_dir, limit)
+        whole = as_published and name != "cifar10"
+        train, test, class_names, source = _tfds(name, data_dir, None if whole else limit)
+        if whole:
+            order = _published_order(len(train[0]))
+            train = tuple(part[order] for part in train)
     (images, labels), test = (part[:limit] for part in train), tuple(part[:limit] for part in test)
-    cut = len(images) - max(1, round(VALIDATION_SHARE * len(images)))
+    share = PUBLISHED_VALIDATION_SHARE if as_published else VALIDATION_SHARE
+    cut = len(images) - max(1, round(share * len(images)))
     if cut < 1:
         fail(f"--limit must leave images to train and to validate on. Received: {limit}.")
     return Images(
@@ -119,6 +127,18 @@ def _tfds(name, data_dir, limit):
         fail(f"data set {name!r} cannot be read from {data_dir or 'the default folder'}: {error!r}")
     source = {"loader": "tensorflow-datasets", "data_dir": data_dir and os.path.abspath(data_dir)}
     return train, test, list(builder.info.features["label"].names), source
+
+
+def _published_order(size):
+    """Where each image of the published training file is in the prepared data set.
+
+    tensorflow-datasets sorts examples by a hash of their number.
+    """
+    from tensorflow_datasets.core.hashing import Hasher
+
+    hasher = Hasher("train")
+    order = sorted(range(size), key=hasher.hash_key)  # the published number of each prepared image
+    return np.argsort(order)
 
 
 def _download(builder):

@@ -30,16 +30,34 @@ _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
 
 
 def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
-    """Reads the command line with a recipe's defaults, checks the output folder, seeds Keras."""
+    """`begin_any` for capsule networks: with a batch size, a routing and a learning rate."""
+
+    def add(parser):
+        parser.add_argument("--batch-size", type=positive(int), default=batch_size)
+        parser.add_argument(
+            "--routing",
+            choices=list(kcaps.routing.ROUTINGS),
+            default=routing,
+            help="class capsules",
+        )
+        parser.add_argument("--learning-rate", type=positive(float), default=learning_rate)
+
+    return begin_any(description, epochs, add)
+
+
+def begin_any(description, epochs, add_arguments):
+    """Reads the command line, checks the output folder, seeds Keras.
+
+    Args:
+        description: Text of `--help`.
+        epochs: Default of `--epochs`.
+        add_arguments: Function that adds a recipe's own arguments to the parser.
+    """
     parser = Parser(description)
     parser.add_argument("--output", type=pathlib.Path, default="ckpt/", help="checkpoint folder")
     parser.add_argument("--epochs", type=positive(int), default=epochs)
-    parser.add_argument("--batch-size", type=positive(int), default=batch_size)
-    parser.add_argument(
-        "--routing", choices=list(kcaps.routing.ROUTINGS), default=routing, help="class capsules"
-    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=positive(float), default=learning_rate)
+    add_arguments(parser)
     parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
     parser.add_argument(
         "--limit", type=positive(int), help="at most so many training and so many test images"
@@ -122,14 +140,14 @@ def _epochs_done(output):
     return int(json.loads(progress.read_text())["epoch"]) if progress.exists() else 0
 
 
-def _write_json(path, content):
+def write_json(path, content):
     """Writes aside and replaces, so that a reader never sees half a file."""
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(content, indent=2) + "\n")
     aside.replace(path)
 
 
-def _open_folder(args, images):
+def open_folder(args, images):
     """Makes the checkpoint folder; returns how many epochs of its run are done."""
     output = args.output
     for name in (*_EXPORTS, *(_FILES if args.overwrite else ())):  # exports are of an older model
@@ -137,7 +155,7 @@ def _open_folder(args, images):
     for name in ("saved_model", *(("backup",) if args.overwrite else ())):
         shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
-    _write_json(
+    write_json(
         output / "run.json",
         {
             "kcaps": kcaps.__version__,
@@ -233,7 +251,7 @@ def run(model, images, args, augment=None):
     """
     output = args.output
     synthetic = images.source["loader"] == "synthetic"
-    done = _open_folder(args, images)
+    done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
     batches, steps = _batches(*images.train, args, done, augment)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
@@ -258,7 +276,7 @@ def run(model, images, args, augment=None):
     lengths = model.predict(test_images, batch_size=args.batch_size, verbose=0)
     accuracy = float(np.mean(lengths.argmax(-1) == test_labels))
     best = int(np.argmin(history["val_loss"]))
-    _write_json(
+    write_json(
         output / "report.json",
         {
             "test_accuracy": accuracy,

@@ -1,0 +1,229 @@
+"""Softmax regression with vectors in place of scalars, fitted by EM."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcaps.regression.competition import Competition
+from kcaps.regression.fitting import Fitting
+from kcaps.validation import non_negative, one_of
+
+UPDATES = ("epoch", "batch")
+
+
+@keras.saving.register_keras_serializable(package="kcaps")
+class CapsuleRegression(Fitting, keras.Model):
+    """Capsule regression: class probabilities from capsules that compete by their lengths.
+
+    Each class has a capsule, a Gaussian vector with mean `W_i x`, and is as probable as the
+    capsule is long (see `kcaps.regression.Competition`). The weights are fitted by EM: an epoch is
+    one iteration, whose least-squares step is taken when all batches have been seen. There is no
+    learning rate, data need not fit in memory, and the result does not depend on the batch size.
+
+    Plain EM never lowers the likelihood of the classes. `momentum` makes it faster, `threshold`
+    aims it at the examples that are not yet told apart with certainty, and `ThresholdSchedule`
+    lowers that threshold in rounds, as the paper does.
+
+    Args:
+        num_classes: Integer >= 2.
+        capsule_dim: Positive integer, components of each capsule, or one for each class.
+        architecture: `"multiclass"`, `"one_vs_all"` or `"all_vs_all"`. Defaults to
+            `"multiclass"`.
+        encoder: Layer or `keras.Sequential` from inputs to features `(batch, num_features)`,
+            which is not trained, e.g. `Rescaling` and `SubspaceProjection`. Defaults to None:
+            inputs are flattened.
+        initializer: `"subspace"`, the leading singular vectors of each class's inputs, or a Keras
+            initializer. Defaults to `"subspace"`.
+        **kwargs: `name` and `dtype` (`"float64"` computes in double precision).
+
+    Raises:
+        ValueError: for an argument out of its range.
+
+    Example:
+
+    >>> model = CapsuleRegression(10, capsule_dim=4, encoder=keras.Sequential(
+    ...     [keras.layers.Rescaling(1 / 255), SubspaceProjection(32)]))
+    >>> model.compile(momentum=0.9)
+    >>> history = model.fit(images, labels, epochs=50)
+    >>> probabilities = model.predict(images)
+
+    Reference:
+
+    - [Saul, 2021](https://doi.org/10.1162/neco_a_01336).
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        capsule_dim,
+        architecture="multiclass",
+        encoder=None,
+        initializer="subspace",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(encoder, dict):
+            encoder = keras.saving.deserialize_keras_object(encoder)
+        self.encoder = encoder
+        is_subspace = isinstance(initializer, str) and initializer == "subspace"
+        self.initializer = initializer if is_subspace else keras.initializers.get(initializer)
+        self.competition = Competition(
+            num_classes,
+            capsule_dim,
+            architecture,
+            "zeros" if is_subspace else self.initializer,
+            dtype="float64" if self.compute_dtype == "float64" else "float32",
+            name="probabilities",
+        )
+        self._begin()
+        self._functional = None
+
+    def build(self, input_shape):
+        shape = tuple(input_shape)
+        if self.encoder is not None:
+            if not self.encoder.built:
+                self.encoder.build(shape)
+            shape = self.encoder.compute_output_shape(shape)
+        if None in shape[1:]:
+            raise ValueError(
+                "`CapsuleRegression` needs inputs of known sizes. "
+                f"Received: inputs of shape {tuple(input_shape)}."
+            )
+        self.competition.build((None, int(np.prod(shape[1:]))))
+        self._input_shape = tuple(input_shape)
+
+    def call(self, inputs):
+        return self.competition(self._encode(inputs))
+
+    def means(self, inputs):
+        """Means of the capsules, `(batch, problems, capsules, capsule_dim)`.
+
+        `"multiclass"` has one problem, whose capsules are the classes.
+        """
+        return self.competition.means(self._encode(ops.convert_to_tensor(inputs)))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.competition.num_classes)
+
+    def compile(
+        self,
+        metrics=None,
+        momentum=0.0,
+        threshold=0.0,
+        ridge=0.0,
+        update="epoch",
+        rate=1.0,
+        **kwargs,
+    ):
+        """Configures the model for training.
+
+        Args:
+            metrics: Keras metrics of the class probabilities, e.g. `["accuracy"]`. The negative
+                conditional log-likelihood `loss` and the share of wrong classes `error` are
+                always there. In training of `"all_vs_all"`, where an example meets only the
+                problems of its class, `error` counts the examples that lose one of them.
+            momentum: γ: the share of the last step that is added to each. Defaults to 0.
+            threshold: ν: examples whose second class is at most this times as probable as their
+                own count as learned, and no longer pull. Defaults to 0: all pull.
+            ridge: Precision of a Gaussian prior on the weights, as `1/C` in scikit-learn's
+                logistic regression. Defaults to 0.
+            update: `"epoch"`: EM, or `"batch"`: online EM with a step after each batch, for
+                streams. Defaults to `"epoch"`.
+            rate: Number or `LearningRateSchedule` that multiplies steps; online EM needs one that
+                falls. Defaults to 1.
+            **kwargs: Further arguments of `keras.Model.compile` (e.g. `jit_compile`).
+
+        Raises:
+            ValueError: for an argument out of its range, or an optimizer or loss.
+        """
+        for name in ("optimizer", "loss"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"CapsuleRegression is fitted by EM: it takes no `{name}`. Remove it. To train "
+                    "by gradients, use the layer `kcaps.regression.Competition`."
+                )
+        if non_negative("momentum", momentum) >= 1:
+            raise ValueError(f"`momentum` must be below 1. Received: momentum={momentum!r}.")
+        if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = non_negative("rate", rate)
+        self._threshold = non_negative("threshold", threshold)
+        self.momentum, self.rate = float(momentum), rate
+        self.ridge, self.update = non_negative("ridge", ridge), one_of("update", update, UPDATES)
+        # Keras on JAX passes the state of some optimizer around.
+        optimizer = "sgd" if keras.backend.backend() == "jax" else None
+        super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
+        self._state = None
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config:
+            config = {
+                key: value for key, value in config.items() if key not in ("optimizer", "loss")
+            }
+            config |= {
+                "momentum": self.momentum,
+                "threshold": self._threshold,
+                "ridge": self.ridge,
+                "update": self.update,
+                "rate": keras.saving.serialize_keras_object(self.rate),
+            }
+        return config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @property
+    def threshold(self):
+        """The threshold ν; may be set during training."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value):
+        self._threshold = non_negative("threshold", value)
+        if self._state is not None:
+            self._state.threshold.assign(value)
+
+    def restart(self):
+        """Forgets the momentum, as at the start of a round."""
+        if self._state is not None:
+            self._state.velocity.assign(np.zeros(self._state.velocity.shape))
+
+    def get_config(self):
+        initializer, encoder = self.initializer, self.encoder
+        return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "num_classes": self.competition.num_classes,
+            "capsule_dim": self.competition.capsule_dim,
+            "architecture": self.competition.architecture,
+            "encoder": encoder and keras.saving.serialize_keras_object(encoder),
+            "initializer": initializer
+            if isinstance(initializer, str)
+            else keras.initializers.serialize(initializer),
+        }
+
+    @property
+    def inputs(self):
+        """The graph's input, a list of one, as in a functional model; for exporters."""
+        return self._graph().inputs
+
+    @property
+    def outputs(self):
+        """The graph's output, a list of one."""
+        return self._graph().outputs
+
+    @property
+    def output(self):
+        return self.outputs[0]
+
+    def _graph(self):
+        if self._functional is None:
+            if not self.built:
+                raise ValueError(
+                    "The model has no graph yet: its input's shape is not known. Call `adapt`, "
+                    "`fit` or `build` first."
+                )
+            name = "image" if len(self._input_shape) > 2 else "features"
+            inputs = keras.Input(self._input_shape[1:], name=name)
+            self._functional = keras.Model(inputs, self.call(inputs))
+        return self._functional

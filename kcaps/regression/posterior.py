@@ -1,0 +1,112 @@
+"""Inference in capsule regression: predictions and posterior means, as pure functions."""
+
+import numpy as np
+from keras import ops
+
+from kcaps.labels import k_hot
+from kcaps.regression.interpolation import at_least_float32, continued_fraction
+
+
+def class_probabilities(means, capsule_dims=None):
+    """Probability that each capsule is the one that explains the input.
+
+    The capsules are Gaussian vectors `h_i ~ N(μ_i, I)`, and class `j` has the probability
+    `‖h_j‖² / Σ_i ‖h_i‖²`. Its expectation is
+
+        P(y = j | x) = λ0(β) ‖μ_j‖²/‖μ‖² + (1 - λ0(β)) d_j/D,    β = ‖μ‖²/2
+
+    Args:
+        means: Means μ of the capsules, a float tensor `(..., num_capsules, capsule_dim)`.
+        capsule_dims: Number of components d of each capsule, where some have fewer than
+            `capsule_dim` and zeros in their last ones. Defaults to None: all the same.
+
+    Returns:
+        Tensor `(..., num_capsules)` that sums to 1: float64 where `means` is, float32 otherwise.
+
+    Example:
+
+    >>> probabilities = class_probabilities([[[3.0, 4.0], [0.0, 0.0]]])  # [[0.923, 0.077]]
+
+    Reference:
+
+    - [Saul, 2021](https://doi.org/10.1162/neco_a_01336), equation (2.16).
+    """
+    means = at_least_float32(means)
+    return Expectations(_squared(means), _dims(means, capsule_dims)).probabilities
+
+
+def posterior_means(means, labels, capsule_dims=None):
+    """Expected capsules, given the class.
+
+        E[h_i | x, y = j] = g_ij μ_i
+        g_ij = [λ1(β) ‖μ_j‖²/‖μ‖² + (1 - λ1(β)) (d_j + 2δ_ij)/(D + 2)] / P(y = j | x)
+
+    Args:
+        means: Means μ of the capsules, a float tensor `(batch, num_capsules, capsule_dim)`.
+        labels: Classes, integers `(batch,)` or one-hot `(batch, num_capsules)`.
+        capsule_dims: As in `class_probabilities`.
+
+    Returns:
+        Tensor of the shape of `means`: the right capsule is lengthened, the others shortened.
+
+    Example:
+
+    >>> expected = posterior_means([[[3.0, 4.0], [0.0, 1.0]]], [0])
+
+    Reference:
+
+    - [Saul, 2021](https://doi.org/10.1162/neco_a_01336), equation (2.19).
+    """
+    means = at_least_float32(means)
+    targets = ops.cast(k_hot(labels, means.shape[-2]), means.dtype)
+    expected = Expectations(_squared(means), _dims(means, capsule_dims))
+    return means * (1.0 + expected.corrections(targets))[..., None]
+
+
+class Expectations:
+    """What the model expects of capsules with given lengths.
+
+    Everything depends on the means through their squared lengths alone.
+
+    Args:
+        squared: Squared lengths of the means, `(..., c)`.
+        dims: Array or tensor of the capsules' numbers of components, `(..., c)`.
+    """
+
+    def __init__(self, squared, dims):
+        dims = ops.cast(dims, squared.dtype)
+        total = ops.sum(dims, axis=-1, keepdims=True)  # (..., 1)
+        self.share = dims / total
+        self.next_share = dims / (total + 2.0)
+        self.own_share = 2.0 / (total + 2.0)
+        half = total[..., 0] / 2 + 1
+        beta = ops.sum(squared, axis=-1) / 2  # (...)
+        outer, inner = continued_fraction(beta, total[..., 0])
+        scaled = squared * (0.5 / outer)[..., None]  # λ0 ‖μ_j‖²/‖μ‖²
+        self.probabilities = scaled + ((half - beta / inner) / outer)[..., None] * self.share
+        self.pulled = scaled * (1.0 - 1.0 / inner)[..., None]  # λ1 ‖μ_j‖²/‖μ‖²
+        self.spread = (half / outer)[..., None]  # 1 - λ1
+
+    def corrections(self, targets):
+        """`g - 1` for classes given as one-hot targets `(..., c)`; 0 where no target is set."""
+        given = ops.sum(targets, axis=-1, keepdims=True)
+        probability = ops.sum(targets * self.probabilities, axis=-1, keepdims=True) + (1.0 - given)
+        others = ops.sum(targets * (self.pulled + self.spread * self.next_share), -1, keepdims=True)
+        own = targets * (self.spread * self.own_share)
+        return (others + own) / probability - given
+
+
+def _squared(means):
+    return ops.sum(ops.square(means), axis=-1)
+
+
+def _dims(means, capsule_dims):
+    if capsule_dims is None:
+        return np.full(means.shape[-2], means.shape[-1])
+    dims = np.asarray(capsule_dims)
+    if dims.shape != (means.shape[-2],) or dims.min() < 1 or dims.max() > means.shape[-1]:
+        raise ValueError(
+            "`capsule_dims` must be one number for each of the "
+            f"{means.shape[-2]} capsules, from 1 to {means.shape[-1]}. Received: {capsule_dims!r}."
+        )
+    return dims

@@ -1,0 +1,51 @@
+"""What EM keeps between its steps."""
+
+import keras
+import numpy as np
+
+from kcaps.regression.em import Statistics
+
+
+class TrainingState:
+    """Variables of a running EM: they are neither weights of the model nor saved with it.
+
+    Args:
+        competition: The built `Competition` layer that is trained.
+        factor: Array `(n, p, p)` or `(1, p, p)` of inverse factors of the second moments.
+        ridge: Array `(n,)` or `(1,)`, precision of the prior by example.
+        threshold: First value of the threshold.
+    """
+
+    def __init__(self, competition, factor, ridge, threshold):
+        kernel = competition.kernel
+
+        def variable(value):
+            return keras.Variable(value, dtype=kernel.dtype, trainable=False)
+
+        self.velocity = variable(np.zeros(kernel.shape))
+        self.gradient = variable(np.zeros(kernel.shape))
+        self.weights = variable(np.zeros(kernel.shape[0]))
+        self.factor = variable(factor)
+        self.ridge = variable(ridge)
+        self.threshold = variable(threshold)
+        self.updates = keras.Variable(0, dtype="int32", trainable=False)
+
+    @property
+    def variables(self):
+        return [
+            *(self.velocity, self.gradient, self.weights, self.factor, self.ridge),
+            *(self.threshold, self.updates),
+        ]
+
+    @property
+    def statistics(self):
+        return Statistics(self.gradient, self.weights)
+
+    def add(self, statistics):
+        self.gradient.assign_add(statistics.gradient)
+        self.weights.assign_add(statistics.weights)
+
+    def clear(self):
+        """Forgets the statistics: a new pass over the examples begins."""
+        self.gradient.assign(np.zeros(self.gradient.shape))
+        self.weights.assign(np.zeros(self.weights.shape))

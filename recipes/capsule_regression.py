@@ -1,0 +1,147 @@
+"""Fits capsule regression by EM, as published: subspace, rounds of thresholds, momentum."""
+
+import csv
+import time
+
+import data
+import training
+
+import keras
+import numpy as np
+import regression_pictures as pictures
+
+from export.command import non_negative, positive
+from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
+from kcaps.regression.architectures import ARCHITECTURES
+
+SWEPT_DIMS = (1, 2, 4, 8, 16)
+DATA = ("digits", "mnist", "fashion_mnist")
+
+
+def add_arguments(parser):
+    parser.add_argument("--data", choices=DATA, default="digits")
+    parser.add_argument("--capsule-dim", type=positive(int), default=2)
+    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="multiclass")
+    parser.add_argument(
+        "--components",
+        type=positive(int),
+        help="singular directions that images are projected on (default: a quarter of the pixels, "
+        "at least 32)",
+    )
+    parser.add_argument(
+        "--ridge", type=non_negative, default=0.0, help="precision of a prior on the weights"
+    )
+    parser.add_argument("--momentum", type=non_negative, default=0.9)
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help=f"all architectures with capsules of {SWEPT_DIMS} components; the model with the "
+        "lowest validation error is kept",
+    )
+
+
+def make_encoder(images, components):
+    pixels = int(np.prod(images.shape))
+    projection = SubspaceProjection(min(components or max(32, pixels // 4), pixels))
+    encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")
+    # As published: the directions are those of all training images, with those of validation.
+    projection.adapt(np.concatenate([images.train[0], images.validation[0]]) / np.float32(255))
+    return encoder
+
+
+def fit(args, images, encoder, architecture, capsule_dim, callbacks=()):
+    """Trains one model; returns it, its schedule, and the row of the results."""
+    model = CapsuleRegression(images.num_classes, capsule_dim, architecture, encoder=encoder)
+    model.compile(metrics=["accuracy"], momentum=args.momentum, ridge=args.ridge)
+    schedule = ThresholdSchedule(verbose=True)
+    started = time.perf_counter()
+    history = model.fit(
+        *images.train,
+        epochs=args.epochs,
+        validation_data=images.validation,
+        verbose=0,
+        callbacks=[schedule, *callbacks],
+    )
+    seconds = time.perf_counter() - started
+    test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
+    train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
+    row = {
+        "architecture": architecture,
+        "capsule_dim": capsule_dim,
+        "test_error": test["error"],
+        "validation_error": schedule.best,
+        "training_error": train["error"],
+        "epochs": len(history.epoch),
+        "parameters": int(np.prod(model.competition.kernel.shape)),
+        "seconds": round(seconds, 1),
+    }
+    return model, schedule, row
+
+
+def finish(args, images, model, row):
+    """Fills the checkpoint folder with a model and its results."""
+    model.save(args.output / "model.keras")
+    training.write_json(
+        args.output / "report.json",
+        {
+            "test_accuracy": 1 - row["test_error"],
+            "test_images": len(images.test[1]),
+            "validation_accuracy": 1 - row["validation_error"],
+            "training_accuracy": 1 - row["training_error"],
+            "epochs": row["epochs"],
+            "parameters": row["parameters"],
+            "training_seconds": row["seconds"],
+            "synthetic": images.source["loader"] == "synthetic",
+        },
+    )
+
+
+def sweep(args, images, encoder):
+    """All architectures and dimensions; cells that a resumed sweep has finished are kept."""
+    path = args.output / "sweep.csv"
+    rows = []
+    if path.exists():
+        with open(path, newline="") as file:
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    for dim in SWEPT_DIMS:
+        for architecture in ARCHITECTURES:
+            if any((r["architecture"], r["capsule_dim"]) == (architecture, dim) for r in rows):
+                continue
+            print(f"{architecture}, capsules of {dim} components", flush=True)
+            model, _, row = fit(args, images, encoder, architecture, dim)
+            rows.append(row)
+            if row["validation_error"] == min(r["validation_error"] for r in rows):
+                finish(args, images, model, row)
+            with open(path.with_suffix(".part"), "w", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+                writer.writerows(rows)
+            path.with_suffix(".part").replace(path)
+            print(f"  test error {100 * row['test_error']:.2f} %, {row['seconds']} s", flush=True)
+    pictures.draw_sweep(rows, images, args.output)
+    return min(rows, key=lambda r: r["validation_error"])
+
+
+def _number(text):
+    try:
+        return float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        return text
+
+
+args = training.begin_any(__doc__, epochs=20_000, add_arguments=add_arguments)
+images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
+encoder = make_encoder(images, args.components)
+training.open_folder(args, images)
+print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+if args.sweep:
+    row = sweep(args, images, encoder)
+else:
+    logger = keras.callbacks.CSVLogger(args.output / "history.csv")
+    model, schedule, row = fit(args, images, encoder, args.architecture, args.capsule_dim, [logger])
+    finish(args, images, model, row)
+    pictures.draw(model, images, args.output)
+print(
+    f"test accuracy {100 * (1 - row['test_error']):.2f} % on {images.title} ({row['architecture']}, "
+    f"capsules of {row['capsule_dim']}); checkpoint in {args.output}/"
+)
