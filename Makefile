@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUTPUT := ckpt/
+# Two processes share the tests, which mostly wait for compilers that use one core.
+PARALLEL := --numprocesses 2
 
 .PHONY: demo test test-backends lint bench
 
@@ -12,11 +14,11 @@ demo: .venv/installed
 	@$(BIN)/python -m export.summary --model $(OUTPUT)
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-backends: .venv-backends/installed
-	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest
-	KERAS_BACKEND=torch .venv-backends/bin/python -m pytest
+	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest $(PARALLEL)
+	KERAS_BACKEND=torch .venv-backends/bin/python -m pytest $(PARALLEL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -25,6 +27,7 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/regression.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +37,6 @@ bench: .venv/installed
 # Without TensorFlow, which shows that kcaps does not need it there.
 .venv-backends/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-backends
-	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt jax keras numpy pytest torch
+	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt jax keras mpmath numpy pytest pytest-xdist torch
 	.venv-backends/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@

@@ -6,6 +6,7 @@ from kcaps import initializers as initializers
 from kcaps import layers as layers
 from kcaps import losses as losses
 from kcaps import models as models
+from kcaps import regression as regression
 from kcaps import routing as routing
 
 __version__ = "0.1.0"

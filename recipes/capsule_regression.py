@@ -1,20 +1,21 @@
 """Fits capsule regression by EM, as published: subspace, rounds of thresholds, momentum."""
 
 import csv
+import os
 import time
+import zipfile
 
 import data
 import training
 
 import keras
 import numpy as np
-import regression_pictures as pictures
 
-from export.command import non_negative, positive
+import regression_pictures as pictures
+from export.command import fail, non_negative, positive
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
 
-SWEPT_DIMS = (1, 2, 4, 8, 16)
 DATA = ("digits", "mnist", "fashion_mnist")
 
 
@@ -35,9 +36,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help=f"all architectures with capsules of {SWEPT_DIMS} components; the model with the "
-        "lowest validation error is kept",
+        help="all architectures with capsules of --dims components; the model with the lowest "
+        "validation error is kept",
     )
+    parser.add_argument("--dims", type=positive(int), nargs="+", default=[1, 2, 4, 8, 16])
 
 
 def make_encoder(images, components):
@@ -49,19 +51,22 @@ def make_encoder(images, components):
     return encoder
 
 
-def fit(args, images, encoder, architecture, capsule_dim, callbacks=()):
-    """Trains one model; returns it, its schedule, and the row of the results."""
+def fit(args, images, encoder, architecture, capsule_dim, schedule, callbacks=()):
+    """Trains one model; returns it and the row of the results."""
     model = CapsuleRegression(images.num_classes, capsule_dim, architecture, encoder=encoder)
     model.compile(metrics=["accuracy"], momentum=args.momentum, ridge=args.ridge)
-    schedule = ThresholdSchedule(verbose=True)
     started = time.perf_counter()
-    history = model.fit(
-        *images.train,
-        epochs=args.epochs,
-        validation_data=images.validation,
-        verbose=0,
-        callbacks=[schedule, *callbacks],
-    )
+    try:
+        model.fit(
+            *images.train,
+            initial_epoch=schedule.epoch,
+            epochs=schedule.epoch if schedule.finished else args.epochs,
+            validation_data=images.validation,
+            verbose=0,
+            callbacks=[schedule, *callbacks],
+        )
+    except ValueError as error:  # of data that cannot be fitted, such as too few images
+        fail(error)
     seconds = time.perf_counter() - started
     test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
     train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
@@ -71,11 +76,11 @@ def fit(args, images, encoder, architecture, capsule_dim, callbacks=()):
         "test_error": test["error"],
         "validation_error": schedule.best,
         "training_error": train["error"],
-        "epochs": len(history.epoch),
+        "epochs": schedule.epoch,
         "parameters": int(np.prod(model.competition.kernel.shape)),
         "seconds": round(seconds, 1),
     }
-    return model, schedule, row
+    return model, row
 
 
 def finish(args, images, model, row):
@@ -103,12 +108,13 @@ def sweep(args, images, encoder):
     if path.exists():
         with open(path, newline="") as file:
             rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    for dim in SWEPT_DIMS:
+    for dim in args.dims:
         for architecture in ARCHITECTURES:
             if any((r["architecture"], r["capsule_dim"]) == (architecture, dim) for r in rows):
                 continue
             print(f"{architecture}, capsules of {dim} components", flush=True)
-            model, _, row = fit(args, images, encoder, architecture, dim)
+            schedule = ThresholdSchedule(verbose=True)
+            model, row = fit(args, images, encoder, architecture, dim, schedule)
             rows.append(row)
             if row["validation_error"] == min(r["validation_error"] for r in rows):
                 finish(args, images, model, row)
@@ -129,19 +135,31 @@ def _number(text):
         return text
 
 
+def open_schedule(output):
+    """The schedule of a run, which goes on from its backup if there is one."""
+    path = output / "backup" / "schedule.npz"
+    path.parent.mkdir(exist_ok=True)
+    try:
+        return ThresholdSchedule(verbose=True, backup=path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        fail(f"--output {output} cannot be resumed, its backup is damaged: {error!r}")
+
+
 args = training.begin_any(__doc__, epochs=20_000, add_arguments=add_arguments)
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 encoder = make_encoder(images, args.components)
-training.open_folder(args, images)
+training.open_folder(args, images, lambda output: open_schedule(output).epoch)
 print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
 if args.sweep:
     row = sweep(args, images, encoder)
 else:
-    logger = keras.callbacks.CSVLogger(args.output / "history.csv")
-    model, schedule, row = fit(args, images, encoder, args.architecture, args.capsule_dim, [logger])
+    logger = keras.callbacks.CSVLogger(args.output / "history.csv", append=args.resume)
+    schedule = open_schedule(args.output)
+    model, row = fit(args, images, encoder, args.architecture, args.capsule_dim, schedule, [logger])
     finish(args, images, model, row)
-    pictures.draw(model, images, args.output)
+    pictures.draw(model, images, training.read_history(args.output / "history.csv"), args.output)
+accuracy = 100 * (1 - row["test_error"])
 print(
-    f"test accuracy {100 * (1 - row['test_error']):.2f} % on {images.title} ({row['architecture']}, "
-    f"capsules of {row['capsule_dim']}); checkpoint in {args.output}/"
+    f"test accuracy {accuracy:.2f} % on {images.title} ({row['architecture']}, capsules of "
+    f"{row['capsule_dim']}); checkpoint in {args.output}{os.sep}"
 )

@@ -18,17 +18,18 @@ SHIFTS = np.linspace(-0.25, 0.25, 11)
 def draw(model, images, lengths, history, output):
     """Draws all pictures that the model allows; those of reconstructions need a decoder."""
     predictions = lengths.argmax(-1)
-    _save(_curves(history), images, output / "curves.png")
-    _save(_confusion(images, predictions), images, output / "confusion.png")
+    save(_curves(history), images, output / "curves.png")
+    save(confusion(images, predictions), images, output / "confusion.png")
     if model.decoder is not None:
         poses = _class_poses(model, images.test[0][:COLUMNS])
         figure = _reconstructions(model, images, poses)
-        _save(figure, images, output / "reconstructions.png")
-        _save(_dimensions(model, images, poses), images, output / "dimensions.png")
+        save(figure, images, output / "reconstructions.png")
+        save(_dimensions(model, images, poses), images, output / "dimensions.png")
 
 
-def _save(figure, images, path):
-    figure.suptitle(f"{figure.get_suptitle()} ({images.title})")
+def save(figure, images, path):
+    """Writes a figure, with the name of the data in its title."""
+    figure.suptitle(f"{figure.get_suptitle()} ({images.title})", wrap=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -47,7 +48,8 @@ def _curves(history):
     return figure
 
 
-def _confusion(images, predictions):
+def confusion(images, predictions):
+    """Confusion matrix of the test images, given the predicted classes."""
     figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
     figure.suptitle("Confusion matrix of the test images")
     ConfusionMatrixDisplay.from_predictions(
@@ -73,7 +75,8 @@ def _decode(model, masked):
     return keras.ops.convert_to_numpy(model.decoder(masked, training=False))
 
 
-def _show(axis, image):
+def show(axis, image):
+    """Fills a panel with an image of values from 0 to 255."""
     axis.imshow(image.clip(0, 255).astype("uint8"), cmap="gray", vmin=0, vmax=255)
     axis.set_xticks([])
     axis.set_yticks([])
@@ -87,8 +90,8 @@ def _reconstructions(model, images, poses):
     )
     figure.suptitle("Test images and their reconstructions")
     for column in range(len(poses)):
-        _show(axes[0, column], images.test[0][column])
-        _show(axes[1, column], decoded[column])
+        show(axes[0, column], images.test[0][column])
+        show(axes[1, column], decoded[column])
     axes[0, 0].set_ylabel("original")
     axes[1, 0].set_ylabel("decoded")
     return figure
@@ -111,7 +114,7 @@ def _dimensions(model, images, poses):
     figure.suptitle(f"Capsule of class {images.class_names[winner]}: one component varied a row")
     for row in range(size):
         for column, shift in enumerate(SHIFTS):
-            _show(axes[row, column], decoded[row, column])
+            show(axes[row, column], decoded[row, column])
             if row == size - 1:
                 axes[row, column].set_xlabel(f"{shift:+.2f}", fontsize=7)
         axes[row, 0].set_ylabel(row, rotation=0, labelpad=8)

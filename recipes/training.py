@@ -22,10 +22,15 @@ import numpy as np
 
 import kcaps
 import pictures
+import regression_pictures
 
 # Arguments that may differ between a run and its continuation.
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
-_FILES = ("model.keras", "run.json", "history.csv", "report.json", *pictures.FILES)
+_FILES = (
+    *("model.keras", "run.json", "history.csv", "sweep.csv", "report.json"),
+    *pictures.FILES,
+    *regression_pictures.FILES,
+)
 _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
 
 
@@ -147,8 +152,14 @@ def write_json(path, content):
     aside.replace(path)
 
 
-def open_folder(args, images):
-    """Makes the checkpoint folder; returns how many epochs of its run are done."""
+def open_folder(args, images, count_epochs=None):
+    """Makes the checkpoint folder; returns how many epochs of its run are done.
+
+    Args:
+        args: Arguments from `begin`.
+        images: `data.Images`.
+        count_epochs: Function of the folder that tells it, where Keras' own backup does not.
+    """
     output = args.output
     for name in (*_EXPORTS, *(_FILES if args.overwrite else ())):  # exports are of an older model
         (output / name).unlink(missing_ok=True)
@@ -173,7 +184,7 @@ def open_folder(args, images):
             "labels": images.class_names,
         },
     )
-    done = _epochs_done(output)
+    done = (count_epochs or _epochs_done)(output)
     _keep_history(output / "history.csv", done)
     return done
 

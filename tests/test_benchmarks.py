@@ -30,3 +30,10 @@ def test_inference_of_exported_files():
     for row in ("| convolutions |", "| l2 |", "| l2, int8 |"):
         assert row in text
     assert text.count("\n## ") == 4
+
+
+def test_capsule_regression():
+    text = output("regression.py", "--only", "iteration,memory")
+    for row in ("| two matrix products |", "| EM iteration |", "| 12,800 |"):
+        assert row in text
+    assert text.count("\n## ") == 2

@@ -17,6 +17,8 @@ import kcaps.diagnostics
 import kcaps.layers
 import kcaps.losses
 import kcaps.models
+import kcaps.regression
+import kcaps.regression.classifier
 import kcaps.routing
 from export import checkpoint
 from export import onnx as _onnx
@@ -33,7 +35,15 @@ def namespace():
     names = {"keras": keras, "kcaps": kcaps, "np": np, "ops": ops}
     for module in (
         *(kcaps.activations, kcaps.diagnostics, kcaps.initializers, kcaps.layers, kcaps.losses),
-        *(kcaps.models, kcaps.routing, _onnx, _saved_model, _verify),
+        *(
+            kcaps.models,
+            kcaps.regression,
+            kcaps.regression.classifier,
+            kcaps.routing,
+            _onnx,
+            _saved_model,
+            _verify,
+        ),
     ):
         names |= {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
     return names | {
@@ -99,6 +109,18 @@ def test_the_guide_to_routing(tmp_path, monkeypatch):
     np.testing.assert_array_equal(*outputs)
     assert names["loaded"].get_layer("digit_caps").routing.temperature == 0.5
     assert names["trace"]["entropy"].shape == (1,) and names["longer"]["entropy"].shape == (50,)
+
+
+def test_the_guide_to_capsule_regression(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for example in code_blocks((README.parent / "docs" / "regression.md").read_text()):
+        exec(example, names)
+    assert names["classifier"].score(names["test"], names["y_test"]) > 0.95
+    assert max(names["history"].history["val_accuracy"]) > 0.9
+    loaded = keras.saving.load_model("digits.keras")
+    received = loaded.predict(names["images"], verbose=0)
+    np.testing.assert_array_equal(received, names["probabilities"])
 
 
 def test_the_guide_to_deployment(digits_checkpoint, tmp_path, monkeypatch, capsys):

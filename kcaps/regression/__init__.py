@@ -8,3 +8,12 @@ from kcaps.regression.posterior import class_probabilities as class_probabilitie
 from kcaps.regression.posterior import posterior_means as posterior_means
 from kcaps.regression.schedule import ThresholdSchedule as ThresholdSchedule
 from kcaps.regression.subspace import SubspaceProjection as SubspaceProjection
+
+
+def __getattr__(name):
+    # scikit-learn is imported by those who use its estimator only.
+    if name == "CapsuleRegressionClassifier":
+        from kcaps.regression.classifier import CapsuleRegressionClassifier
+
+        return CapsuleRegressionClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,11 +41,12 @@ class CapsuleRegression(Fitting, keras.Model):
 
     Example:
 
-    >>> model = CapsuleRegression(10, capsule_dim=4, encoder=keras.Sequential(
-    ...     [keras.layers.Rescaling(1 / 255), SubspaceProjection(32)]))
-    >>> model.compile(momentum=0.9)
-    >>> history = model.fit(images, labels, epochs=50)
-    >>> probabilities = model.predict(images)
+    >>> images, labels = np.random.default_rng(0).random((60, 4, 4, 1)), np.arange(60) % 3
+    >>> encoder = keras.Sequential([SubspaceProjection(8)])
+    >>> regression = CapsuleRegression(3, capsule_dim=2, encoder=encoder)
+    >>> regression.compile(momentum=0.9)
+    >>> history = regression.fit(images, labels, epochs=5)
+    >>> probabilities = regression.predict(images)
 
     Reference:
 
@@ -76,7 +77,7 @@ class CapsuleRegression(Fitting, keras.Model):
             name="probabilities",
         )
         self._begin()
-        self._functional = None
+        self._tensors = None
 
     def build(self, input_shape):
         shape = tuple(input_shape)
@@ -152,7 +153,7 @@ class CapsuleRegression(Fitting, keras.Model):
         # Keras on JAX passes the state of some optimizer around.
         optimizer = "sgd" if keras.backend.backend() == "jax" else None
         super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
-        self._state = None
+        self._state, self._functions = None, {}
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -183,10 +184,19 @@ class CapsuleRegression(Fitting, keras.Model):
         if self._state is not None:
             self._state.threshold.assign(value)
 
-    def restart(self):
-        """Forgets the momentum, as at the start of a round."""
-        if self._state is not None:
-            self._state.velocity.assign(np.zeros(self._state.velocity.shape))
+    @property
+    def velocity(self):
+        """The last step of the weights, an array, of which momentum keeps a share.
+
+        Raises:
+            ValueError: if neither `adapt` nor `fit` was called.
+        """
+        return ops.convert_to_numpy(self._training_state.velocity)
+
+    def restart(self, velocity=0.0):
+        """Sets the velocity, by default to rest, as at the start of a round."""
+        variable = self._training_state.velocity
+        variable.assign(np.broadcast_to(velocity, variable.shape))
 
     def get_config(self):
         initializer, encoder = self.initializer, self.encoder
@@ -205,25 +215,25 @@ class CapsuleRegression(Fitting, keras.Model):
     @property
     def inputs(self):
         """The graph's input, a list of one, as in a functional model; for exporters."""
-        return self._graph().inputs
+        return [self._graph()[0]]
 
     @property
     def outputs(self):
         """The graph's output, a list of one."""
-        return self._graph().outputs
+        return [self._graph()[1]]
 
     @property
     def output(self):
-        return self.outputs[0]
+        return self._graph()[1]
 
     def _graph(self):
-        if self._functional is None:
-            if not self.built:
-                raise ValueError(
-                    "The model has no graph yet: its input's shape is not known. Call `adapt`, "
-                    "`fit` or `build` first."
-                )
+        if not self.built:
+            raise ValueError(
+                "The model has no graph yet: its input's shape is not known. Call `adapt`, `fit` "
+                "or `build` first."
+            )
+        if self._tensors is None:
             name = "image" if len(self._input_shape) > 2 else "features"
             inputs = keras.Input(self._input_shape[1:], name=name)
-            self._functional = keras.Model(inputs, self.call(inputs))
-        return self._functional
+            self._tensors = (inputs, self.call(inputs))
+        return self._tensors

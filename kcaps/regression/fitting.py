@@ -22,6 +22,7 @@ class Fitting:
         self._moments = None
         self._state = None  # of training: neither saved nor counted with the weights
         self._encoded = self._grouped = False  # what the batches of a running `fit` are
+        self._functions = {}
 
     def adapt(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
         """Prepares the encoder, the second moments of the features, and the first weights.
@@ -45,6 +46,13 @@ class Fitting:
         self._start()
 
     def _measure(self, x, y, sample_weight=None, batch_size=None, steps=None):
+        unadapted = any(not layer.adapted for layer in self._projections())
+        if unadapted and hasattr(x, "__next__") and steps is None:
+            raise ValueError(
+                "`x` must be data that can be read twice: the encoder's SubspaceProjection is to "
+                "be adapted first. Received: an iterator. Adapt that layer on another one, give "
+                "a dataset, or `steps` if the iterator is endless."
+            )
         self._adapt_encoder(x, batch_size, steps)
         moments = SecondMoments(self.competition.num_classes)
         for inputs, labels, weights in stream(x, y, sample_weight, batch_size, steps):
@@ -62,11 +70,16 @@ class Fitting:
             raise ValueError("`x` must not be zero in all examples. Received: features that are.")
         self._moments, self._state = moments, None
 
+    def _projections(self):
+        layers = getattr(self.encoder, "layers", [self.encoder])
+        return [layer for layer in layers if isinstance(layer, SubspaceProjection)]
+
     def _adapt_encoder(self, x, batch_size, steps):
-        layers = getattr(self.encoder, "layers", [self.encoder] if self.encoder else [])
-        for index, layer in enumerate(layers):
-            if not isinstance(layer, SubspaceProjection) or layer.adapted:
+        layers = getattr(self.encoder, "layers", [self.encoder])
+        for layer in self._projections():
+            if layer.adapted:
                 continue
+            index = layers.index(layer)
 
             def inputs(before=layers[:index]):
                 for batch, _, _ in stream(x, None, None, batch_size, steps):
@@ -82,10 +95,10 @@ class Fitting:
         if self.initializer != "subspace":
             layer.kernel.assign(layer._initial(layer.kernel.shape, layer.kernel.dtype))
             return
-        kernel = np.zeros(layer.kernel.shape)
+        kernel, total = np.zeros(layer.kernel.shape), self._moments.sums.sum(0)
         for n, c in np.ndindex(layer.dims.shape):
             moment = np.tensordot(targets[:, n, c], self._moments.sums, 1)
-            directions = principal_directions(moment, layer.dims[n, c])
+            directions = principal_directions(moment, layer.dims[n, c], total)
             kernel[n, :, c, : directions.shape[1]] = directions
         layer.kernel.assign(kernel)
 
@@ -103,6 +116,16 @@ class Fitting:
             factors.append(factor)
             ridges.append(ridge)
         self._state = TrainingState(layer, np.stack(factors), np.array(ridges), self.threshold)
+        # What was compiled has the variables of another state.
+        self.train_function, self.test_function, self._functions = None, None, {}
+
+    @property
+    def _training_state(self):
+        if self._moments is None:
+            raise ValueError("There is no state of training yet. Call `adapt` or `fit` first.")
+        if self._state is None:
+            self._prepare()
+        return self._state
 
     def fit(
         self,
@@ -121,10 +144,11 @@ class Fitting:
     ):
         """Runs EM; arguments and result as those of `keras.Model.fit`.
 
-        An epoch is one iteration: `loss` and `error` are of the weights before its step, `val_loss`
-        and `val_error` of those after it. Features of arrays are computed once. `batch_size` only
-        decides how much memory a pass takes (and in online EM, how often a step is made): by
-        default 64 MiB for the means of the capsules. Where `adapt` was not called, it is done first, on the same data.
+        An epoch is one iteration: `loss` and `error` are of the weights before its step,
+        `val_loss` and `val_error` of those after it. Features of arrays are computed once.
+        `batch_size` only decides how much memory a pass takes (and in online EM, how often a step
+        is made): by default 64 MiB for the means of the capsules. Where `adapt` was not called,
+        it is done first, on the same data.
 
         Raises:
             ValueError: as `adapt`, and if the statistics of an epoch are not finite; the weights
@@ -137,6 +161,8 @@ class Fitting:
             self._ready(x, steps=kwargs.get("steps_per_epoch"))
             options |= {"validation_data": validation_data, "class_weight": class_weight}
             return self._run(x=x, shuffle=bool(shuffle), **options)
+        if y is None:
+            raise ValueError("`y` must be the labels of the examples. Received: y=None.")
         weights = None if sample_weight is None else np.asarray(sample_weight)
         arrays, validation_data = _split(
             (np.asarray(x), np.asarray(y), weights), validation_split, validation_data
@@ -178,6 +204,11 @@ class Fitting:
     def _ready(self, x, y=None, sample_weight=None, steps=None):
         """Measures the data, unless that was done, and gives a new model its first weights."""
         if self._moments is None:
+            if hasattr(x, "__next__") and steps is None:
+                raise ValueError(
+                    "`x` must be data that can be read more than once. Received: an iterator. "
+                    "Give a dataset, or call `adapt` on another iterator first."
+                )
             self._measure(x, y, sample_weight, steps=steps)
             if not np.any(ops.convert_to_numpy(self.competition.kernel)):
                 self._start()
@@ -192,10 +223,12 @@ class Fitting:
             self._set_form(False, False)
 
     def _set_form(self, encoded, grouped):
-        """Says what batches are; what Keras compiled for others is forgotten."""
-        if (encoded, grouped) != (self._encoded, self._grouped):
-            self._encoded, self._grouped = encoded, grouped
-            self.train_function = self.test_function = None
+        """Says what batches are; each form has functions of its own, which Keras compiled."""
+        before, form = (self._encoded, self._grouped), (encoded, grouped)
+        if form != before:
+            self._functions[before] = self.train_function, self.test_function
+            self.train_function, self.test_function = self._functions.get(form, (None, None))
+            self._encoded, self._grouped = form
 
     @property
     def _can_group(self):
@@ -218,8 +251,8 @@ class Fitting:
     def _classes(self, labels):
         """Labels as integers `(b,)`; refuses others than those of the model."""
         num_classes = self.competition.num_classes
-        if labels is None or np.ndim(labels) == 0:
-            raise ValueError("`y` must be the labels of the examples. Received: none.")
+        if labels is None:
+            raise ValueError("`y` must be the labels of the examples. Received: y=None.")
         if labels.ndim == 2 and labels.shape[1] == num_classes:
             if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
                 raise ValueError("`y` must be integers, or one-hot. Received: other rows.")
@@ -389,10 +422,10 @@ class _Maximisation(keras.callbacks.Callback):
                 "The statistics of this epoch are not finite: `x` or `sample_weight` has NaN or "
                 "infinity, or values too large for the model's dtype. The weights are unchanged."
             )
-        self.model._maximise(statistics, _compiled_maximisation)
+        self.model._maximise(statistics, _MAXIMISATION)
 
 
-def _compiled(function):
+def compiled(function):
     """The function as one program of the backend."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -405,7 +438,7 @@ def _compiled(function):
     return function
 
 
-_compiled_maximisation = _compiled(em.maximisation)
+_MAXIMISATION = compiled(em.maximisation)
 
 
 def _in_memory(x, y, weights, batch_size):
@@ -441,8 +474,11 @@ def _split(arrays, share, validation_data):
 
 def _by_class(x, y, classes, weights, batch_size):
     """Examples in batches of one class each, filled up with examples of weight zero."""
-    counts = np.bincount(classes)
-    size = int(np.ceil(counts.max() / np.ceil(counts.max() / batch_size)))
+    most = np.bincount(classes).max()
+    size = int(np.ceil(most / np.ceil(most / batch_size)))
+    # Rounded up, so that similar data do not compile anew.
+    step = 2 ** max(size.bit_length() - 5, 0)
+    size = -(-size // step) * step
     weights = np.ones(len(x)) if weights is None else weights
     order, real = [], []
     for k in np.unique(classes):

@@ -86,12 +86,15 @@ class SecondMoments:
             self.weights[k] += weights[rows].sum()
 
 
-def principal_directions(moment, count):
+def principal_directions(moment, count, background=None):
     """The `count` leading singular vectors of data with this second moment, as columns.
 
-    The largest component of each is positive, which makes them the same everywhere.
+    The largest component of each is positive, which makes them the same everywhere. Where the
+    data have fewer directions, the leading ones of `background`, a larger moment, follow them.
     """
-    _, vectors = np.linalg.eigh(moment)
+    values, vectors = np.linalg.eigh(moment)
+    if background is not None and values[-count:].min() <= _SMALLEST["float64"] * values[-1]:
+        _, vectors = np.linalg.eigh(moment + 1e-6 * background)
     vectors = vectors[:, ::-1][:, :count]
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
     return vectors * signs

@@ -1,9 +1,15 @@
 """The rounds in which the threshold of capsule regression falls."""
 
+import pathlib
+import time
+
 import keras
 import numpy as np
+from keras import ops
 
 from kcaps.validation import non_negative, positive_int
+
+SECONDS = 10  # between two backups
 
 
 class ThresholdSchedule(keras.callbacks.Callback):
@@ -19,7 +25,12 @@ class ThresholdSchedule(keras.callbacks.Callback):
         monitor: What to minimise. Defaults to `"val_error"`.
         verbose: Whether to print a line for each round. Defaults to False.
 
+        backup: Path of an `.npz` file that keeps the state every few seconds, or None. Where the
+            file exists, training goes on from it: call `fit` with `initial_epoch=schedule.epoch`.
+
     Attributes:
+        epoch: Number of epochs done.
+        finished: Whether the last round has ended.
         best: Lowest value of `monitor`.
         best_epoch: Epoch that reached it, counted from 1; 0 for the start.
         rounds: Number of epochs in each finished round.
@@ -30,9 +41,11 @@ class ThresholdSchedule(keras.callbacks.Callback):
 
     Example:
 
-    >>> model.compile(momentum=0.9)
-    >>> history = model.fit(
-    ...     images, labels, validation_split=0.2, epochs=5, callbacks=[ThresholdSchedule()])
+    >>> regression = CapsuleRegression(3, capsule_dim=2)
+    >>> regression.compile(momentum=0.9)
+    >>> x = np.random.default_rng(0).normal(size=(60, 5))
+    >>> history = regression.fit(
+    ...     x, np.arange(60) % 3, validation_split=0.2, epochs=5, callbacks=[ThresholdSchedule()])
 
     Reference:
 
@@ -45,6 +58,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
         patience=(128, 64, 32, 16, 8),
         monitor="val_error",
         verbose=False,
+        backup=None,
     ):
         super().__init__()
         if len(thresholds) != len(patience) or not len(thresholds):
@@ -55,11 +69,30 @@ class ThresholdSchedule(keras.callbacks.Callback):
         self.thresholds = [non_negative("thresholds", value) for value in thresholds]
         self.patience = [positive_int("patience", value) for value in patience]
         self.monitor, self.verbose = monitor, verbose
+        self.backup = None if backup is None else pathlib.Path(backup)
+        self._reset()
+        self._saved = None
+        if self.backup and self.backup.exists():
+            self._saved = self._read()
+
+    def _reset(self):
+        self.best, self.best_epoch, self.best_kernel = np.inf, 0, None
+        self.rounds, self.wait, self.length, self.epoch = [], 0, 0, 0
+
+    @property
+    def finished(self):
+        return len(self.rounds) == len(self.thresholds)
 
     def on_train_begin(self, logs=None):
-        self.best, self.best_epoch, self.best_weights = np.inf, 0, None
-        self.rounds = []
-        self._begin_round()
+        self._last_save = time.monotonic()
+        if self._saved is None:
+            self._reset()
+            self._begin_round()
+            return
+        self.model.threshold = self.thresholds[min(len(self.rounds), len(self.thresholds) - 1)]
+        self.model.competition.kernel.assign(self._saved["kernel"])
+        self.model.restart(self._saved["velocity"])
+        self._saved = None
 
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
@@ -68,26 +101,20 @@ class ThresholdSchedule(keras.callbacks.Callback):
                 f"or another `monitor`. Received: {sorted(logs or {})}."
             )
         self.length += 1
+        self.epoch = epoch + 1
         if logs[self.monitor] < self.best:
-            self.best, self.best_epoch, self.wait = logs[self.monitor], epoch + 1, 0
-            self.best_weights = self.model.competition.get_weights()
-            return
-        self.wait += 1
-        if self.wait < self.patience[len(self.rounds)]:
-            return
-        if self.verbose:
-            print(
-                f"round {len(self.rounds) + 1}: threshold {self.model.threshold:g}, "
-                f"{self.length} epochs, best {self.monitor} {self.best:.4f}"
-            )
-        self.rounds.append(self.length)
-        if len(self.rounds) == len(self.thresholds):
-            self.model.stop_training = True
+            self.best, self.best_epoch, self.wait = float(logs[self.monitor]), epoch + 1, 0
+            self.best_kernel = ops.convert_to_numpy(self.model.competition.kernel)
         else:
-            self._restore()
-            self._begin_round()
+            self.wait += 1
+            if self.wait >= self.patience[len(self.rounds)]:
+                self._end_round()
+        if self.backup and time.monotonic() > self._last_save + SECONDS:
+            self._write()
 
     def on_train_end(self, logs=None):
+        if self.backup and self.epoch:
+            self._write()
         self._restore()
 
     def _begin_round(self):
@@ -95,6 +122,43 @@ class ThresholdSchedule(keras.callbacks.Callback):
         self.model.threshold = self.thresholds[len(self.rounds)]
         self.model.restart()
 
+    def _end_round(self):
+        if self.verbose:
+            print(
+                f"round {len(self.rounds) + 1}: threshold {self.model.threshold:g}, "
+                f"{self.length} epochs, best {self.monitor} {self.best:.4f}"
+            )
+        self.rounds.append(self.length)
+        if self.finished:
+            self.model.stop_training = True
+        else:
+            self._restore()
+            self._begin_round()
+
     def _restore(self):
-        if self.best_weights is not None:
-            self.model.competition.set_weights(self.best_weights)
+        if self.best_kernel is not None:
+            self.model.competition.kernel.assign(self.best_kernel)
+
+    def _write(self):
+        """Writes aside and replaces, so that a reader never sees half a file."""
+        self._last_save = time.monotonic()
+        aside = self.backup.with_suffix(".part")
+        with open(aside, "wb") as file:
+            np.savez(
+                file,
+                kernel=ops.convert_to_numpy(self.model.competition.kernel),
+                velocity=self.model.velocity,
+                best_kernel=self.best_kernel,
+                best=self.best,
+                rounds=np.array(self.rounds, int),
+                counts=[self.best_epoch, self.wait, self.length, self.epoch],
+            )
+        aside.replace(self.backup)
+
+    def _read(self):
+        with np.load(self.backup) as file:
+            saved = dict(file)
+        self.best, self.best_kernel = float(saved["best"]), saved["best_kernel"]
+        self.rounds = saved["rounds"].tolist()
+        self.best_epoch, self.wait, self.length, self.epoch = saved["counts"].tolist()
+        return saved

@@ -1,0 +1,377 @@
+"""Fits capsule regression by EM to distorted MNIST digits, fresh ones for every few iterations.
+
+The stream of distorted digits is taken in chunks. Each chunk gives `--epochs` iterations of EM,
+which go on with the momentum of those before. The model with the lowest validation error, on digits
+that are not distorted, is kept.
+"""
+
+import csv
+import math
+import time
+
+import data
+import training
+
+import h5py
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+
+from export.command import fail, non_negative, positive
+from kcaps.regression import CapsuleRegression, SubspaceProjection
+from kcaps.regression.architectures import ARCHITECTURES
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+BATCH_SIZE = 1000  # digits that are distorted at once
+HISTORY = ("examples", "loss", "val_loss", "val_error", "test_error", "seconds")
+
+# What distorts a digit, drawn anew for each one.
+ROTATION = 15.0  # degrees, at most, to either side
+SCALING = 0.15  # relative change of height and width at most, each on its own
+SHEAR = 0.2  # columns by which neighbouring rows part at most
+SHIFT = 1.5  # pixels at most
+SMOOTHNESS = 4.0  # pixels: deviation of the Gaussian that smooths the elastic field
+STRENGTH = 1.1  # pixels: deviation of the elastic displacements
+THICKENING = 0.4  # share by which a digit becomes its dilation or its erosion at most
+
+
+def distorted(images, labels, seed, batch_size, start=0):
+    """Distorted images without end; the same ones for the same seed.
+
+    Images come in shuffled passes, each distorted in another way in each pass.
+
+    Args:
+        images: uint8 array `(n, height, width, 1)`.
+        labels: Integer array `(n,)`.
+        seed: Integer from 0 to 2³² - 1.
+        batch_size: Positive integer.
+        start: Number of the first batch; those before it cost no distortions.
+
+    Returns:
+        `tf.data.Dataset` of batches of float32 images from 0 to 255, and labels.
+    """
+    images, labels = tf.constant(images), tf.constant(labels)
+    seed = tf.constant(seed, tf.int64)
+    displacements = _displacements(*images.shape[1:3])
+
+    def one_pass(number):
+        order = tf.range(len(images))
+        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, number]))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    def read(number, indices):
+        batch = tf.cast(tf.gather(images, indices)[..., 0], tf.float32)
+        seeds = tf.random.experimental.stateless_split(tf.stack([seed, number]), 3)
+        batch = _moved(_thickened(batch, seeds[0]), seeds[1:], displacements)
+        return batch[..., None], tf.gather(labels, indices)
+
+    passes = tf.data.Dataset.range(np.iinfo("int64").max).flat_map(one_pass)
+    batches = passes.batch(batch_size, drop_remainder=True).enumerate()
+    return batches.skip(start).map(read, num_parallel_calls=2).prefetch(2)
+
+
+def _thickened(images, seed):
+    """Images mixed with their dilations or erosions."""
+
+    def extreme(function):
+        around = tf.pad(images, [[0, 0], [1, 1], [1, 1]])
+        rows = function(function(around[:, :-2], around[:, 1:-1]), around[:, 2:])
+        return function(function(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
+
+    shape = (tf.shape(images)[0], 1, 1)
+    amount = tf.random.stateless_uniform(shape, seed, -THICKENING, THICKENING)
+    other = tf.where(amount > 0, extreme(tf.maximum), extreme(tf.minimum))
+    return images + tf.abs(amount) * (other - images)
+
+
+def _displacements(height, width):
+    """Displacements that are added up with random weights: `(3 + k, height * width)`.
+
+    The first three, y, x and 1 from the centre, make affine maps. The others are Gaussian bumps,
+    which with normal weights make the elastic field of Simard et al. (2003): smoothed noise. Bumps
+    as far apart as they are wide do for that, and are fewer than the pixels.
+    """
+
+    def bumps(size):
+        centres = np.arange(-SMOOTHNESS / 2, size + SMOOTHNESS, SMOOTHNESS)
+        values = np.exp(-(((np.arange(size) - centres[:, None]) / SMOOTHNESS) ** 2) / 2)
+        return values / np.linalg.norm(values, axis=0)
+
+    elastic = STRENGTH * np.einsum("iy,jx->ijyx", bumps(height), bumps(width))
+    centre = np.array([height - 1, width - 1]).reshape(2, 1, 1) / 2
+    affine = np.concatenate([np.mgrid[:height, :width] - centre, np.ones((1, height, width))])
+    return (
+        np.concatenate([affine, elastic.reshape(-1, height, width)])
+        .reshape(-1, height * width)
+        .astype("float32")
+    )
+
+
+def _moved(images, seeds, displacements):
+    """Images whose pixels come from places displaced at random, by bilinear interpolation."""
+    count, height, width = tf.shape(images)[0], *images.shape[1:]
+    bumps = tf.random.stateless_normal((count, 2, len(displacements) - 3), seeds[1])
+    weights = tf.concat([_affine(count, seeds[0]), bumps], axis=-1)  # (b, 2, 3 + k)
+    places = tf.tensordot(weights, displacements, 1)  # (b, 2, height * width)
+    # Places beyond the margin of zeros around an image are as good as at its edge.
+    size = tf.constant([[height], [width]], tf.float32)
+    places = tf.clip_by_value(places + (size + 1) / 2, 0.0, size + 0.999)
+    corners = tf.floor(places)
+    down, right = tf.unstack(places - corners, axis=1)
+    rows, columns = tf.unstack(tf.cast(corners, tf.int32), axis=1)
+    padded = tf.pad(images, [[0, 0], [1, 2], [1, 2]])
+    stride = width + 3
+    first = tf.range(count)[:, None] * ((height + 3) * stride) + rows * stride + columns
+    pixels = tf.reshape(padded, [-1])
+    near, next_column, next_row, far = (
+        tf.gather(pixels, first + step) for step in (0, 1, stride, stride + 1)
+    )
+    upper = near + right * (next_column - near)
+    lower = next_row + right * (far - next_row)
+    return tf.reshape(upper + down * (lower - upper), (-1, height, width))
+
+
+def _affine(count, seed):
+    """Random affine maps as weights of y, x and 1, `(count, 2, 3)`."""
+    angle, tall, wide, shear, down, right = tf.unstack(
+        tf.random.stateless_uniform((6, count), seed, -1.0, 1.0)
+    )
+    angle = angle * (ROTATION * np.pi / 180)
+    tall, wide = 1 + SCALING * tall, 1 + SCALING * wide
+    sine, cosine, shear = tf.sin(angle), tf.cos(angle), SHEAR * shear
+    return tf.stack(
+        [
+            tf.stack([tall * cosine, tall * sine, SHIFT * down], -1),
+            tf.stack(
+                [wide * (shear * cosine - sine), wide * (shear * sine + cosine), SHIFT * right], -1
+            ),
+        ],
+        1,
+    )
+
+
+def add_arguments(parser):
+    parser.add_argument("--capsule-dim", type=positive(int), default=16)
+    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="all_vs_all")
+    parser.add_argument(
+        "--examples", type=positive(int), default=1_000_000, help="distorted digits to train on"
+    )
+    parser.add_argument(
+        "--chunk", type=positive(int), default=50_000, help="digits that are held at once"
+    )
+    parser.add_argument(
+        "--components",
+        type=positive(int),
+        default=196,
+        help="singular directions that images are projected on",
+    )
+    parser.add_argument("--momentum", type=non_negative, default=0.9)
+    parser.add_argument(
+        "--rate",
+        type=positive(float),
+        default=2.0,
+        help="factor of each step of EM, which falls to zero with the examples: 1 is plain EM",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=non_negative,
+        default=0.4,
+        help="digits whose second class is at most this times as probable as their own do not pull",
+    )
+    parser.add_argument(
+        "--ridge", type=non_negative, default=0.0, help="precision of a prior on the weights"
+    )
+
+
+def stream(args, images, chunk=0):
+    """Batches of distorted training digits, from a chunk on."""
+    start = chunk * math.ceil(args.chunk / BATCH_SIZE)
+    return distorted(*images.train, args.seed, BATCH_SIZE, start)
+
+
+def make_model(args, images):
+    """A model with its encoder, moments and first weights, from plain and distorted digits."""
+    projection = SubspaceProjection(args.components)
+    encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")
+    model = CapsuleRegression(
+        images.num_classes, args.capsule_dim, args.architecture, encoder=encoder
+    )
+    model.compile(
+        metrics=["accuracy"],
+        momentum=args.momentum,
+        threshold=args.threshold,
+        ridge=args.ridge,
+        rate=args.rate,
+    )
+    plain = tf.data.Dataset.from_tensor_slices(images.train).batch(BATCH_SIZE)
+    plain = plain.map(lambda x, y: (tf.cast(x, tf.float32), y))
+    try:
+        model.adapt(
+            plain.concatenate(stream(args, images).take(math.ceil(args.chunk / BATCH_SIZE)))
+        )
+    except ValueError as error:  # few images, and none of some class
+        fail(error)
+    return model
+
+
+def train(args, images, model):
+    """Trains on the chunks that are left, and returns the rows of the history."""
+    done, rows = restore(args.output, model)
+    best = min((row["val_error"] for row in rows), default=math.inf)
+    seconds = rows[-1]["seconds"] if rows else 0.0
+    batches = iter(stream(args, images, done))
+    chunks = math.ceil(args.examples / args.chunk)
+    for chunk in range(done, chunks):
+        started = time.perf_counter()
+        model.rate = args.rate * (1 - chunk / chunks)
+        parts = [next(batches) for _ in range(math.ceil(args.chunk / BATCH_SIZE))]
+        x, y = (np.concatenate(part)[: args.chunk] for part in zip(*parts, strict=True))
+        history = model.fit(x, y, epochs=args.epochs, verbose=0)
+        seconds += time.perf_counter() - started
+        error, loss = measure(model, *images.validation)
+        row = {
+            "examples": (chunk + 1) * args.chunk,
+            "loss": history.history["loss"][-1],
+            "val_loss": loss,
+            "val_error": error,
+            "test_error": measure(model, *images.test)[0],
+            "seconds": round(seconds, 1),
+        }
+        rows.append(row)
+        if error < best:
+            best = error
+            aside = args.output / "part.keras"
+            model.save(aside)
+            aside.replace(args.output / "model.keras")
+        backup(args.output, model, chunk + 1, rows)
+        print(
+            f"{row['examples']:,} examples: validation error {100 * error:.2f} %, {seconds:.0f} s",
+            flush=True,
+        )
+    return rows
+
+
+def measure(model, x, y):
+    """Share of wrong classes, and negative log-likelihood of the right ones."""
+    probabilities = model.predict(x, batch_size=2000, verbose=0)
+    right = np.maximum(probabilities[np.arange(len(y)), y], np.finfo("float32").tiny)
+    return float(np.mean(probabilities.argmax(-1) != y)), float(-np.mean(np.log(right)))
+
+
+def backup(output, model, done, rows):
+    """Writes what a resumed run goes on from; the weights last, as they say what is done."""
+    path = output / "history.csv"
+    with open(path.with_suffix(".part"), "w", newline="") as file:
+        writer = csv.DictWriter(file, HISTORY)
+        writer.writeheader()
+        writer.writerows(rows)
+    path.with_suffix(".part").replace(path)
+    path = output / "backup/latest.weights.h5"
+    path.parent.mkdir(exist_ok=True)
+    training.write_json(path.parent / "training_metadata.json", {"epoch": done})
+    with h5py.File(path.with_suffix(".part"), "w") as file:
+        file.attrs["chunks"] = done
+        file["kernel"] = keras.ops.convert_to_numpy(model.competition.kernel)
+        file["velocity"] = model.velocity
+    path.with_suffix(".part").replace(path)
+
+
+def restore(output, model):
+    """Gives a model the state after the last chunk; returns how many are done, and their rows."""
+    path = output / "backup/latest.weights.h5"
+    if not path.exists():
+        backup(output, model, 0, [])
+    with h5py.File(path, "r") as file:
+        model.competition.kernel.assign(file["kernel"][()])
+        model.restart(file["velocity"][()])
+        done = int(file.attrs["chunks"])
+    with open(output / "history.csv", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return done, [row | {"examples": int(row["examples"])} for row in rows[:done]]
+
+
+def finish(args, images, model, rows):
+    """Fills the checkpoint folder with the results of the best model; returns its row."""
+    best = min(rows, key=lambda row: row["val_error"])
+    model.load_weights(args.output / "model.keras")
+    training.write_json(
+        args.output / "report.json",
+        {
+            "test_accuracy": 1 - best["test_error"],
+            "test_images": len(images.test[1]),
+            "validation_accuracy": 1 - best["val_error"],
+            "training_accuracy": 1 - measure(model, *images.train)[0],
+            "epochs": len(rows) * args.epochs,
+            "examples": rows[-1]["examples"],
+            "parameters": int(np.prod(model.competition.kernel.shape)),
+            "training_seconds": rows[-1]["seconds"],
+            "synthetic": images.source["loader"] == "synthetic",
+        },
+    )
+    return best
+
+
+def draw_errors(rows, images, path):
+    """Errors against the number of distorted digits seen."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure.suptitle(f"Capsule regression on distorted digits ({images.title})")
+    examples = [row["examples"] for row in rows]
+    for key, label in (("test_error", "test"), ("val_error", "validation")):
+        axis.plot(examples, [100 * row[key] for row in rows], marker=".", label=label)
+    axis.set(xscale="log", xlabel="distorted digits seen", ylabel="error / %")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def draw_distorted(args, images, path, columns=10, versions=4):
+    """Training digits above some of their distortions."""
+    digits = images.train[0][:columns]
+    repeated = np.repeat(digits, versions, axis=0)
+    x, sources = next(
+        iter(
+            distorted(
+                repeated, np.repeat(np.arange(len(digits)), versions), args.seed, len(repeated)
+            )
+        )
+    )
+    figure, axes = plt.subplots(
+        versions + 1,
+        len(digits),
+        figsize=(len(digits), versions + 1.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    figure.suptitle(f"Training digits and their distortions ({images.title})")
+    for column, digit in enumerate(digits):
+        for axis, image in zip(axes[:, column], [digit, *x[sources == column]], strict=True):
+            axis.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    axes[0, 0].set_ylabel("original")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    args = training.begin_any(__doc__, epochs=10, add_arguments=add_arguments)
+    images = data.load("mnist", args.data_dir, args.limit, args.synthetic, as_published=True)
+    if args.momentum >= 1:
+        fail(f"--momentum must be below 1, received {args.momentum}")
+    if args.components > math.prod(images.shape):
+        fail(f"--components must be at most {math.prod(images.shape)}, received {args.components}")
+    model = make_model(args, images)
+    training.open_folder(args, images)
+    print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+    draw_distorted(args, images, args.output / "distorted.png")
+    rows = train(args, images, model)
+    best = finish(args, images, model, rows)
+    draw_errors(rows, images, args.output / "error_by_examples.png")
+    print(
+        f"test accuracy {100 * (1 - best['test_error']):.2f} % on {images.title} "
+        f"({best['examples']:,} distorted digits); checkpoint in {args.output}/"
+    )

@@ -1,0 +1,208 @@
+"""Studies what updates or initialisations do to capsule regression: table and picture."""
+
+import csv
+import json
+import pathlib
+
+import data
+import training
+
+import keras
+import numpy as np
+from matplotlib import pyplot as plt
+
+import pictures
+from export.command import Parser, fail, positive
+from kcaps.regression import CapsuleRegression, SubspaceProjection
+
+MOMENTUM, THRESHOLD = 0.9, 0.8
+VARIANTS = {
+    "EM": (0.0, 0.0),
+    "thresholded": (0.0, THRESHOLD),
+    "momentum": (MOMENTUM, 0.0),
+    "both": (MOMENTUM, THRESHOLD),
+}
+TYPES = {"variant": str, "initialisation": str, "iteration": int, "draw": int}  # others are floats
+
+
+def train(momentum, threshold, initializer="subspace"):
+    """Losses and errors on the training images: of the first weights, and of each iteration's."""
+    model = CapsuleRegression(images.num_classes, args.capsule_dim, initializer=initializer)
+    model.compile(momentum=momentum, threshold=threshold)
+    # An epoch measures the weights before its step: one more measures those after the last.
+    history = model.fit(features, labels, epochs=args.epochs + 1, verbose=0).history
+    return history["loss"], history["error"]
+
+
+def run_variant(variant):
+    losses, errors = train(*VARIANTS[variant])
+    return [
+        {"variant": variant, "iteration": n, "loss": loss, "error": error}
+        for n, (loss, error) in enumerate(zip(losses, errors, strict=True))
+    ]
+
+
+def run_initialisation(initialisation, level, draw):
+    initializer = initialisation
+    if initialisation == "normal":
+        initializer = keras.initializers.RandomNormal(stddev=level, seed=draw)
+    _, errors = train(MOMENTUM, THRESHOLD, initializer)
+    return [
+        {
+            "initialisation": initialisation,
+            "level": level,
+            "draw": draw,
+            "lowest_error": min(errors),
+        }
+    ]
+
+
+def complete(path, cells, run):
+    """Rows of all cells; those that are in the file already are not run again."""
+    rows = read(path)
+    for number, cell in enumerate(cells, 1):
+        if any(cell.items() <= row.items() for row in rows):
+            continue
+        print(f"{number} of {len(cells)}: {' '.join(map(str, cell.values()))}", flush=True)
+        try:
+            rows += run(**cell)
+        except ValueError as error:  # of data that cannot be fitted, such as too few images
+            fail(error)
+        aside = path.with_suffix(".part")
+        with open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        aside.replace(path)
+    return rows
+
+
+def read(path):
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: TYPES.get(name, float)(row[name]) for name in row} for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        fail(f"{path} is damaged: {error!r}")
+
+
+def open_folder():
+    """Makes the folder of results; refuses one whose results are of other arguments."""
+    path = args.output / f"{args.study}.json"
+    names = ("data", "synthetic", "limit", "capsule_dim", "epochs")
+    arguments = {name: getattr(args, name) for name in names}
+    try:
+        before = json.loads(path.read_text()) if path.exists() else arguments
+        args.output.mkdir(parents=True, exist_ok=True)
+        training.write_json(path, before)
+    except (OSError, ValueError) as error:
+        fail(f"--output {args.output} cannot be used: {error}")
+    if before != arguments:
+        fail(f"{path} is of a study with other arguments, {before}: give another --output")
+
+
+def study_updates():
+    """Likelihood and training error over the iterations of four updates (Figures 6 and 7)."""
+    cells = [{"variant": variant} for variant in VARIANTS]
+    rows = complete(args.output / "updates.csv", cells, run_variant)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure.suptitle(f"Updates, d = {args.capsule_dim}")
+    last = []
+    for variant, (momentum, threshold) in VARIANTS.items():
+        own = [row for row in rows if row["variant"] == variant]
+        errors = [100 * row["error"] for row in own]
+        last.append(f"{variant} {errors[-1]:.2f} %")
+        style = {"color": "C1" if momentum else "C0", "linestyle": "--" if threshold else "-"}
+        label = f"{variant}: γ = {momentum:g}, ν = {threshold:g}"
+        iterations = [row["iteration"] for row in own]
+        # The first weights, of iteration 0, have no place on a logarithmic axis.
+        axes[0].plot(iterations[1:], [-row["loss"] for row in own[1:]], label=label, **style)
+        axes[1].plot(iterations[1:], errors[1:], label=label, **style)
+    axes[0].set(ylabel="log-likelihood of an example")
+    axes[1].set(ylabel="training error / %", ylim=(0, None))
+    for axis in axes:
+        axis.set(xlabel="iteration", xscale="log")
+        axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    pictures.save(figure, images, args.output / "updates.png")
+    return f"training error after {args.epochs} iterations: {', '.join(last)}"
+
+
+def study_initialisations():
+    """Lowest training errors from subspace and from random initialisations (Figure 8)."""
+    cells = [{"initialisation": "subspace", "level": 0.0, "draw": 0}]
+    cells += [
+        {"initialisation": "normal", "level": level, "draw": draw}
+        for level in sorted(set(args.levels))
+        for draw in range(args.draws)
+    ]
+    rows = complete(args.output / "initialisations.csv", cells, run_initialisation)
+    errors = {}  # of each level
+    for row in rows:
+        errors.setdefault(row["level"], []).append(100 * row["lowest_error"])
+    (subspace,) = errors.pop(0.0)
+    levels = sorted(errors)
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure.suptitle(f"Initialisations, d = {args.capsule_dim}")
+    axis.axhline(subspace, color="C1", label="subspace")
+    for place, level in enumerate(levels):
+        spread = place + np.linspace(-0.2, 0.2, len(errors[level]))
+        label = None if place else "random"
+        axis.plot(spread, errors[level], ".", color="C0", label=label)
+        label = None if place else "random, median"
+        axis.hlines(np.median(errors[level]), place - 0.3, place + 0.3, color="C0", label=label)
+    axis.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+    axis.set(
+        xlabel="standard deviation of the random weights",
+        ylabel=f"lowest training error in {args.epochs} iterations / %",
+    )
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend()
+    pictures.save(figure, images, args.output / "initialisations.png")
+    medians = [f"random {level:g}: {np.median(errors[level]):.2f} %" for level in levels]
+    return f"median of lowest training errors: subspace {subspace:.2f} %, {', '.join(medians)}"
+
+
+STUDIES = {"updates": study_updates, "initialisations": study_initialisations}
+
+parser = Parser(__doc__)
+parser.add_argument("--study", choices=list(STUDIES), required=True)
+parser.add_argument("--data", choices=("digits", "mnist", "fashion_mnist"), default="digits")
+parser.add_argument("--capsule-dim", type=positive(int), default=4)
+parser.add_argument("--epochs", type=positive(int), default=1000, help="iterations of each model")
+parser.add_argument(
+    "--levels",
+    type=positive(float),
+    nargs="+",
+    default=(0.001, 0.01, 0.1, 1.0),
+    help="standard deviations of random weights",
+)
+parser.add_argument("--draws", type=positive(int), default=20, help="models of each level")
+parser.add_argument(
+    "--output",
+    type=pathlib.Path,
+    default="studies/",
+    help="folder of results; a study that is in it goes on",
+)
+parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+parser.add_argument(
+    "--limit", type=positive(int), help="at most so many training and so many test images"
+)
+parser.add_argument(
+    "--synthetic", action="store_true", help="generated images of the same shape as the data's"
+)
+args = parser.parse_args()
+images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
+open_folder()
+
+# As published: all training images, with those of validation.
+pixels, labels = map(np.concatenate, zip(images.train, images.validation, strict=True))
+pixels = pixels / np.float32(255)
+projection = SubspaceProjection(max(32, pixels[0].size // 4))
+projection.adapt(pixels)
+features = keras.ops.convert_to_numpy(projection(pixels))
+print(f"{args.study}: {images.title}, {len(labels)} training images", flush=True)
+result = STUDIES[args.study]()
+print(f"{images.title}, {result}; {args.output / args.study}.png written")

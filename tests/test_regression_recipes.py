@@ -1,0 +1,139 @@
+"""The recipes of capsule regression, and the export of what they leave."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from export import checkpoint
+from export.onnx import export_onnx
+from export.saved_model import export_saved_model
+from exporting import onnx_outputs
+from test_recipes import recipe
+
+pytestmark = pytest.mark.tensorflow
+QUICK = ("--data", "digits", "--limit", 400)
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of all-versus-all capsule regression. Read it only."""
+    folder = tmp_path_factory.mktemp("regression") / "ckpt"
+    arguments = ("--architecture", "all_vs_all", "--capsule-dim", 2, "--epochs", 12)
+    result = recipe("capsule_regression", *QUICK, *arguments, "--output", folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("test accuracy")
+    return folder
+
+
+def test_checkpoint_folder(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("model.keras", "run.json", "history.csv", "report.json", "backup"),
+        *("curves.png", "confusion.png"),
+    }
+    report = json.loads((folder / "report.json").read_text())
+    assert report["test_accuracy"] > 0.85 and report["epochs"] == 12
+    assert report["parameters"] == 45 * 2 * 32 * 2
+    assert len(rows(folder / "history.csv")) == 12
+    run = json.loads((folder / "run.json").read_text())
+    assert run["arguments"]["architecture"] == "all_vs_all" and len(run["labels"]) == 10
+
+
+def test_export_of_the_whole_model(folder, tmp_path):
+    loaded = checkpoint.load(folder)
+    report = export_onnx(loaded.model, tmp_path / "model.onnx", checkpoint=loaded)
+    assert report.largest_difference <= 1e-5
+    expected = json.loads((folder / "report.json").read_text())["test_accuracy"]
+    assert report.accuracy_after == pytest.approx(expected, abs=1e-6)
+    images = np.random.default_rng(0).integers(256, size=(3, 8, 8, 1)).astype("float32")
+    (name, probabilities), *others = onnx_outputs(tmp_path / "model.onnx", images).items()
+    assert name == "probabilities" and not others
+    np.testing.assert_allclose(probabilities, loaded.model.predict(images, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    report = export_saved_model(loaded.model, tmp_path / "saved_model", checkpoint=loaded)
+    assert report.largest_difference <= 1e-6
+
+
+@pytest.mark.parametrize("architecture", ["multiclass", "one_vs_all"])
+def test_export_of_other_architectures(tmp_path, architecture):
+    from kcaps.regression import CapsuleRegression
+
+    x = np.random.default_rng(0).normal(size=(90, 5)).astype("float32")
+    model = CapsuleRegression(3, (1, 3, 2), architecture)
+    model.compile(run_eagerly=True)
+    model.fit(x, np.arange(90) % 3, epochs=2, verbose=0)
+    assert export_onnx(model, tmp_path / "m.onnx").largest_difference <= 1e-5
+    whole = keras.Sequential([keras.Input((7,)), keras.layers.Dense(5), model])
+    assert export_onnx(whole, tmp_path / "whole.onnx").largest_difference <= 1e-5
+
+
+def test_a_model_without_a_shape_has_no_graph():
+    from kcaps.regression import CapsuleRegression
+
+    with pytest.raises(ValueError, match="no graph yet.* Call `adapt`, `fit` or `build` first"):
+        export_onnx(CapsuleRegression(3, 2), "nowhere.onnx")
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    arguments = (*QUICK, "--capsule-dim", 2, "--output")
+    for epochs, name in [(9, "whole"), (4, "parts"), (9, "parts")]:
+        resume = ["--resume"] * (name == "parts")
+        result = recipe(
+            "capsule_regression", *arguments, tmp_path / name, "--epochs", epochs, *resume
+        )
+        assert result.returncode == 0, result.stderr
+    whole, parts = (rows(tmp_path / name / "history.csv") for name in ("whole", "parts"))
+    assert len(parts) == 9
+    for first, second in zip(whole, parts, strict=True):
+        assert float(first["val_loss"]) == pytest.approx(float(second["val_loss"]), rel=1e-4)
+    for name in ("latent.png", "prototypes.png"):
+        assert (tmp_path / "parts" / name).exists()
+    (tmp_path / "parts/backup/schedule.npz").write_text("no archive")
+    result = recipe("capsule_regression", *arguments, tmp_path / "parts", "--resume")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "its backup is damaged" in result.stderr
+
+
+def test_sweep(tmp_path):
+    arguments = ("--sweep", "--dims", 1, "--epochs", 2, "--output", tmp_path)
+    result = recipe("capsule_regression", *QUICK, *arguments)
+    assert result.returncode == 0, result.stderr
+    cells = rows(tmp_path / "sweep.csv")
+    assert [row["architecture"] for row in cells] == ["multiclass", "one_vs_all", "all_vs_all"]
+    assert (tmp_path / "error_by_dimension.png").exists()
+    report = json.loads((tmp_path / "report.json").read_text())
+    best = min(float(row["validation_error"]) for row in cells)
+    assert report["validation_accuracy"] == pytest.approx(1 - best)
+    (tmp_path / "sweep.csv").write_text(
+        (tmp_path / "sweep.csv").read_text().replace("one_vs_all", "lost")
+    )
+    result = recipe("capsule_regression", *QUICK, *arguments, "--resume")
+    assert result.returncode == 0 and result.stdout.count("capsules of 1 components") == 1
+
+
+def test_too_few_images_and_bad_arguments(tmp_path):
+    for arguments, message in [
+        (("--limit", 8), "none of class"),
+        (("--momentum", "-1"), "argument --momentum: must be >= 0"),
+        (("--momentum", "1"), "`momentum` must be below 1"),
+        (("--data", "cifar10"), "invalid choice: 'cifar10'"),
+    ]:
+        result = recipe("capsule_regression", "--output", tmp_path / "ckpt", *arguments)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+        assert message in result.stderr
+
+
+def test_the_published_order():
+    """The first labels of the published MNIST file."""
+    from data import _published_order
+
+    order = _published_order(60_000)
+    assert sorted(order[:100]) != list(order[:100]) and len(set(order)) == 60_000
