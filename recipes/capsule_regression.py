@@ -51,28 +51,34 @@ def make_encoder(images, components):
     return encoder
 
 
-def fit(args, images, encoder, architecture, capsule_dim, schedule, callbacks=()):
-    """Trains one model; returns it and the row of the results."""
+def make_model(args, images, encoder, architecture, capsule_dim):
+    """A model with its first weights; ends the program where the data cannot be fitted."""
     model = CapsuleRegression(images.num_classes, capsule_dim, architecture, encoder=encoder)
-    model.compile(metrics=["accuracy"], momentum=args.momentum, ridge=args.ridge)
-    started = time.perf_counter()
     try:
-        model.fit(
-            *images.train,
-            initial_epoch=schedule.epoch,
-            epochs=schedule.epoch if schedule.finished else args.epochs,
-            validation_data=images.validation,
-            verbose=0,
-            callbacks=[schedule, *callbacks],
-        )
-    except ValueError as error:  # of data that cannot be fitted, such as too few images
+        model.compile(metrics=["accuracy"], momentum=args.momentum, ridge=args.ridge)
+        model.adapt(*images.train)
+    except ValueError as error:  # such as too few images, without one of some class
         fail(error)
+    return model
+
+
+def fit(args, images, model, schedule, callbacks=()):
+    """Trains a model; returns its row of the results."""
+    started = time.perf_counter()
+    model.fit(
+        *images.train,
+        initial_epoch=schedule.epoch,
+        epochs=schedule.epoch if schedule.finished else args.epochs,
+        validation_data=images.validation,
+        verbose=0,
+        callbacks=[schedule, *callbacks],
+    )
     seconds = time.perf_counter() - started
     test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
     train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
-    row = {
-        "architecture": architecture,
-        "capsule_dim": capsule_dim,
+    return {
+        "architecture": model.competition.architecture,
+        "capsule_dim": model.competition.capsule_dim,
         "test_error": test["error"],
         "validation_error": schedule.best,
         "training_error": train["error"],
@@ -80,7 +86,6 @@ def fit(args, images, encoder, architecture, capsule_dim, schedule, callbacks=()
         "parameters": int(np.prod(model.competition.kernel.shape)),
         "seconds": round(seconds, 1),
     }
-    return model, row
 
 
 def finish(args, images, model, row):
@@ -114,7 +119,8 @@ def sweep(args, images, encoder):
                 continue
             print(f"{architecture}, capsules of {dim} components", flush=True)
             schedule = ThresholdSchedule(verbose=True)
-            model, row = fit(args, images, encoder, architecture, dim, schedule)
+            model = make_model(args, images, encoder, architecture, dim)
+            row = fit(args, images, model, schedule)
             rows.append(row)
             if row["validation_error"] == min(r["validation_error"] for r in rows):
                 finish(args, images, model, row)
@@ -148,6 +154,7 @@ def open_schedule(output):
 args = training.begin_any(__doc__, epochs=20_000, add_arguments=add_arguments)
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 encoder = make_encoder(images, args.components)
+model = make_model(args, images, encoder, args.architecture, args.capsule_dim)
 training.open_folder(args, images, lambda output: open_schedule(output).epoch)
 print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
 if args.sweep:
@@ -155,7 +162,7 @@ if args.sweep:
 else:
     logger = keras.callbacks.CSVLogger(args.output / "history.csv", append=args.resume)
     schedule = open_schedule(args.output)
-    model, row = fit(args, images, encoder, args.architecture, args.capsule_dim, schedule, [logger])
+    row = fit(args, images, model, schedule, [logger])
     finish(args, images, model, row)
     pictures.draw(model, images, training.read_history(args.output / "history.csv"), args.output)
 accuracy = 100 * (1 - row["test_error"])

@@ -52,7 +52,7 @@ def test_export_of_the_whole_model(folder, tmp_path):
     report = export_onnx(loaded.model, tmp_path / "model.onnx", checkpoint=loaded)
     assert report.largest_difference <= 1e-5
     expected = json.loads((folder / "report.json").read_text())["test_accuracy"]
-    assert report.accuracy_after == pytest.approx(expected, abs=1e-6)
+    assert report.comparison.accuracy_after == pytest.approx(expected, abs=1e-6)
     images = np.random.default_rng(0).integers(256, size=(3, 8, 8, 1)).astype("float32")
     (name, probabilities), *others = onnx_outputs(tmp_path / "model.onnx", images).items()
     assert name == "probabilities" and not others
