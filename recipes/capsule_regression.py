@@ -124,11 +124,7 @@ def sweep(args, images, encoder):
             rows.append(row)
             if row["validation_error"] == min(r["validation_error"] for r in rows):
                 finish(args, images, model, row)
-            with open(path.with_suffix(".part"), "w", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
-                writer.writerows(rows)
-            path.with_suffix(".part").replace(path)
+            training.write_csv(path, rows)
             print(f"  test error {100 * row['test_error']:.2f} %, {row['seconds']} s", flush=True)
     pictures.draw_sweep(rows, images, args.output)
     return min(rows, key=lambda r: r["validation_error"])

@@ -26,7 +26,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 BATCH_SIZE = 1000  # digits that are distorted at once
-HISTORY = ("examples", "loss", "val_loss", "val_error", "test_error", "seconds")
 
 # What distorts a digit, drawn anew for each one.
 ROTATION = 15.0  # degrees, at most, to either side
@@ -263,12 +262,7 @@ def measure(model, x, y):
 
 def backup(output, model, done, rows):
     """Writes what a resumed run goes on from; the weights last, as they say what is done."""
-    path = output / "history.csv"
-    with open(path.with_suffix(".part"), "w", newline="") as file:
-        writer = csv.DictWriter(file, HISTORY)
-        writer.writeheader()
-        writer.writerows(rows)
-    path.with_suffix(".part").replace(path)
+    training.write_csv(output / "history.csv", rows)
     path = output / "backup/latest.weights.h5"
     path.parent.mkdir(exist_ok=True)
     training.write_json(path.parent / "training_metadata.json", {"epoch": done})

@@ -68,12 +68,7 @@ def complete(path, cells, run):
             rows += run(**cell)
         except ValueError as error:  # of data that cannot be fitted, such as too few images
             fail(error)
-        aside = path.with_suffix(".part")
-        with open(aside, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        aside.replace(path)
+        training.write_csv(path, rows)
     return rows
 
 

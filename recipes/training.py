@@ -152,6 +152,16 @@ def write_json(path, content):
     aside.replace(path)
 
 
+def write_csv(path, rows):
+    """Writes a list of dicts, aside and then in place."""
+    aside = path.with_suffix(".part")
+    with open(aside, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)
+
+
 def open_folder(args, images, count_epochs=None):
     """Makes the checkpoint folder; returns how many epochs of its run are done.
 

@@ -35,8 +35,9 @@ def test_digits(digits, architecture):
     train, test, y_train, y_test = digits
     classifier = CapsuleRegressionClassifier(4, architecture, max_iter=100).fit(train, y_train)
     linear = LogisticRegression(max_iter=500).fit(train, y_train)
-    # 540 images: one half of a percent is three of them.
-    assert classifier.score(test, y_test) >= linear.score(test, y_test) - 0.006
+    # One competition is about as good as a linear model, many small ones are better.
+    bound = {"multiclass": -0.02, "one_vs_all": -0.01, "all_vs_all": 0.005}[architecture]
+    assert classifier.score(test, y_test) >= linear.score(test, y_test) + bound
     probabilities = classifier.predict_proba(test)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-9)
     np.testing.assert_array_equal(classifier.predict(test), probabilities.argmax(1))

@@ -137,3 +137,61 @@ def test_the_published_order():
 
     order = _published_order(60_000)
     assert sorted(order[:100]) != list(order[:100]) and len(set(order)) == 60_000
+
+
+def test_distorted_digits():
+    import tensorflow as tf
+
+    from distorted_mnist import distorted
+
+    images = np.zeros((30, 28, 28, 1), "uint8")
+    images[:, 8:20, 8:20] = 255
+    labels = np.arange(30) % 10
+    stream = distorted(images, labels, seed=5, batch_size=20)
+    assert stream.cardinality() in (tf.data.INFINITE_CARDINALITY, tf.data.UNKNOWN_CARDINALITY)
+    batches = list(stream.take(9).as_numpy_iterator())
+    for (x, y), (again, same) in zip(batches, stream.take(9).as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(x, again)
+        np.testing.assert_array_equal(y, same)
+        assert x.shape == (20, 28, 28, 1) and x.dtype == np.float32
+        assert x.min() >= 0 and x.max() <= 255
+        # the square stays about as large and where it was
+        mass = x.sum((1, 2, 3)) / 255
+        assert np.all((mass > 60) & (mass < 300))
+    all_x = np.concatenate([x for x, _ in batches])
+    assert len(np.unique(all_x.reshape(180, -1), axis=0)) == 180  # no two alike
+    passes = np.concatenate([y for _, y in batches]).reshape(6, 30)
+    for labels_of_pass in passes:  # each pass has every image once
+        np.testing.assert_array_equal(np.bincount(labels_of_pass), np.full(10, 3))
+    (later, _), *_ = distorted(images, labels, 5, 20, start=4).take(1).as_numpy_iterator()
+    np.testing.assert_array_equal(later, batches[4][0])
+    (other, _), *_ = distorted(images, labels, 6, 20).take(1).as_numpy_iterator()
+    assert np.any(other != batches[0][0])
+
+
+def test_training_on_distorted_digits(tmp_path):
+    arguments = (
+        *("--synthetic", "--limit", 600, "--capsule-dim", 2, "--components", 30),
+        *("--chunk", 400, "--examples", 1200, "--epochs", 2, "--output", tmp_path),
+    )
+    result = recipe("distorted_mnist", *arguments)
+    assert result.returncode == 0, result.stderr
+    history = rows(tmp_path / "history.csv")
+    assert [row["examples"] for row in history] == ["400", "800", "1200"]
+    assert (tmp_path / "distorted.png").exists()
+    assert checkpoint.load(tmp_path).model.outputs[0].shape == (None, 10)
+    # a finished run that is resumed has nothing to train
+    result = recipe("distorted_mnist", *arguments, "--resume")
+    assert result.returncode == 0 and rows(tmp_path / "history.csv") == history
+
+
+def test_study_of_updates(tmp_path):
+    arguments = (*QUICK, "--study", "updates", "--epochs", 3, "--output", tmp_path)
+    result = recipe("regression_studies", *arguments)
+    assert result.returncode == 0, result.stderr
+    cells = rows(tmp_path / "updates.csv")
+    assert len(cells) == 4 * 4 and (tmp_path / "updates.png").exists()
+    plain = [float(row["loss"]) for row in cells if row["variant"] == "EM"]
+    assert np.diff(plain).max() < 0
+    result = recipe("regression_studies", *arguments, "--capsule-dim", 3)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
