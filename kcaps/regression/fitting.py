@@ -6,16 +6,15 @@ from keras import ops
 
 from kcaps.labels import k_hot
 from kcaps.regression import em
-from kcaps.regression.moments import SecondMoments, inverse_factor, principal_directions, stream
-from kcaps.regression.state import TrainingState
-from kcaps.regression.subspace import SubspaceProjection
+from kcaps.regression.adaptation import Adaptation
+from kcaps.regression.batches import by_class, in_memory, split
 
 # A batch has by default so many examples that this many numbers are computed at once.
 _BATCH_NUMBERS = 2**24
 
 
-class Fitting:
-    """Mixin of `CapsuleRegression`: `adapt`, `fit`, and the steps that Keras calls on a batch."""
+class Fitting(Adaptation):
+    """Mixin of `CapsuleRegression`: `fit`, and the steps that Keras calls on a batch."""
 
     def _begin(self):
         self._error_tracker = keras.metrics.Mean(name="error")
@@ -23,109 +22,6 @@ class Fitting:
         self._state = None  # of training: neither saved nor counted with the weights
         self._encoded = self._grouped = False  # what the batches of a running `fit` are
         self._functions = {}
-
-    def adapt(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
-        """Prepares the encoder, the second moments of the features, and the first weights.
-
-        `fit` does it where it has not been done. Data are streamed, in one pass for the encoder's
-        `SubspaceProjection` (unless it is adapted already) and one for the moments. The weights
-        start anew.
-
-        Args:
-            x: Array, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`.
-            y: Labels of an array, integers or one-hot; None for an iterable.
-            sample_weight: Weights of an array.
-            batch_size: Examples of an array that are taken at once. Defaults to 4,096.
-            steps: At most so many batches; an endless stream needs it.
-
-        Raises:
-            ValueError: for no data, values that are not finite, missing or wrong labels, a class
-                without examples, or inputs that are all zero.
-        """
-        self._measure(x, y, sample_weight, batch_size, steps)
-        self._start()
-
-    def _measure(self, x, y, sample_weight=None, batch_size=None, steps=None):
-        unadapted = any(not layer.adapted for layer in self._projections())
-        if unadapted and hasattr(x, "__next__") and steps is None:
-            raise ValueError(
-                "`x` must be data that can be read twice: the encoder's SubspaceProjection is to "
-                "be adapted first. Received: an iterator. Adapt that layer on another one, give "
-                "a dataset, or `steps` if the iterator is endless."
-            )
-        self._adapt_encoder(x, batch_size, steps)
-        moments = SecondMoments(self.competition.num_classes)
-        for inputs, labels, weights in stream(x, y, sample_weight, batch_size, steps):
-            if not self.built:
-                self.build((None, *inputs.shape[1:]))
-                self.built = True
-            moments.add(self._features(inputs), self._classes(labels), weights)
-        missing = np.flatnonzero(moments.weights == 0)
-        if len(missing):
-            raise ValueError(
-                "Every class needs an example of a weight above 0. Received: none of class "
-                f"{', '.join(map(str, missing[:10]))}. Lower `num_classes`, or add examples."
-            )
-        if not np.any(moments.sums):
-            raise ValueError("`x` must not be zero in all examples. Received: features that are.")
-        self._moments, self._state = moments, None
-
-    def _projections(self):
-        layers = getattr(self.encoder, "layers", [self.encoder])
-        return [layer for layer in layers if isinstance(layer, SubspaceProjection)]
-
-    def _adapt_encoder(self, x, batch_size, steps):
-        layers = getattr(self.encoder, "layers", [self.encoder])
-        for layer in self._projections():
-            if layer.adapted:
-                continue
-            index = layers.index(layer)
-
-            def inputs(before=layers[:index]):
-                for batch, _, _ in stream(x, None, None, batch_size, steps):
-                    for earlier in before:
-                        batch = earlier(batch)
-                    yield ops.convert_to_numpy(batch)
-
-            layer.adapt(inputs())
-
-    def _start(self):
-        """Gives the capsules their first weights."""
-        layer, targets = self.competition, self.competition.problems.targets
-        if self.initializer != "subspace":
-            layer.kernel.assign(layer._initial(layer.kernel.shape, layer.kernel.dtype))
-            return
-        kernel, total = np.zeros(layer.kernel.shape), self._moments.sums.sum(0)
-        for n, c in np.ndindex(layer.dims.shape):
-            moment = np.tensordot(targets[:, n, c], self._moments.sums, 1)
-            directions = principal_directions(moment, layer.dims[n, c], total)
-            kernel[n, :, c, : directions.shape[1]] = directions
-        layer.kernel.assign(kernel)
-
-    def _prepare(self):
-        """Training state for the moments that were measured and the compiled options."""
-        moments, layer = self._moments, self.competition
-        concerned = layer.problems.targets.max(-1).T  # (n, m)
-        if concerned.all():
-            concerned = concerned[:1]  # all problems see the same examples
-        factors, ridges = [], []
-        for classes in concerned:
-            weight = classes @ moments.weights
-            moment = np.tensordot(classes, moments.sums, 1) / weight
-            factor, ridge = inverse_factor(moment, self.ridge / weight, layer.compute_dtype)
-            factors.append(factor)
-            ridges.append(ridge)
-        self._state = TrainingState(layer, np.stack(factors), np.array(ridges), self.threshold)
-        # What was compiled has the variables of another state.
-        self.train_function, self.test_function, self._functions = None, None, {}
-
-    @property
-    def _training_state(self):
-        if self._moments is None:
-            raise ValueError("There is no state of training yet. Call `adapt` or `fit` first.")
-        if self._state is None:
-            self._prepare()
-        return self._state
 
     def fit(
         self,
@@ -164,13 +60,13 @@ class Fitting:
         if y is None:
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
         weights = None if sample_weight is None else np.asarray(sample_weight)
-        arrays, validation_data = _split(
+        arrays, validation_data = split(
             (np.asarray(x), np.asarray(y), weights), validation_split, validation_data
         )
         x, y, weights = arrays
         if class_weight is not None:
-            by_class = np.array([class_weight.get(k, 1.0) for k in self._classes(y)])
-            weights = by_class if weights is None else weights * by_class
+            factors = np.array([class_weight.get(k, 1.0) for k in self._classes(y)])
+            weights = factors if weights is None else weights * factors
         self._ready(x, y, weights)
         encoded = validation_data is None or hasattr(validation_data[0], "shape")
         if encoded:
@@ -181,25 +77,23 @@ class Fitting:
         most = batch_size or max(_BATCH_NUMBERS // (n * c * d), 64)
         size = min(most, len(x))
         grouped = self._can_group and self.update == "epoch"
+        first = x[:1], y[:1]
         if grouped:
-            self._set_form(encoded, grouped)
-            # Keras reads the metrics of training, which batches of one class do not reach.
-            self._step((x[:1], y[:1]), training=False)
-            x, y, weights, size = _by_class(x, y, self._classes(y), weights, size)
+            x, y, weights, size = by_class(x, y, self._classes(y), weights, size)
         if shuffle is None:
             shuffle = self.update == "batch"
         if encoded and validation_data is not None:
             held_out = [None if part is None else np.asarray(part) for part in validation_data[1:]]
-            batches, more = _in_memory(validation_data[0], *(*held_out, None, None)[:2], most)
+            batches, more = in_memory(validation_data[0], *(*held_out, None, None)[:2], most)
             if "y" not in more:
                 validation_data = batches
         options |= {"validation_data": validation_data, "validation_batch_size": most}
         if shuffle and not grouped:
             options |= {"y": y, "sample_weight": weights, "batch_size": size, "shuffle": True}
         else:
-            x, more = _in_memory(x, y, weights, size)
+            x, more = in_memory(x, y, weights, size)
             options |= more
-        return self._run(encoded, grouped, x=x, **options)
+        return self._run(encoded, first if grouped else None, x=x, **options)
 
     def _ready(self, x, y=None, sample_weight=None, steps=None):
         """Measures the data, unless that was done, and gives a new model its first weights."""
@@ -215,9 +109,13 @@ class Fitting:
         if self._state is None:
             self._prepare()
 
-    def _run(self, encoded=False, grouped=False, callbacks=None, **options):
-        self._set_form(encoded, grouped)
+    def _run(self, encoded=False, first=None, callbacks=None, **options):
+        """Keras' `fit`; `first` is an example where batches are of one class each."""
+        self._set_form(encoded, first is not None)
         try:
+            if first is not None:
+                # Keras reads all metrics, also those that batches of one class do not reach.
+                self._step(first, training=False)
             return super().fit(callbacks=[_Maximisation(), *(callbacks or ())], **options)
         finally:
             self._set_form(False, False)
@@ -233,39 +131,6 @@ class Fitting:
     @property
     def _can_group(self):
         return hasattr(self.competition.problems, "problems_of")
-
-    def _encode(self, inputs):
-        """Features of a batch; the batch itself, where `fit` has computed them."""
-        if not self._encoded:
-            if self.encoder is not None:
-                inputs = self.encoder(inputs, training=False)
-            inputs = ops.reshape(inputs, (-1, self.competition.kernel.shape[1]))
-        return ops.cast(inputs, self.competition.compute_dtype)
-
-    def _features(self, inputs):
-        return ops.convert_to_numpy(self._encode(ops.convert_to_tensor(inputs)))
-
-    def _features_of(self, x):
-        return np.concatenate([self._features(part) for part, _, _ in stream(x)])
-
-    def _classes(self, labels):
-        """Labels as integers `(b,)`; refuses others than those of the model."""
-        num_classes = self.competition.num_classes
-        if labels is None:
-            raise ValueError("`y` must be the labels of the examples. Received: y=None.")
-        if labels.ndim == 2 and labels.shape[1] == num_classes:
-            if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
-                raise ValueError("`y` must be integers, or one-hot. Received: other rows.")
-            return labels.argmax(1)
-        classes = labels.reshape(-1)
-        wrong = ~np.isin(classes, np.arange(num_classes))
-        if len(classes) != len(labels) or wrong.any():
-            raise ValueError(
-                f"`y` must be integers from 0 to {num_classes - 1}, or one-hot rows of "
-                f"{num_classes}. Received: shape {labels.shape}, values such as "
-                f"{list(classes[wrong][:3])}."
-            )
-        return classes.astype("int64")
 
     def _expect(self, features, classes, weights):
         """E-step of a batch: statistics, losses `(b,)`, errors `(b,)` and class probabilities."""
@@ -439,52 +304,3 @@ def compiled(function):
 
 
 _MAXIMISATION = compiled(em.maximisation)
-
-
-def _in_memory(x, y, weights, batch_size):
-    """Arguments of Keras' `fit` for batches in order; on TensorFlow, batches that are not copied.
-
-    Keras' own reading of arrays takes longer than the E-step.
-    """
-    if keras.backend.backend() != "tensorflow":
-        options = {"y": y, "sample_weight": weights, "batch_size": batch_size, "shuffle": False}
-        return x, options
-    import tensorflow as tf
-
-    arrays = tuple(part for part in (x, y, weights) if part is not None)
-    batch_size = min(batch_size, len(x))
-    whole = len(x) // batch_size * batch_size
-    batches = tf.data.Dataset.from_tensor_slices(
-        tuple(part[:whole].reshape(-1, batch_size, *part.shape[1:]) for part in arrays)
-    )
-    if whole < len(x):
-        rest = tf.data.Dataset.from_tensors(tuple(part[whole:] for part in arrays))
-        batches = batches.concatenate(rest)
-    return batches, {"shuffle": False}
-
-
-def _split(arrays, share, validation_data):
-    """Training arrays, and the last examples as validation data if a share is asked for."""
-    if not share or validation_data is not None:
-        return arrays, validation_data
-    cut = len(arrays[0]) - int(len(arrays[0]) * share)
-    held_out = tuple(part[cut:] for part in arrays if part is not None)
-    return tuple(None if part is None else part[:cut] for part in arrays), held_out
-
-
-def _by_class(x, y, classes, weights, batch_size):
-    """Examples in batches of one class each, filled up with examples of weight zero."""
-    most = np.bincount(classes).max()
-    size = int(np.ceil(most / np.ceil(most / batch_size)))
-    # Rounded up, so that similar data do not compile anew.
-    step = 2 ** max(size.bit_length() - 5, 0)
-    size = -(-size // step) * step
-    weights = np.ones(len(x)) if weights is None else weights
-    order, real = [], []
-    for k in np.unique(classes):
-        members = np.flatnonzero(classes == k)
-        padding = -len(members) % size
-        order += [members, np.full(padding, members[0])]
-        real += [np.ones(len(members)), np.zeros(padding)]
-    order, real = np.concatenate(order), np.concatenate(real)
-    return x[order], y[order], weights[order] * real, size

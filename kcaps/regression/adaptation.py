@@ -1,0 +1,148 @@
+"""What capsule regression learns of its data before EM: subspace, moments, first weights."""
+
+import numpy as np
+from keras import ops
+
+from kcaps.regression.moments import SecondMoments, inverse_factor, principal_directions, stream
+from kcaps.regression.state import TrainingState
+from kcaps.regression.subspace import SubspaceProjection
+
+
+class Adaptation:
+    """Mixin of `CapsuleRegression`: `adapt`, and what it takes from data outside of training."""
+
+    def adapt(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
+        """Prepares the encoder, the second moments of the features, and the first weights.
+
+        `fit` does it where it has not been done. Data are streamed, in one pass for the encoder's
+        `SubspaceProjection` (unless it is adapted already) and one for the moments. The weights
+        start anew.
+
+        Args:
+            x: Array, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`.
+            y: Labels of an array, integers or one-hot; None for an iterable.
+            sample_weight: Weights of an array.
+            batch_size: Examples of an array that are taken at once. Defaults to 4,096.
+            steps: At most so many batches; an endless stream needs it.
+
+        Raises:
+            ValueError: for no data, values that are not finite, missing or wrong labels, a class
+                without examples, or inputs that are all zero.
+        """
+        self._measure(x, y, sample_weight, batch_size, steps)
+        self._start()
+
+    def _measure(self, x, y, sample_weight=None, batch_size=None, steps=None):
+        unadapted = any(not layer.adapted for layer in self._projections())
+        if unadapted and hasattr(x, "__next__") and steps is None:
+            raise ValueError(
+                "`x` must be data that can be read twice: the encoder's SubspaceProjection is to "
+                "be adapted first. Received: an iterator. Adapt that layer on another one, give "
+                "a dataset, or `steps` if the iterator is endless."
+            )
+        self._adapt_encoder(x, batch_size, steps)
+        moments = SecondMoments(self.competition.num_classes)
+        for inputs, labels, weights in stream(x, y, sample_weight, batch_size, steps):
+            if not self.built:
+                self.build((None, *inputs.shape[1:]))
+                self.built = True
+            moments.add(self._features(inputs), self._classes(labels), weights)
+        missing = np.flatnonzero(moments.weights == 0)
+        if len(missing):
+            raise ValueError(
+                "Every class needs an example of a weight above 0. Received: none of class "
+                f"{', '.join(map(str, missing[:10]))}. Lower `num_classes`, or add examples."
+            )
+        if not np.any(moments.sums):
+            raise ValueError("`x` must not be zero in all examples. Received: features that are.")
+        self._moments, self._state = moments, None
+
+    def _projections(self):
+        layers = getattr(self.encoder, "layers", [self.encoder])
+        return [layer for layer in layers if isinstance(layer, SubspaceProjection)]
+
+    def _adapt_encoder(self, x, batch_size, steps):
+        layers = getattr(self.encoder, "layers", [self.encoder])
+        for layer in self._projections():
+            if layer.adapted:
+                continue
+            index = layers.index(layer)
+
+            def inputs(before=layers[:index]):
+                for batch, _, _ in stream(x, None, None, batch_size, steps):
+                    for earlier in before:
+                        batch = earlier(batch)
+                    yield ops.convert_to_numpy(batch)
+
+            layer.adapt(inputs())
+
+    def _start(self):
+        """Gives the capsules their first weights."""
+        layer, targets = self.competition, self.competition.problems.targets
+        if self.initializer != "subspace":
+            layer.kernel.assign(layer._initial(layer.kernel.shape, layer.kernel.dtype))
+            return
+        kernel, total = np.zeros(layer.kernel.shape), self._moments.sums.sum(0)
+        for n, c in np.ndindex(layer.dims.shape):
+            moment = np.tensordot(targets[:, n, c], self._moments.sums, 1)
+            directions = principal_directions(moment, layer.dims[n, c], total)
+            kernel[n, :, c, : directions.shape[1]] = directions
+        layer.kernel.assign(kernel)
+
+    def _prepare(self):
+        """Training state for the moments that were measured and the compiled options."""
+        moments, layer = self._moments, self.competition
+        concerned = layer.problems.targets.max(-1).T  # (n, m)
+        if concerned.all():
+            concerned = concerned[:1]  # all problems see the same examples
+        factors, ridges = [], []
+        for classes in concerned:
+            weight = classes @ moments.weights
+            moment = np.tensordot(classes, moments.sums, 1) / weight
+            factor, ridge = inverse_factor(moment, self.ridge / weight, layer.compute_dtype)
+            factors.append(factor)
+            ridges.append(ridge)
+        self._state = TrainingState(layer, np.stack(factors), np.array(ridges), self.threshold)
+        # What was compiled has the variables of another state.
+        self.train_function, self.test_function, self._functions = None, None, {}
+
+    @property
+    def _training_state(self):
+        if self._moments is None:
+            raise ValueError("There is no state of training yet. Call `adapt` or `fit` first.")
+        if self._state is None:
+            self._prepare()
+        return self._state
+
+    def _encode(self, inputs):
+        """Features of a batch; the batch itself, where `fit` has computed them."""
+        if not self._encoded:
+            if self.encoder is not None:
+                inputs = self.encoder(inputs, training=False)
+            inputs = ops.reshape(inputs, (-1, self.competition.kernel.shape[1]))
+        return ops.cast(inputs, self.competition.compute_dtype)
+
+    def _features(self, inputs):
+        return ops.convert_to_numpy(self._encode(ops.convert_to_tensor(inputs)))
+
+    def _features_of(self, x):
+        return np.concatenate([self._features(part) for part, _, _ in stream(x)])
+
+    def _classes(self, labels):
+        """Labels as integers `(b,)`; refuses others than those of the model."""
+        num_classes = self.competition.num_classes
+        if labels is None:
+            raise ValueError("`y` must be the labels of the examples. Received: y=None.")
+        if labels.ndim == 2 and labels.shape[1] == num_classes:
+            if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
+                raise ValueError("`y` must be integers, or one-hot. Received: other rows.")
+            return labels.argmax(1)
+        classes = labels.reshape(-1)
+        wrong = ~np.isin(classes, np.arange(num_classes))
+        if len(classes) != len(labels) or wrong.any():
+            raise ValueError(
+                f"`y` must be integers from 0 to {num_classes - 1}, or one-hot rows of "
+                f"{num_classes}. Received: shape {labels.shape}, values such as "
+                f"{list(classes[wrong][:3])}."
+            )
+        return classes.astype("int64")

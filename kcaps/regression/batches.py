@@ -1,0 +1,53 @@
+"""Arrays as batches, in the order and form in which EM reads them fastest."""
+
+import keras
+import numpy as np
+
+
+def in_memory(x, y, weights, batch_size):
+    """Arguments of Keras' `fit` for batches in order; on TensorFlow, batches that are not copied.
+
+    Keras' own reading of arrays takes longer than the E-step.
+    """
+    if keras.backend.backend() != "tensorflow":
+        options = {"y": y, "sample_weight": weights, "batch_size": batch_size, "shuffle": False}
+        return x, options
+    import tensorflow as tf
+
+    arrays = tuple(part for part in (x, y, weights) if part is not None)
+    batch_size = min(batch_size, len(x))
+    whole = len(x) // batch_size * batch_size
+    batches = tf.data.Dataset.from_tensor_slices(
+        tuple(part[:whole].reshape(-1, batch_size, *part.shape[1:]) for part in arrays)
+    )
+    if whole < len(x):
+        rest = tf.data.Dataset.from_tensors(tuple(part[whole:] for part in arrays))
+        batches = batches.concatenate(rest)
+    return batches, {"shuffle": False}
+
+
+def split(arrays, share, validation_data):
+    """Training arrays, and the last examples as validation data if a share is asked for."""
+    if not share or validation_data is not None:
+        return arrays, validation_data
+    cut = len(arrays[0]) - int(len(arrays[0]) * share)
+    held_out = tuple(part[cut:] for part in arrays if part is not None)
+    return tuple(None if part is None else part[:cut] for part in arrays), held_out
+
+
+def by_class(x, y, classes, weights, batch_size):
+    """Examples in batches of one class each, filled up with examples of weight zero."""
+    most = np.bincount(classes).max()
+    size = int(np.ceil(most / np.ceil(most / batch_size)))
+    # Rounded up, so that similar data do not compile anew.
+    step = 2 ** max(size.bit_length() - 5, 0)
+    size = -(-size // step) * step
+    weights = np.ones(len(x)) if weights is None else weights
+    order, real = [], []
+    for k in np.unique(classes):
+        members = np.flatnonzero(classes == k)
+        padding = -len(members) % size
+        order += [members, np.full(padding, members[0])]
+        real += [np.ones(len(members)), np.zeros(padding)]
+    order, real = np.concatenate(order), np.concatenate(real)
+    return x[order], y[order], weights[order] * real, size
