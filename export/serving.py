@@ -10,6 +10,7 @@ import re
 import onnx
 
 MAX_BATCH_SIZE = 256
+_CLASSES = ("class_lengths", "probabilities")  # outputs whose places have labels
 _TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}
 
 
@@ -65,7 +66,7 @@ def _tensor(value, is_free):
     tensor = value.type.tensor_type
     dims = [dim.dim_value for dim in tensor.shape.dim][1 if is_free else 0 :]
     name = onnx.TensorProto.DataType.Name(tensor.elem_type)
-    label = ', label_filename: "labels.txt"' if value.name == "class_lengths" else ""
+    label = ', label_filename: "labels.txt"' if value.name in _CLASSES else ""
     return (
         f'  {{ name: "{value.name}", data_type: TYPE_{_TYPES.get(name, name)}, '
         f"dims: [ {', '.join(map(str, dims))} ]{label} }}"

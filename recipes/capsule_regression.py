@@ -65,14 +65,17 @@ def make_model(args, images, encoder, architecture, capsule_dim):
 def fit(args, images, model, schedule, callbacks=()):
     """Trains a model; returns its row of the results."""
     started = time.perf_counter()
-    model.fit(
-        *images.train,
-        initial_epoch=schedule.epoch,
-        epochs=schedule.epoch if schedule.finished else args.epochs,
-        validation_data=images.validation,
-        verbose=0,
-        callbacks=[schedule, *callbacks],
-    )
+    try:
+        model.fit(
+            *images.train,
+            initial_epoch=schedule.epoch,
+            epochs=schedule.epoch if schedule.finished else args.epochs,
+            validation_data=images.validation,
+            verbose=0,
+            callbacks=[schedule, *callbacks],
+        )
+    except ValueError as error:  # of steps that overflow
+        fail(error, code=1)
     seconds = time.perf_counter() - started
     test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
     train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
@@ -113,6 +116,8 @@ def sweep(args, images, encoder):
     if path.exists():
         with open(path, newline="") as file:
             rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        if any("architecture" not in row or "validation_error" not in row for row in rows):
+            fail(f"{path} is damaged: remove it, or start anew with --overwrite")
     for dim in args.dims:
         for architecture in ARCHITECTURES:
             if any((r["architecture"], r["capsule_dim"]) == (architecture, dim) for r in rows):

@@ -228,7 +228,10 @@ def train(args, images, model):
         model.rate = args.rate * (1 - chunk / chunks)
         parts = [next(batches) for _ in range(math.ceil(args.chunk / BATCH_SIZE))]
         x, y = (np.concatenate(part)[: args.chunk] for part in zip(*parts, strict=True))
-        history = model.fit(x, y, epochs=args.epochs, verbose=0)
+        try:
+            history = model.fit(x, y, epochs=args.epochs, verbose=0)
+        except ValueError as error:  # of steps that overflow
+            fail(error, code=1)
         seconds += time.perf_counter() - started
         error, loss = measure(model, *images.validation)
         row = {

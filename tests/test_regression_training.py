@@ -318,6 +318,7 @@ def test_a_schedule_needs_validation_data():
         ({"momentum": 1.0}, "`momentum` must be below 1"),
         ({"threshold": -1}, "`threshold` must be a finite number >= 0"),
         ({"ridge": float("nan")}, "`ridge` must be a finite number >= 0"),
+        ({"ridge": 1e300}, "`ridge` must be at most 1e30"),
         ({"update": "step"}, "`update` must be one of 'epoch', 'batch'"),
         ({"rate": -1}, "`rate` must be a finite number >= 0"),
         ({"optimizer": "adam"}, "it takes no `optimizer`"),
@@ -362,7 +363,7 @@ def test_statistics_that_are_not_finite_leave_the_weights():
     x, y = blobs()
     model, _ = fitted(x, y)
     before = weights(model)
-    with pytest.raises(ValueError, match="statistics of this epoch are not finite"):
+    with pytest.raises(ValueError, match="A step was not finite.*The weights are those before it"):
         model.fit(1e30 * x, y, verbose=0)  # finite, but not its square
     np.testing.assert_array_equal(weights(model), before)
 
@@ -433,3 +434,68 @@ def test_a_competition_is_trained_by_gradients_too():
     model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
     history = model.fit(x, y, epochs=10, verbose=0).history
     assert history["loss"][-1] < 0.7 * history["loss"][0]
+
+
+def test_callbacks_see_the_whole_model():
+    """Inside `fit` batches are features; what a callback predicts or evaluates are inputs."""
+    x, y = blobs(num_features=9)
+    images = x.reshape(-1, 3, 3, 1) * 100
+    encoder = keras.Sequential([keras.layers.Rescaling(1 / 100), SubspaceProjection(7)])
+    model = CapsuleRegression(4, 2, "all_vs_all", encoder=encoder)
+    model.compile(**EAGER)
+    seen = []
+
+    def look(epoch, logs):
+        probabilities = model.predict(images, verbose=0)
+        loss = model.evaluate(images, y, verbose=0, return_dict=True)["loss"]
+        seen.append((probabilities, loss, logs["val_loss"]))
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    model.fit(images, y, epochs=2, verbose=0, validation_data=(images, y), callbacks=callback)
+    for _, loss, expected in seen:
+        assert loss == pytest.approx(expected, rel=1e-4)
+    after = model.predict(images, verbose=0)
+    np.testing.assert_allclose(seen[-1][0], after, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after, ops.convert_to_numpy(model(images)), rtol=1e-4, atol=1e-6)
+
+
+def test_steps_that_overflow_leave_the_weights():
+    x, y = blobs()
+    model = CapsuleRegression(4, 2, initializer=NOISE)
+    model.compile(update="batch", rate=1e30, **EAGER)
+    model.adapt(x, y)
+    with pytest.raises(ValueError, match="A step was not finite"):
+        model.fit(x, y, epochs=3, verbose=0, batch_size=60)
+    assert np.isfinite(weights(model)).all()
+
+
+def test_online_em_skips_batches_that_are_not_finite():
+    x, y = blobs()
+    model = CapsuleRegression(4, 2)
+    model.compile(update="batch", rate=0.5)
+    model.adapt(x, y)
+    x[50] = np.nan
+    with pytest.raises(ValueError, match="`x` or `sample_weight` has NaN"):
+        model.fit(
+            ((x[i : i + 40], y[i : i + 40]) for i in (0, 40, 80)), steps_per_epoch=2, verbose=0
+        )
+    assert np.isfinite(weights(model)).all()
+
+
+def test_a_second_fit_checks_its_data():
+    x, y = blobs()
+    model, _ = fitted(x, y, 1)
+    for arguments, message in [
+        ((x, y + 97), "integers from 0 to 3"),
+        ((x[:, :3], y), r"must have the shape \(n, 6\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.fit(*arguments, verbose=0)
+    with pytest.raises(ValueError, match="`sample_weight` must be finite and >= 0"):
+        model.fit(x, y, sample_weight=-np.ones(len(x)), verbose=0)
+    with pytest.raises(ValueError, match="Received besides: sample_weight"):
+        model.fit(iter([(x, y)]), sample_weight=np.ones(len(x)), verbose=0)
+    with pytest.raises(ValueError, match="no weights yet. Call `adapt` or `fit` first"):
+        CapsuleRegression(4, 2).evaluate(x, y)
+    with pytest.raises(ValueError, match="too large for its squares"):
+        CapsuleRegression(4, 2).fit(x.astype("float64") * 1e200, y, verbose=0)

@@ -55,6 +55,8 @@ class Adaptation:
             )
         if not np.any(moments.sums):
             raise ValueError("`x` must not be zero in all examples. Received: features that are.")
+        if not np.isfinite(moments.sums).all():
+            raise ValueError("`x` is too large for its squares. Scale it, e.g. to unit variance.")
         self._moments, self._state = moments, None
 
     def _projections(self):
@@ -115,11 +117,10 @@ class Adaptation:
         return self._state
 
     def _encode(self, inputs):
-        """Features of a batch; the batch itself, where `fit` has computed them."""
-        if not self._encoded:
-            if self.encoder is not None:
-                inputs = self.encoder(inputs, training=False)
-            inputs = ops.reshape(inputs, (-1, self.competition.kernel.shape[1]))
+        """Features of a batch."""
+        if self.encoder is not None:
+            inputs = self.encoder(inputs, training=False)
+        inputs = ops.reshape(inputs, (-1, self.competition.kernel.shape[1]))
         return ops.cast(inputs, self.competition.compute_dtype)
 
     def _features(self, inputs):

@@ -121,8 +121,9 @@ class CapsuleRegression(Fitting, keras.Model):
         Args:
             metrics: Keras metrics of the class probabilities, e.g. `["accuracy"]`. The negative
                 conditional log-likelihood `loss` and the share of wrong classes `error` are
-                always there. In training of `"all_vs_all"`, where an example meets only the
-                problems of its class, `error` counts the examples that lose one of them.
+                always there. In training of `"all_vs_all"` on arrays, where an example meets
+                only the problems of its class, `error` counts the examples that lose one of
+                them, and these metrics are of validation only.
             momentum: γ: the share of the last step that is added to each. Defaults to 0.
             threshold: ν: examples whose second class is at most this times as probable as their
                 own count as learned, and no longer pull. Defaults to 0: all pull.
@@ -152,6 +153,8 @@ class CapsuleRegression(Fitting, keras.Model):
         self.ridge, self.update = non_negative("ridge", ridge), one_of("update", update, UPDATES)
         # Keras on JAX passes the state of some optimizer around.
         optimizer = "sgd" if keras.backend.backend() == "jax" else None
+        if self.ridge > 1e30:
+            raise ValueError(f"`ridge` must be at most 1e30. Received: ridge={ridge!r}.")
         super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
         self._state, self._functions = None, {}
 

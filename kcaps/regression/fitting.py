@@ -54,8 +54,21 @@ class Fitting(Adaptation):
             self.compile()
         options = {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, **kwargs}
         if not hasattr(x, "shape") and not isinstance(x, list):
+            unused = {
+                "y": y,
+                "sample_weight": sample_weight,
+                "class_weight": class_weight,
+                "batch_size": batch_size,
+                "validation_split": validation_split or None,
+            }
+            given = [name for name, value in unused.items() if value is not None]
+            if given:
+                raise ValueError(
+                    "Data that come in batches have their labels and weights in them, as "
+                    f"(x, y, sample_weight). Received besides: {', '.join(given)}."
+                )
             self._ready(x, steps=kwargs.get("steps_per_epoch"))
-            options |= {"validation_data": validation_data, "class_weight": class_weight}
+            options |= {"validation_data": validation_data}
             return self._run(x=x, shuffle=bool(shuffle), **options)
         if y is None:
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
@@ -64,11 +77,14 @@ class Fitting(Adaptation):
             (np.asarray(x), np.asarray(y), weights), validation_split, validation_data
         )
         x, y, weights = arrays
+        self._check(x, y, weights)
         if class_weight is not None:
             factors = np.array([class_weight.get(k, 1.0) for k in self._classes(y)])
             weights = factors if weights is None else weights * factors
         self._ready(x, y, weights)
-        encoded = validation_data is None or hasattr(validation_data[0], "shape")
+        encoded = validation_data is None or (
+            isinstance(validation_data, tuple | list) and hasattr(validation_data[0], "shape")
+        )
         if encoded:
             x = self._features_of(x)
         if encoded and validation_data is not None:
@@ -77,7 +93,7 @@ class Fitting(Adaptation):
         most = batch_size or max(_BATCH_NUMBERS // (n * c * d), 64)
         size = min(most, len(x))
         grouped = self._can_group and self.update == "epoch"
-        first = x[:1], y[:1]
+        first = (x[:1], y[:1]) if encoded else None
         if grouped:
             x, y, weights, size = by_class(x, y, self._classes(y), weights, size)
         if shuffle is None:
@@ -93,7 +109,7 @@ class Fitting(Adaptation):
         else:
             x, more = in_memory(x, y, weights, size)
             options |= more
-        return self._run(encoded, first if grouped else None, x=x, **options)
+        return self._run(encoded, grouped, first, x=x, **options)
 
     def _ready(self, x, y=None, sample_weight=None, steps=None):
         """Measures the data, unless that was done, and gives a new model its first weights."""
@@ -109,14 +125,39 @@ class Fitting(Adaptation):
         if self._state is None:
             self._prepare()
 
-    def _run(self, encoded=False, first=None, callbacks=None, **options):
-        """Keras' `fit`; `first` is an example where batches are of one class each."""
-        self._set_form(encoded, first is not None)
+    def _check(self, x, y, weights):
+        """Refuses arrays that cannot be those of this model."""
+        self._classes(y)
+        if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0):
+            raise ValueError("`sample_weight` must be finite and >= 0. Received: other values.")
+        if self.built and x.shape[1:] != self._input_shape[1:]:
+            raise ValueError(
+                f"`x` must have the shape (n, {', '.join(map(str, self._input_shape[1:]))}) of the "
+                f"model's inputs. Received: {x.shape}."
+            )
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`, on inputs, also while `fit` runs."""
+        if not self.built:
+            raise ValueError("The model has no weights yet. Call `adapt` or `fit` first.")
+        form = self._encoded, self._grouped
+        if not kwargs.get("_use_cached_eval_dataset"):  # that one is `fit`'s own
+            self._set_form(False, False)
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._set_form(*form)
+
+    def _run(self, encoded=False, grouped=False, first=None, callbacks=None, **options):
+        """Keras' `fit`; `first` is an example of encoded data."""
+        self._set_form(encoded, grouped)
         try:
             if first is not None:
-                # Keras reads all metrics, also those that batches of one class do not reach.
+                # Keras builds metrics from the model's inputs, which these are not, and reads
+                # all of them, also those that batches of one class do not reach.
                 self._step(first, training=False)
-            return super().fit(callbacks=[_Maximisation(), *(callbacks or ())], **options)
+            callbacks = keras.tree.flatten(callbacks or [])
+            return super().fit(callbacks=[_Maximisation(), *callbacks], **options)
         finally:
             self._set_form(False, False)
 
@@ -192,7 +233,8 @@ class Fitting(Adaptation):
         if sample_weight is not None:
             weights = ops.reshape(ops.cast(sample_weight, weights.dtype), (-1,))
         expect = self._expect_one_class if self._grouped and training else self._expect
-        statistics, losses, errors, outputs = expect(self._encode(x), classes, weights)
+        features = ops.cast(x, weights.dtype) if self._encoded else self._encode(x)
+        statistics, losses, errors, outputs = expect(features, classes, weights)
         if training and self.update == "batch":
             self._maximise(statistics, em.maximisation)
         elif training:
@@ -216,9 +258,11 @@ class Fitting(Adaptation):
             ops.convert_to_tensor(self.momentum, kernel.dtype),
             ops.cast(rate, kernel.dtype),
         )
-        kernel.assign(new)
-        state.velocity.assign(velocity)
+        finite = ops.all(ops.isfinite(new))
+        kernel.assign(ops.where(finite, new, kernel))
+        state.velocity.assign(ops.where(finite, velocity, state.velocity))
         state.updates.assign_add(1)
+        state.refused.assign_add(ops.cast(ops.logical_not(finite), "int32"))
 
     if keras.backend.backend() == "jax":
 
@@ -276,18 +320,24 @@ class _Maximisation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._take()
+        self._check()
 
     def _take(self):
         if not self.pending:
             return
         self.pending = False
-        statistics = self.model._state.statistics
-        if not np.isfinite(ops.convert_to_numpy(statistics.gradient)).all():
+        self.model._maximise(self.model._state.statistics, _MAXIMISATION)
+        self._check()
+
+    def _check(self):
+        refused = self.model._state.refused
+        if int(ops.convert_to_numpy(refused)):
+            refused.assign(0)
             raise ValueError(
-                "The statistics of this epoch are not finite: `x` or `sample_weight` has NaN or "
-                "infinity, or values too large for the model's dtype. The weights are unchanged."
+                "A step was not finite: `x` or `sample_weight` has NaN or infinity, or they, "
+                "`ridge` or `rate` are too large for the model's dtype. The weights are those "
+                "before it."
             )
-        self.model._maximise(statistics, _MAXIMISATION)
 
 
 def compiled(function):

@@ -55,6 +55,7 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
             raise ValueError(
                 "`sample_weight` must be finite and >= 0. Received: a batch with other values."
             )
+        weights = None if weights is None else weights.reshape(-1)
         count += len(features)
         yield features, labels, weights
     if not count:
@@ -82,7 +83,8 @@ class SecondMoments:
         scaled = features * np.sqrt(weights)[:, None]
         for k in range(self.num_classes) if classes is None else np.unique(classes):
             rows = slice(None) if classes is None else classes == k
-            self.sums[k] += scaled[rows].T @ scaled[rows]
+            with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the sums
+                self.sums[k] += scaled[rows].T @ scaled[rows]
             self.weights[k] += weights[rows].sum()
 
 

@@ -100,6 +100,9 @@ class ThresholdSchedule(keras.callbacks.Callback):
                 f"`ThresholdSchedule` needs {self.monitor!r} in the logs. Give `validation_data`, "
                 f"or another `monitor`. Received: {sorted(logs or {})}."
             )
+        if self.finished:  # by the backup that training went on from
+            self.model.stop_training = True
+            return
         self.length += 1
         self.epoch = epoch + 1
         if logs[self.monitor] < self.best:

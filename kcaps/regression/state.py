@@ -29,12 +29,13 @@ class TrainingState:
         self.ridge = variable(ridge)
         self.threshold = variable(threshold)
         self.updates = keras.Variable(0, dtype="int32", trainable=False)
+        self.refused = keras.Variable(0, dtype="int32", trainable=False)  # steps that overflowed
 
     @property
     def variables(self):
         return [
             *(self.velocity, self.gradient, self.weights, self.factor, self.ridge),
-            *(self.threshold, self.updates),
+            *(self.threshold, self.updates, self.refused),
         ]
 
     @property
