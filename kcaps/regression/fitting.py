@@ -249,9 +249,9 @@ class Fitting(Adaptation):
     def _maximise(self, statistics, maximisation):
         state, kernel = self._state, self.competition.kernel
         rate = self.rate(state.updates) if callable(self.rate) else self.rate
+        before = ops.convert_to_tensor(kernel), ops.convert_to_tensor(state.velocity)
         new, velocity = maximisation(
-            ops.convert_to_tensor(kernel),
-            ops.convert_to_tensor(state.velocity),
+            *before,
             em.Statistics(*map(ops.convert_to_tensor, statistics)),
             ops.convert_to_tensor(state.factor),
             ops.convert_to_tensor(state.ridge),
@@ -259,8 +259,8 @@ class Fitting(Adaptation):
             ops.cast(rate, kernel.dtype),
         )
         finite = ops.all(ops.isfinite(new))
-        kernel.assign(ops.where(finite, new, kernel))
-        state.velocity.assign(ops.where(finite, velocity, state.velocity))
+        kernel.assign(ops.where(finite, new, before[0]))
+        state.velocity.assign(ops.where(finite, velocity, before[1]))
         state.updates.assign_add(1)
         state.refused.assign_add(ops.cast(ops.logical_not(finite), "int32"))
 
