@@ -497,5 +497,6 @@ def test_a_second_fit_checks_its_data():
         model.fit(iter([(x, y)]), sample_weight=np.ones(len(x)), verbose=0)
     with pytest.raises(ValueError, match="no weights yet. Call `adapt` or `fit` first"):
         CapsuleRegression(4, 2).evaluate(x, y)
-    with pytest.raises(ValueError, match="too large for its squares"):
-        CapsuleRegression(4, 2).fit(x.astype("float64") * 1e200, y, verbose=0)
+    if BACKEND != "jax":  # which warns of its own conversion to float32
+        with pytest.raises(ValueError, match="too large for its squares"):
+            CapsuleRegression(4, 2).fit(x.astype("float64") * 1e200, y, verbose=0)
