@@ -27,3 +27,10 @@ def one_of(name, value, choices):
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"`{name}` must be one of {listed}. Received: {name}={value!r}.")
     return value
+
+
+def fraction(name, value):
+    """Returns `value` as a float in [0, 1], or raises a `ValueError` that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a number from 0 to 1. Received: {name}={value!r}.")
+    return float(value)

@@ -1,9 +1,11 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
 from kcaps import losses
-from kcaps.losses import MarginLoss, ReconstructionLoss
+from kcaps.losses import MarginLoss, ReconstructionLoss, SpreadLoss
 
 
 def numpy_margin(y, lengths, present=0.9, absent=0.1, weight=0.5):
@@ -54,7 +56,10 @@ def test_reconstruction_sums_over_pixels(rng):
     assert float(ReconstructionLoss(0.25)(images, decoded)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", [MarginLoss(0.8, 0.2, 0.3, "sum"), ReconstructionLoss(2.0, None)])
+@pytest.mark.parametrize(
+    "loss",
+    [MarginLoss(0.8, 0.2, 0.3, "sum"), ReconstructionLoss(2.0, None), SpreadLoss(0.3, "sum")],
+)
 def test_config_round_trip(loss):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert copy.get_config() == loss.get_config()
@@ -72,3 +77,16 @@ def test_errors():
         ReconstructionLoss(weight=float("nan"))
     with pytest.raises(ValueError, match="`labels` must be integers"):
         MarginLoss()(np.zeros((2, 4)), np.zeros((2, 5)))
+
+
+def test_spread_equals_the_formula(rng):
+    lengths = rng.uniform(size=(6, 5)).astype("float32")
+    one_hot = np.eye(5)[[0, 4, 2, 2, 1, 3]]
+    two_hot = np.maximum(one_hot, one_hot[::-1])
+    for y in (one_hot, two_hot):
+        total = 0.0
+        for row, target in zip(lengths, y, strict=True):
+            for t, i in itertools.product(range(5), range(5)):
+                total += target[t] * (1 - target[i]) * max(0, 0.4 - (row[t] - row[i])) ** 2
+        assert float(SpreadLoss(0.4)(y, lengths)) == pytest.approx(total / 6, rel=1e-5)
+    assert float(losses.get("spread")(np.array([1]), np.array([[0.0, 0.95]]))) == 0

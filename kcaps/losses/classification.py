@@ -1,0 +1,249 @@
+"""The twelve classification losses that Janocha and Czarnecki compare, as functions.
+
+Each takes labels and predictions of shape `(batch, num_classes)` and returns one value an example,
+`(batch,)`. `kcaps.losses.classification_loss` has the same as Keras losses.
+
+Notation: y one-hot label, ŷ = 2y - 1, o prediction, σ(o) probabilities.
+
+Labels are integers of shape `(batch,)` or `(batch, 1)`, or a one-hot or k-hot matrix of shape
+`(batch, num_classes)`.
+
+Arguments that several of them have:
+
+- `from_logits`: Whether predictions are logits o, or the probabilities σ(o) already. Defaults to
+  `True`.
+- `activation`: σ of logits, `"softmax"` (the default) or `"sigmoid"`.
+- `label_smoothing`: Number α in [0, 1]: labels become (1 - α) y + α / num_classes. Defaults to 0.
+
+Reference: [Janocha and Czarnecki, 2017](https://arxiv.org/abs/1702.05659), Table 1.
+"""
+
+import keras
+from keras import ops
+
+from kcaps.labels import k_hot
+from kcaps.validation import fraction, one_of
+
+ACTIVATIONS = ("softmax", "sigmoid")
+HINGE_MARGIN = 0.5
+
+_register = keras.saving.register_keras_serializable(package="kcaps")
+
+
+def _targets(y_true, y_pred, label_smoothing=0.0):
+    """Labels as a matrix of the predictions' dtype, smoothed: `(b, j)`."""
+    label_smoothing = fraction("label_smoothing", label_smoothing)
+    targets = ops.cast(k_hot(y_true, y_pred.shape[-1]), y_pred.dtype)
+    if label_smoothing:
+        targets = (1.0 - label_smoothing) * targets + label_smoothing / y_pred.shape[-1]
+    return targets
+
+
+def _probabilities(y_pred, from_logits, activation):
+    one_of("activation", activation, ACTIVATIONS)
+    if not from_logits:
+        return y_pred
+    return ops.softmax(y_pred) if activation == "softmax" else ops.sigmoid(y_pred)
+
+
+def _log_probabilities(y_pred, from_logits, activation):
+    """log σ(o), exact where σ(o) itself would be rounded to zero."""
+    one_of("activation", activation, ACTIVATIONS)
+    if not from_logits:
+        return ops.log(ops.maximum(y_pred, keras.config.epsilon()))
+    if activation == "softmax":
+        return ops.log_softmax(y_pred)
+    return ops.negative(ops.softplus(ops.negative(y_pred)))
+
+
+def _absolute(x):
+    # The derivative of `ops.abs` at 0 is 1 on JAX and 0 elsewhere; here it is 0 everywhere.
+    return ops.relu(x) + ops.relu(ops.negative(x))
+
+
+@_register
+def l1(y_true, y_pred, label_smoothing=0.0):
+    """L1 loss of the outputs themselves: ‖y - o‖₁.
+
+    Its derivatives are ±1 whatever the error, so that deep networks do not learn from it.
+
+    Example:
+
+    >>> kcaps.losses.l1(np.array([1]), np.array([[0.25, 2.0]]))  # 0.25 + 1
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    return ops.sum(_absolute(_targets(y_true, y_pred, label_smoothing) - y_pred), axis=-1)
+
+
+@_register
+def l2(y_true, y_pred, label_smoothing=0.0):
+    """L2 loss of the outputs themselves: ‖y - o‖₂². Its derivatives are linear.
+
+    Example:
+
+    >>> kcaps.losses.l2(np.array([1]), np.array([[0.5, 2.0]]))  # 0.25 + 1
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    return ops.sum(ops.square(_targets(y_true, y_pred, label_smoothing) - y_pred), axis=-1)
+
+
+@_register
+def expectation(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
+    """Expectation loss: ‖y - σ(o)‖₁.
+
+    With softmax it is twice the probability that a class drawn from σ(o) is wrong. Its derivatives
+    vanish where an example is heavily misclassified: slow to learn, robust against wrong labels.
+
+    Example:
+
+    >>> kcaps.losses.expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    probabilities = _probabilities(y_pred, from_logits, activation)
+    errors = _targets(y_true, y_pred, label_smoothing) - probabilities
+    return ops.sum(_absolute(errors), axis=-1)
+
+
+@_register
+def regularised_expectation(
+    y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0
+):
+    """Regularised expectation loss: ‖y - σ(o)‖₂², the expectation loss plus ‖σ(o)‖₂² - 1.
+
+    Example:
+
+    >>> kcaps.losses.regularised_expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    probabilities = _probabilities(y_pred, from_logits, activation)
+    errors = _targets(y_true, y_pred, label_smoothing) - probabilities
+    return ops.sum(ops.square(errors), axis=-1)
+
+
+@_register
+def chebyshev(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
+    """Chebyshev loss: max_j |σ(o)_j - y_j|. With softmax, half the expectation loss.
+
+    Example:
+
+    >>> kcaps.losses.chebyshev(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    probabilities = _probabilities(y_pred, from_logits, activation)
+    errors = _targets(y_true, y_pred, label_smoothing) - probabilities
+    return ops.max(_absolute(errors), axis=-1)
+
+
+def _shortfall(y_true, y_pred):
+    """max(0, ½ - ŷ o) of each class: `(b, j)`."""
+    signs = 2.0 * _targets(y_true, y_pred) - 1.0
+    return ops.relu(HINGE_MARGIN - signs * y_pred)
+
+
+@_register
+def hinge(y_true, y_pred):
+    """Hinge loss: Σ_j max(0, ½ - ŷ_j o_j).
+
+    Keras' loss of this name has a margin of 1 and takes the mean over the classes.
+
+    Example:
+
+    >>> kcaps.losses.hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
+    """
+    return ops.sum(_shortfall(y_true, ops.convert_to_tensor(y_pred)), axis=-1)
+
+
+@_register
+def squared_hinge(y_true, y_pred):
+    """Squared hinge loss: Σ_j max(0, ½ - ŷ_j o_j)². Its derivatives are piecewise linear.
+
+    Keras' loss of this name has a margin of 1 and takes the mean over the classes.
+
+    Example:
+
+    >>> kcaps.losses.squared_hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.25 + 0.25
+    """
+    return ops.sum(ops.square(_shortfall(y_true, ops.convert_to_tensor(y_pred))), axis=-1)
+
+
+@_register
+def cubed_hinge(y_true, y_pred):
+    """Cubed hinge loss: Σ_j max(0, ½ - ŷ_j o_j)³.
+
+    Example:
+
+    >>> kcaps.losses.cubed_hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.125 + 0.125
+    """
+    shortfall = _shortfall(y_true, ops.convert_to_tensor(y_pred))
+    return ops.sum(shortfall * ops.square(shortfall), axis=-1)
+
+
+@_register
+def log(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
+    """Log loss, or cross entropy: -Σ_j y_j log σ(o)_j.
+
+    With sigmoid, nothing in it holds down classes that are absent; for several classes in one
+    image, `keras.losses.BinaryCrossentropy` does.
+
+    Example:
+
+    >>> kcaps.losses.log(np.array([1]), np.array([[0.0, 0.0]]))  # log 2
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    logs = _log_probabilities(y_pred, from_logits, activation)
+    return ops.negative(ops.sum(_targets(y_true, y_pred, label_smoothing) * logs, axis=-1))
+
+
+@_register
+def squared_log(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
+    """Squared log loss: Σ_j [y_j log σ(o)_j]².
+
+    The paper prints it with a minus sign, with which it would have no lower bound.
+
+    Example:
+
+    >>> kcaps.losses.squared_log(np.array([1]), np.array([[0.0, 0.0]]))  # (log 2)²
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    logs = _log_probabilities(y_pred, from_logits, activation)
+    return ops.sum(ops.square(_targets(y_true, y_pred, label_smoothing) * logs), axis=-1)
+
+
+@_register
+def tanimoto(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
+    """Tanimoto loss: -⟨σ(o), y⟩ / (‖σ(o)‖₂² + ‖y‖₂² - ⟨σ(o), y⟩), from -1 (right) to 0.
+
+    Example:
+
+    >>> kcaps.losses.tanimoto(np.array([1]), np.array([[0.0, 0.0]]))  # -0.5 / (0.5 + 1 - 0.5)
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    probabilities = _probabilities(y_pred, from_logits, activation)
+    targets = _targets(y_true, y_pred, label_smoothing)
+    common = ops.sum(probabilities * targets, axis=-1)
+    union = ops.sum(ops.square(probabilities) + ops.square(targets), axis=-1) - common
+    # At least three quarters of ‖y‖²; zero only for an example of no class.
+    return ops.negative(common) / ops.maximum(union, keras.config.epsilon())
+
+
+@_register
+def cauchy_schwarz(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
+    """Cauchy-Schwarz divergence: -log(⟨σ(o), y⟩ / (‖σ(o)‖₂ ‖y‖₂)).
+
+    For one-hot labels it is log loss less half of Rényi's quadratic entropy,
+    -log ‖σ(o)‖₂² / 2: it rewards uncertainty. (The paper prints this relation with a plus.)
+    Each example must have a class.
+
+    Example:
+
+    >>> kcaps.losses.cauchy_schwarz(np.array([1]), np.array([[0.0, 0.0]]))  # log 2 / 2
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    logs = _log_probabilities(y_pred, from_logits, activation)
+    targets = _targets(y_true, y_pred, label_smoothing)
+    present = targets > 0
+    log_targets = ops.log(ops.where(present, targets, ops.ones_like(targets)))
+    # Logarithms of sums of exponentials: the sums themselves may be rounded to zero.
+    common = ops.logsumexp(ops.where(present, logs + log_targets, -1e30), axis=-1)
+    norms = ops.logsumexp(2.0 * logs, axis=-1) + ops.log(ops.sum(ops.square(targets), axis=-1))
+    return 0.5 * norms - common
