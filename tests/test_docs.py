@@ -123,6 +123,17 @@ def test_the_guide_to_capsule_regression(tmp_path, monkeypatch):
     np.testing.assert_array_equal(received, names["probabilities"])
 
 
+def test_the_guide_to_losses():
+    text = (README.parent / "docs" / "losses.md").read_text()
+    (example,) = code_blocks(text)
+    names = {}
+    exec(example, names)
+    assert names["each"].shape == (64,)
+    rows = re.findall(r'^\| `"(\w+)"` \| `(\w+)` \|', text, re.MULTILINE)
+    losses = kcaps.losses.CLASSIFICATION_LOSSES
+    assert rows == [(name, loss.__name__) for name, loss in losses.items()]
+
+
 def test_the_guide_to_deployment(digits_checkpoint, tmp_path, monkeypatch, capsys):
     """Its examples serve a checkpoint's files, and a user's own model."""
     monkeypatch.chdir(tmp_path)
