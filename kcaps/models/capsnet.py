@@ -4,6 +4,7 @@ import keras
 
 from kcaps import losses
 from kcaps.layers import CapsuleMask, DigitCaps
+from kcaps.models import parts
 from kcaps.validation import non_negative, one_of, positive_int
 
 if keras.backend.backend() == "jax":
@@ -30,7 +31,9 @@ class CapsNet(TrainingSteps, keras.Model):
       layers follow by the chain rule, less their own penalty.
     - *A decoder.* It rebuilds the image from the masked class poses (of the true classes in
       training, of the longest capsules otherwise) and adds its error to the loss. It is not part
-      of `outputs`; `model.decoder` is a model of its own.
+      of `outputs`; `model.decoder` is a model of its own. Where several objects are in an image,
+      `fit(x, {"labels": labels, "parts": images})` has each rebuilt apart, from the capsule of its
+      class alone: integers `(batch, n)`, and images `(batch, n, height, width, channels)`.
 
     Without either, the model trains by Keras' own step. `keras.models.clone_model` rebuilds models
     from their graph alone: a clone has no decoder.
@@ -219,21 +222,37 @@ class CapsNet(TrainingSteps, keras.Model):
             tensors |= {"image": self.inputs[0], "outputs": self.output, "poses": layer.output}
         return keras.Model(self.inputs, tensors)(keras.tree.flatten(x), training=training)
 
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        y = parts.class_targets(y, y_pred.shape[-1])
+        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y = parts.class_targets(y, y_pred.shape[-1])
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _reconstruction_loss(self, y, tensors, sample_weight, training):
+        weight, poses = self.reconstruction_weight, tensors["poses"]
+        if isinstance(y, dict):
+            return parts.reconstruction_loss(
+                self.decoder, poses, y, weight, sample_weight, training
+            )
+        masked = CapsuleMask()(poses, labels=y if training else None)
+        image = self.decoder(masked, training=training)
+        loss = losses.ReconstructionLoss(weight)
+        return loss(tensors["image"], image, sample_weight=sample_weight)
+
     def _total_loss(self, x, y, tensors, sample_weight, training):
-        image = None
+        reconstruction = 0.0
         if self.decoder is not None:  # before `compute_loss`, which collects the layers' own losses
-            masked = CapsuleMask()(tensors["poses"], labels=y if training else None)
-            image = self.decoder(masked, training=training)
+            reconstruction = self._reconstruction_loss(y, tensors, sample_weight, training)
         loss = self.compute_loss(x, y, tensors["outputs"], sample_weight, training=training)
-        if image is not None:
-            reconstruction_loss = losses.ReconstructionLoss(self.reconstruction_weight)
-            loss = loss + reconstruction_loss(tensors["image"], image, sample_weight=sample_weight)
-        return loss
+        return loss + reconstruction
 
     def _routing_loss(self, y, tensors, sample_weight):
         """Negative routing objective of the whole model."""
         layer = self.class_layer
         kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
+        y = parts.class_targets(y, kernel.shape[2])
         gain = layer.routing.objective(tensors["capsules"], kernel, y, sample_weight)
         routings = [digit_caps.routing for digit_caps in self._digit_caps()]
         penalty = sum(r.penalty_term() for r in routings if r.routing_variables)

@@ -1,0 +1,79 @@
+"""Overlapping images of two different classes, made on the fly: MultiMNIST."""
+
+import numpy as np
+import tensorflow as tf
+
+SHIFT = 4  # pixels at most, to every side
+PARTS = 2  # images in one
+
+
+def overlapping(images, labels, seed, batch_size, start=0):
+    """Pairs of overlapping images without end; the same ones for the same seed.
+
+    Each pass takes every image once, in random order, with a partner drawn from all images of
+    other classes. Both are shifted by whole pixels, each on its own, on a canvas that is wider by
+    `SHIFT` on every side, and added; sums beyond 255 are cut.
+
+    Args:
+        images: uint8 array `(n, height, width, channels)`.
+        labels: Integer array `(n,)` with at least two classes.
+        seed: Integer from 0 to 2³² - 1.
+        batch_size: Positive integer.
+        start: Number of the first batch.
+
+    Returns:
+        `tf.data.Dataset` of `(pictures, labels, parts)`: float32 pictures `(b, height', width',
+        channels)` from 0 to 255, their labels `(b, 2)`, and the shifted images that they are made
+        of, `(b, 2, height', width', channels)`.
+
+    Raises:
+        ValueError: if all images are of one class.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    sorted_labels = np.asarray(labels)[by_class]
+    if sorted_labels[0] == sorted_labels[-1]:
+        raise ValueError(
+            "`labels` must have two classes at least, for images of different classes to overlap. "
+            f"Received: {len(labels)} labels, all {sorted_labels[0]}."
+        )
+    # Where each class begins and ends in that order: partners are all places but those.
+    first = tf.constant(np.searchsorted(sorted_labels, labels, "left"), tf.int32)
+    last = tf.constant(np.searchsorted(sorted_labels, labels, "right"), tf.int32)
+    images, labels, by_class = map(tf.constant, (images, labels, by_class))
+    count, seed = len(labels), tf.constant(seed, tf.int64)
+
+    def one_pass(number):
+        order = tf.range(count)
+        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, number]))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    def read(number, indices):
+        seeds = tf.random.experimental.stateless_split(tf.stack([seed, number]), 2)
+        places = tf.random.stateless_uniform((batch_size,), seeds[0])
+        begin, end = tf.gather(first, indices), tf.gather(last, indices)
+        others = tf.cast(count - (end - begin), tf.float32)
+        # A float32 below 1 times a count may be rounded up to it.
+        places = tf.minimum(tf.cast(places * others, tf.int32), tf.cast(others, tf.int32) - 1)
+        places = tf.where(places < begin, places, places + end - begin)
+        pairs = tf.stack([indices, tf.cast(tf.gather(by_class, places), tf.int32)], axis=1)
+        parts = _shifted(tf.gather(images, pairs), seeds[1])
+        parts = tf.cast(parts, tf.float32)
+        return tf.minimum(tf.reduce_sum(parts, axis=1), 255.0), tf.gather(labels, pairs), parts
+
+    passes = tf.data.Dataset.range(np.iinfo("int64").max).flat_map(one_pass)
+    batches = passes.batch(batch_size, drop_remainder=True).enumerate()
+    return batches.skip(start).map(read, num_parallel_calls=2).prefetch(2)
+
+
+def _shifted(images, seed):
+    """Images `(b, n, h, w, c)` at random places of a canvas, `(b, n, h + 8, w + 8, c)`."""
+    height, width = images.shape[2:4]
+    margins = [[0, 0], [0, 0], [2 * SHIFT] * 2, [2 * SHIFT] * 2, [0, 0]]
+    padded = tf.pad(images, margins)
+    corners = tf.random.stateless_uniform(
+        (tf.shape(images)[0], PARTS, 2), seed, 0, 2 * SHIFT + 1, tf.int32
+    )
+    rows = corners[..., :1] + tf.range(height + 2 * SHIFT)
+    columns = corners[..., 1:] + tf.range(width + 2 * SHIFT)
+    padded = tf.gather(padded, rows, axis=2, batch_dims=2)
+    return tf.gather(padded, columns, axis=3, batch_dims=2)
