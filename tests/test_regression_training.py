@@ -482,6 +482,48 @@ def test_online_em_skips_batches_that_are_not_finite():
     assert np.isfinite(weights(model)).all()
 
 
+@pytest.mark.parametrize("architecture", ["multiclass", "all_vs_all"])
+def test_each_fit_measures_its_data(architecture):
+    (x, y), (other, labels) = blobs(size=100), blobs(size=80, seed=5)
+    other[:, :2] *= 7
+    model, _ = fitted(x, y, 2, architecture=architecture, ridge=1.0, momentum=0.5)
+    expected = CapsuleRegression(4, 3, architecture)
+    expected.compile(ridge=1.0, momentum=0.5, **EAGER)
+    expected.adapt(other, labels)
+    expected.competition.kernel.assign(weights(model))
+    expected.restart(model.velocity)
+    for pair in (model, expected):
+        pair.fit(other, labels, epochs=2, verbose=0)
+    np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-5, atol=1e-6)
+    # what `adapt` has measured stands
+    factor = ops.convert_to_numpy(expected._state.factor)
+    expected.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(expected._state.factor), factor)
+
+
+@pytest.mark.parametrize("update", ["epoch", "batch"])
+def test_options_that_change_between_fits(update):
+    x, y = blobs()
+    model = CapsuleRegression(4, 2)
+    model.compile(update=update, rate=0.5, momentum=0.9, ridge=1.0)
+    model.fit(x, y, verbose=0)
+    model.rate = model.momentum = 0.0
+    before = weights(model)
+    model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(weights(model), before)
+    model.rate = 1.0
+    model.fit(x, y, verbose=0)
+    assert np.abs(weights(model) - before).max() > 1e-3
+    for name in ("ridge", "update"):
+        with pytest.raises(AttributeError):
+            setattr(model, name, "another")
+    for name, value in [("momentum", 1.0), ("rate", -1.0), ("threshold", "low")]:
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            setattr(model, name, value)
+    with pytest.raises(ValueError, match="from number to number only. Give schedules to `compile`"):
+        model.rate = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9)
+
+
 def test_a_second_fit_checks_its_data():
     x, y = blobs()
     model, _ = fitted(x, y, 1)

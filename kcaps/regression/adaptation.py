@@ -14,9 +14,9 @@ class Adaptation:
     def adapt(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
         """Prepares the encoder, the second moments of the features, and the first weights.
 
-        `fit` does it where it has not been done. Data are streamed, in one pass for the encoder's
-        `SubspaceProjection` (unless it is adapted already) and one for the moments. The weights
-        start anew.
+        Data are streamed, in one pass for the encoder's `SubspaceProjection` (unless it is
+        adapted already) and one for the moments. The weights start anew. The moments stand until
+        the next `adapt`; where it was never called, each `fit` measures the data that it is given.
 
         Args:
             x: Array, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`.
@@ -30,6 +30,7 @@ class Adaptation:
                 without examples, or inputs that are all zero.
         """
         self._measure(x, y, sample_weight, batch_size, steps)
+        self._adapted, self._state = True, None
         self._start()
 
     def _measure(self, x, y, sample_weight=None, batch_size=None, steps=None):
@@ -57,7 +58,7 @@ class Adaptation:
             raise ValueError("`x` must not be zero in all examples. Received: features that are.")
         if not np.isfinite(moments.sums).all():
             raise ValueError("`x` is too large for its squares. Scale it, e.g. to unit variance.")
-        self._moments, self._state = moments, None
+        self._moments = moments
 
     def _projections(self):
         layers = getattr(self.encoder, "layers", [self.encoder])
@@ -92,7 +93,10 @@ class Adaptation:
         layer.kernel.assign(kernel)
 
     def _prepare(self):
-        """Training state for the moments that were measured and the compiled options."""
+        """Training state for the moments that were measured and the compiled options.
+
+        Of a state that is there, the velocity stays, and so do the functions that Keras compiled.
+        """
         moments, layer = self._moments, self.competition
         concerned = layer.problems.targets.max(-1).T  # (n, m)
         if concerned.all():
@@ -104,7 +108,14 @@ class Adaptation:
             factor, ridge = inverse_factor(moment, self.ridge / weight, layer.compute_dtype)
             factors.append(factor)
             ridges.append(ridge)
-        self._state = TrainingState(layer, np.stack(factors), np.array(ridges), self.threshold)
+        if self._state is not None:
+            self._state.factor.assign(np.stack(factors))
+            self._state.ridge.assign(np.array(ridges))
+            return
+        options = {name: getattr(self, name) for name in ("momentum", "threshold", "rate")}
+        if callable(self.rate):
+            options["rate"] = 0.0  # not used
+        self._state = TrainingState(layer, np.stack(factors), np.array(ridges), options)
         # What was compiled has the variables of another state.
         self.train_function, self.test_function, self._functions = None, None, {}
 

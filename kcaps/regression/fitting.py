@@ -18,7 +18,7 @@ class Fitting(Adaptation):
 
     def _begin(self):
         self._error_tracker = keras.metrics.Mean(name="error")
-        self._moments = None
+        self._moments, self._adapted = None, False  # of the data of `adapt`, or of a `fit`
         self._state = None  # of training: neither saved nor counted with the weights
         self._encoded = self._grouped = False  # what the batches of a running `fit` are
         self._functions = {}
@@ -43,8 +43,11 @@ class Fitting(Adaptation):
         An epoch is one iteration: `loss` and `error` are of the weights before its step,
         `val_loss` and `val_error` of those after it. Features of arrays are computed once.
         `batch_size` only decides how much memory a pass takes (and in online EM, how often a step
-        is made): by default 64 MiB for the means of the capsules. Where `adapt` was not called,
-        it is done first, on the same data.
+        is made): by default 64 MiB for the means of the capsules.
+
+        A new model is given its first weights; another one goes on from those that it has, with
+        its velocity. The second moments of the data are measured first, in a pass of its own,
+        unless `adapt` was called: then those of its data are used.
 
         Raises:
             ValueError: as `adapt`, and if the statistics of an epoch are not finite; the weights
@@ -112,17 +115,19 @@ class Fitting(Adaptation):
         return self._run(encoded, grouped, first, x=x, **options)
 
     def _ready(self, x, y=None, sample_weight=None, steps=None):
-        """Measures the data, unless that was done, and gives a new model its first weights."""
-        if self._moments is None:
-            if hasattr(x, "__next__") and steps is None:
+        """Measures the data, unless `adapt` was called, and gives a new model its first weights."""
+        if not self._adapted:
+            if hasattr(x, "__next__"):
                 raise ValueError(
-                    "`x` must be data that can be read more than once. Received: an iterator. "
-                    "Give a dataset, or call `adapt` on another iterator first."
+                    "`x` must be data that can be read more than once: its second moments are "
+                    "measured first. Received: an iterator. Give a dataset, or call `adapt` on "
+                    "another iterator first."
                 )
             self._measure(x, y, sample_weight, steps=steps)
             if not np.any(ops.convert_to_numpy(self.competition.kernel)):
                 self._start()
-        if self._state is None:
+            self._prepare()
+        elif self._state is None:
             self._prepare()
 
     def _check(self, x, y, weights):
@@ -248,15 +253,16 @@ class Fitting(Adaptation):
 
     def _maximise(self, statistics, maximisation):
         state, kernel = self._state, self.competition.kernel
-        rate = self.rate(state.updates) if callable(self.rate) else self.rate
+        rate = self.rate(state.updates) if callable(self.rate) else state.rate
+        rate = ops.cast(ops.convert_to_tensor(rate), kernel.dtype)
         before = ops.convert_to_tensor(kernel), ops.convert_to_tensor(state.velocity)
         new, velocity = maximisation(
             *before,
             em.Statistics(*map(ops.convert_to_tensor, statistics)),
             ops.convert_to_tensor(state.factor),
             ops.convert_to_tensor(state.ridge),
-            ops.convert_to_tensor(self.momentum, kernel.dtype),
-            ops.cast(rate, kernel.dtype),
+            ops.convert_to_tensor(state.momentum),
+            rate,
         )
         finite = ops.all(ops.isfinite(new))
         kernel.assign(ops.where(finite, new, before[0]))
