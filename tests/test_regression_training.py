@@ -185,6 +185,20 @@ def test_labels_may_be_one_hot():
     np.testing.assert_array_equal(weights(column), weights(expected))
 
 
+def test_first_weights_are_the_directions_of_each_class():
+    x, y = blobs()
+    for architecture in ARCHITECTURES:
+        model = CapsuleRegression(4, (1, 4, 2, 3), architecture)
+        model.adapt(x, y)
+        layer = model.competition
+        for n, c in np.ndindex(layer.dims.shape):
+            rows = x[np.isin(y, np.flatnonzero(layer.problems.targets[:, n, c]))]
+            _, _, directions = np.linalg.svd(rows.astype("float64"), full_matrices=False)
+            d = layer.dims[n, c]
+            cosines = np.abs(directions[:d] @ weights(model)[n, :, c, :d])
+            np.testing.assert_allclose(cosines, np.eye(d), atol=1e-5)
+
+
 def test_classes_may_differ_in_dimension():
     x, y = blobs()
     for architecture in ARCHITECTURES:
@@ -361,11 +375,26 @@ def test_bad_data(data, message):
 
 def test_statistics_that_are_not_finite_leave_the_weights():
     x, y = blobs()
-    model, _ = fitted(x, y)
+    model = CapsuleRegression(4, 3)
+    model.compile(**EAGER)
+    model.adapt(x, y)
     before = weights(model)
     with pytest.raises(ValueError, match="A step was not finite.*The weights are those before it"):
         model.fit(1e30 * x, y, verbose=0)  # finite, but not its square
     np.testing.assert_array_equal(weights(model), before)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_features_of_any_scale(scale):
+    x, y = blobs()
+    expected, _ = fitted(100 * x, y, 20, momentum=0.9)  # from where weights are scaled
+    model, history = fitted(scale * x, y, 20, momentum=0.9)
+    assert history["error"][-1] < 0.9 * history["error"][0] + 1e-3
+    loss = model.evaluate(scale * x, y, verbose=0)[0]
+    if scale > 1:
+        assert loss == pytest.approx(expected.evaluate(100 * x, y, verbose=0)[0], rel=1e-3)
+    with pytest.raises(ValueError, match="The size of features must be from 1e-30 to 1e.30"):
+        CapsuleRegression(4, 2).adapt(scale**1.4 * x, y)
 
 
 def constant(x):

@@ -87,6 +87,11 @@ class SecondMoments:
                 self.sums[k] += scaled[rows].T @ scaled[rows]
             self.weights[k] += weights[rows].sum()
 
+    @property
+    def mean_squared_length(self):
+        """Mean of `‖x‖²` over all examples."""
+        return np.trace(self.sums.sum(0)) / self.weights.sum()
+
 
 def principal_directions(moment, count, background=None):
     """The `count` leading singular vectors of data with this second moment, as columns.
