@@ -363,6 +363,13 @@ def spoiled(change):
         (lambda x, y: (x[:10], y), "differ in length"),
         (lambda x, y: (x[:0], y[:0]), "at least one example"),
         (lambda x, y: (x, None), "`y` must be the labels"),
+        (lambda x, y: (None, None), "`x` must be the examples"),
+        (lambda x, y: (x.astype(str), y), "`x` must hold numbers. Received: an array of <U"),
+        (lambda x, y: (x.astype(object), y), "`x` must hold numbers. Received: an array of object"),
+        (lambda x, y: (x, y.astype(str)), "integers from 0 to 3"),
+        (lambda x, y: (x[:, 0], y), "must be batches of examples"),
+        (lambda x, y: ({"a": x}, None), "must be an array, or batches"),
+        (lambda x, y: ([*zip(x, y, strict=True)][:3].__iter__, None), "must be an array, or batch"),
     ],
 )
 def test_bad_data(data, message):
@@ -371,6 +378,57 @@ def test_bad_data(data, message):
         model = CapsuleRegression(4, 2, architecture)
         with pytest.raises(ValueError, match=message):
             model.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weight": "balanced"}, "`class_weight` must be a dict"),
+        ({"class_weight": {0: -1.0}}, "`class_weight` must be a finite number >= 0"),
+        ({"validation_split": 1.5}, "`validation_split` must be a number from 0 to below 1"),
+        ({"validation_split": -0.1}, "`validation_split` must be a number from 0 to below 1"),
+        ({"validation_split": 0.001}, "must leave examples on both sides"),
+        ({"validation_data": (np.ones((3, 6)),)}, "`validation_data` must be .* Received: 1 parts"),
+        ({"validation_data": ([["a"] * 6], [0])}, "`validation x` must hold numbers"),
+    ],
+)
+def test_bad_arguments_of_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        CapsuleRegression(4, 2).fit(*blobs(), verbose=0, **options)
+
+
+def test_lists_are_arrays():
+    x, y = blobs(size=60)
+    model = CapsuleRegression(4, 2)
+    model.compile(**EAGER)
+    data = x.tolist(), y.tolist()
+    history = model.fit(*data, validation_data=list(data), verbose=0).history
+    assert history["val_loss"][0] == pytest.approx(model.evaluate(x, y, verbose=0)[0], rel=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_a_dataset_that_is_not_batched():
+    import tensorflow as tf
+
+    x, y = blobs(num_features=9)
+    for data in (x, x.reshape(-1, 3, 3, 1)):
+        with pytest.raises(ValueError, match="Call `batch` on a dataset of single examples"):
+            CapsuleRegression(4, 2).fit(tf.data.Dataset.from_tensor_slices((data, y)), verbose=0)
+
+
+def test_the_backup_of_a_schedule_without_a_best_model(tmp_path):
+    x, y = blobs(size=60)
+    model = CapsuleRegression(4, 2)
+    model.compile(**EAGER)
+    bad = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_error=float("nan"))
+    )
+    schedule = ThresholdSchedule((0.5,), (9,), backup=tmp_path / "schedule.npz")
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[bad, schedule])
+    again = ThresholdSchedule((0.5,), (9,), backup=tmp_path / "schedule.npz")
+    assert (again.epoch, again.wait, again.best_kernel) == (2, 2, None)
+    model.fit(x, y, initial_epoch=2, epochs=3, verbose=0, callbacks=[bad, again])
+    assert again.epoch == 3
 
 
 def test_statistics_that_are_not_finite_leave_the_weights():
@@ -429,8 +487,10 @@ def test_few_examples_of_a_class():
 def test_iterators_that_cannot_be_read_twice():
     x, y = blobs()
     once = ((x, y) for _ in range(1))
-    with pytest.raises(ValueError, match="can be read more than once"):
-        CapsuleRegression(4, 2).fit(once, verbose=0)
+    for options in ({}, {"steps_per_epoch": 1}):
+        with pytest.raises(ValueError, match="can be read more than once"):
+            CapsuleRegression(4, 2).fit(once, verbose=0, **options)
+    assert len(list(once)) == 1  # nothing was taken
     encoder = keras.Sequential([SubspaceProjection(3)])
     with pytest.raises(ValueError, match="can be read twice"):
         CapsuleRegression(4, 2, encoder=encoder).adapt((x, y) for _ in range(1))

@@ -7,7 +7,8 @@ from keras import ops
 from kcaps.labels import k_hot
 from kcaps.regression import em
 from kcaps.regression.adaptation import Adaptation
-from kcaps.regression.batches import by_class, in_memory, split
+from kcaps.regression.batches import by_class, in_memory, of_validation, split, weights_of
+from kcaps.regression.moments import numbers
 
 # A batch has by default so many examples that this many numbers are computed at once.
 _BATCH_NUMBERS = 2**24
@@ -56,6 +57,9 @@ class Fitting(Adaptation):
         if not self.compiled:
             self.compile()
         options = {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, **kwargs}
+        if x is None:
+            raise ValueError("`x` must be the examples, or batches of them. Received: x=None.")
+        validation_data = of_validation(validation_data)
         if not hasattr(x, "shape") and not isinstance(x, list):
             unused = {
                 "y": y,
@@ -75,19 +79,17 @@ class Fitting(Adaptation):
             return self._run(x=x, shuffle=bool(shuffle), **options)
         if y is None:
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
-        weights = None if sample_weight is None else np.asarray(sample_weight)
-        arrays, validation_data = split(
-            (np.asarray(x), np.asarray(y), weights), validation_split, validation_data
-        )
+        arrays = numbers("x", x), np.asarray(y), numbers("sample_weight", sample_weight)
+        arrays, validation_data = split(arrays, validation_split, validation_data)
         x, y, weights = arrays
         self._check(x, y, weights)
         if class_weight is not None:
-            factors = np.array([class_weight.get(k, 1.0) for k in self._classes(y)])
+            factors = weights_of(self._classes(y), class_weight)
             weights = factors if weights is None else weights * factors
         self._ready(x, y, weights)
-        encoded = validation_data is None or (
-            isinstance(validation_data, tuple | list) and hasattr(validation_data[0], "shape")
-        )
+        if isinstance(validation_data, tuple):
+            self._check(*(*validation_data, None)[:3])
+        encoded = validation_data is None or isinstance(validation_data, tuple)
         if encoded:
             x = self._features_of(x)
         if encoded and validation_data is not None:
@@ -102,8 +104,7 @@ class Fitting(Adaptation):
         if shuffle is None:
             shuffle = self.update == "batch"
         if encoded and validation_data is not None:
-            held_out = [None if part is None else np.asarray(part) for part in validation_data[1:]]
-            batches, more = in_memory(validation_data[0], *(*held_out, None, None)[:2], most)
+            batches, more = in_memory(*(*validation_data, None)[:3], most)
             if "y" not in more:
                 validation_data = batches
         options |= {"validation_data": validation_data, "validation_batch_size": most}
