@@ -44,7 +44,7 @@ def add_arguments(parser):
 
 def make_encoder(images, components):
     pixels = int(np.prod(images.shape))
-    projection = SubspaceProjection(min(components or max(32, pixels // 4), pixels))
+    projection = SubspaceProjection(min(components or images.num_components, pixels))
     encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")
     # As published: the directions are those of all training images, with those of validation.
     projection.adapt(np.concatenate([images.train[0], images.validation[0]]) / np.float32(255))
@@ -72,7 +72,7 @@ def fit(args, images, model, schedule, callbacks=()):
             epochs=schedule.epoch if schedule.finished else args.epochs,
             validation_data=images.validation,
             verbose=0,
-            callbacks=[schedule, *callbacks],
+            callbacks=[*callbacks, schedule],  # no backup of an epoch that is not in the history
         )
     except ValueError as error:  # of steps that overflow
         fail(error, code=1)
@@ -144,19 +144,24 @@ def _number(text):
 
 def open_schedule(output):
     """The schedule of a run, which goes on from its backup if there is one."""
-    path = output / "backup" / "schedule.npz"
-    path.parent.mkdir(exist_ok=True)
+    path, history = output / "backup" / "schedule.npz", output / "history.csv"
     try:
-        return ThresholdSchedule(verbose=True, backup=path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        fail(f"--output {output} cannot be resumed, its backup is damaged: {error!r}")
+        schedule = ThresholdSchedule(verbose=True, backup=path)
+        if schedule.epoch and len(training.read_history(history)["val_error"]) < schedule.epoch:
+            raise ValueError("history.csv is shorter than the backup")
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
+    return schedule
 
 
 args = training.begin_any(__doc__, epochs=20_000, add_arguments=add_arguments)
+if args.resume:
+    open_schedule(args.output)  # refuses what is damaged before anything is done
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 encoder = make_encoder(images, args.components)
 model = make_model(args, images, encoder, args.architecture, args.capsule_dim)
 training.open_folder(args, images, lambda output: open_schedule(output).epoch)
+(args.output / "backup").mkdir(exist_ok=True)
 print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
 if args.sweep:
     row = sweep(args, images, encoder)

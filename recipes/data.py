@@ -45,6 +45,11 @@ class Images:
         return self.train[0].shape[1:]
 
     @property
+    def num_components(self):
+        """Singular directions that capsule regression projects images on, as published."""
+        return max(32, int(np.prod(self.shape)) // 4)
+
+    @property
     def num_classes(self):
         return len(self.class_names)
 

@@ -195,7 +195,7 @@ open_folder()
 # As published: all training images, with those of validation.
 pixels, labels = map(np.concatenate, zip(images.train, images.validation, strict=True))
 pixels = pixels / np.float32(255)
-projection = SubspaceProjection(max(32, pixels[0].size // 4))
+projection = SubspaceProjection(images.num_components)
 projection.adapt(pixels)
 features = keras.ops.convert_to_numpy(projection(pixels))
 print(f"{args.study}: {images.title}, {len(labels)} training images", flush=True)

@@ -93,7 +93,7 @@ def _check_output(args):
     """Refuses a folder that holds something else or cannot be written; leaves no trace."""
     output = args.output
     try:
-        held = sorted(path.name for path in output.iterdir()) if output.exists() else []
+        held = {path.name for path in output.iterdir()} if output.exists() else set()
     except OSError as error:
         fail(f"--output {output} is not a folder that can be used: {error.strerror}")
     if "run.json" in held:
@@ -104,7 +104,7 @@ def _check_output(args):
                 f"--output {output} already holds a run: go on with it (--resume), replace it "
                 "(--overwrite), or give another folder"
             )
-    elif held:
+    elif held - {"run.part"}:  # all that a run leaves which is killed at its start
         fail(f"--output {output} is not empty and holds no run of a recipe: give another folder")
     made = [path for path in (output, *output.parents) if not path.exists()]
     try:
@@ -203,7 +203,9 @@ def _keep_history(path, epochs):
     """Drops rows of epochs that the backup does not hold: they will be trained again."""
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[: epochs + 1]))
+        aside = path.with_suffix(".part")
+        aside.write_text("".join(lines[: epochs + 1]))
+        aside.replace(path)
 
 
 def read_history(path):

@@ -6,13 +6,11 @@ from keras import ops
 
 from kcaps.regression.competition import Competition
 from kcaps.regression.fitting import Fitting
-from kcaps.validation import non_negative, one_of
-
-UPDATES = ("epoch", "batch")
+from kcaps.regression.options import Options
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class CapsuleRegression(Fitting, keras.Model):
+class CapsuleRegression(Options, Fitting, keras.Model):
     """Capsule regression: class probabilities from capsules that compete by their lengths.
 
     Each class has a capsule, a Gaussian vector with mean `W_i x`, and is as probable as the
@@ -105,87 +103,6 @@ class CapsuleRegression(Fitting, keras.Model):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.competition.num_classes)
-
-    def compile(
-        self,
-        metrics=None,
-        momentum=0.0,
-        threshold=0.0,
-        ridge=0.0,
-        update="epoch",
-        rate=1.0,
-        **kwargs,
-    ):
-        """Configures the model for training.
-
-        Args:
-            metrics: Keras metrics of the class probabilities, e.g. `["accuracy"]`. The negative
-                conditional log-likelihood `loss` and the share of wrong classes `error` are
-                always there. In training of `"all_vs_all"` on arrays, where an example meets
-                only the problems of its class, `error` counts the examples that lose one of
-                them, and these metrics are of validation only.
-            momentum: γ: the share of the last step that is added to each. Defaults to 0.
-            threshold: ν: examples whose second class is at most this times as probable as their
-                own count as learned, and no longer pull. Defaults to 0: all pull.
-            ridge: Precision of a Gaussian prior on the weights, as `1/C` in scikit-learn's
-                logistic regression. Defaults to 0.
-            update: `"epoch"`: EM, or `"batch"`: online EM with a step after each batch, for
-                streams. Defaults to `"epoch"`.
-            rate: Number or `LearningRateSchedule` that multiplies steps; online EM needs one that
-                falls. Defaults to 1.
-            **kwargs: Further arguments of `keras.Model.compile` (e.g. `jit_compile`).
-
-        Raises:
-            ValueError: for an argument out of its range, or an optimizer or loss.
-        """
-        for name in ("optimizer", "loss"):
-            if kwargs.pop(name, None) is not None:
-                raise ValueError(
-                    f"CapsuleRegression is fitted by EM: it takes no `{name}`. Remove it. To train "
-                    "by gradients, use the layer `kcaps.regression.Competition`."
-                )
-        if non_negative("momentum", momentum) >= 1:
-            raise ValueError(f"`momentum` must be below 1. Received: momentum={momentum!r}.")
-        if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            rate = non_negative("rate", rate)
-        self._threshold = non_negative("threshold", threshold)
-        self.momentum, self.rate = float(momentum), rate
-        self.ridge, self.update = non_negative("ridge", ridge), one_of("update", update, UPDATES)
-        # Keras on JAX passes the state of some optimizer around.
-        optimizer = "sgd" if keras.backend.backend() == "jax" else None
-        if self.ridge > 1e30:
-            raise ValueError(f"`ridge` must be at most 1e30. Received: ridge={ridge!r}.")
-        super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
-        self._state, self._functions = None, {}
-
-    def get_compile_config(self):
-        config = super().get_compile_config()
-        if config:
-            config = {
-                key: value for key, value in config.items() if key not in ("optimizer", "loss")
-            }
-            config |= {
-                "momentum": self.momentum,
-                "threshold": self._threshold,
-                "ridge": self.ridge,
-                "update": self.update,
-                "rate": keras.saving.serialize_keras_object(self.rate),
-            }
-        return config
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    @property
-    def threshold(self):
-        """The threshold ν; may be set during training."""
-        return self._threshold
-
-    @threshold.setter
-    def threshold(self, value):
-        self._threshold = non_negative("threshold", value)
-        if self._state is not None:
-            self._state.threshold.assign(value)
 
     @property
     def velocity(self):
