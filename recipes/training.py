@@ -25,7 +25,7 @@ import pictures
 import regression_pictures
 
 # Arguments that may differ between a run and its continuation.
-_FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
+_FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir", "search", "export")
 _FILES = (
     *("model.keras", "run.json", "history.csv", "sweep.csv", "report.json"),
     *pictures.FILES,
@@ -58,6 +58,14 @@ def begin_any(description, epochs, add_arguments):
         epochs: Default of `--epochs`.
         add_arguments: Function that adds a recipe's own arguments to the parser.
     """
+    args = read_arguments(description, epochs, add_arguments)
+    check_output(args)
+    keras.utils.set_random_seed(args.seed)
+    return args
+
+
+def read_arguments(description, epochs, add_arguments):
+    """Reads the command line, as `begin_any` does, and touches no folder."""
     parser = Parser(description)
     parser.add_argument("--output", type=pathlib.Path, default="ckpt/", help="checkpoint folder")
     parser.add_argument("--epochs", type=positive(int), default=epochs)
@@ -79,8 +87,6 @@ def begin_any(description, epochs, add_arguments):
     if args.seed < 0 or args.seed >= 2**32:
         fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
     args.recipe = pathlib.Path(sys.argv[0]).stem
-    _check_output(args)
-    keras.utils.set_random_seed(args.seed)
     return args
 
 
@@ -89,7 +95,7 @@ def _arguments(args):
     return {key: value for key, value in vars(args).items() if key not in _FREE_ARGUMENTS}
 
 
-def _check_output(args):
+def check_output(args):
     """Refuses a folder that holds something else or cannot be written; leaves no trace."""
     output = args.output
     try:
@@ -213,7 +219,7 @@ def read_history(path):
     return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
 
-def _batches(images, labels, args, first_epoch, augment):
+def batches(images, labels, args, first_epoch=0, augment=None):
     """Shuffled batches of all epochs to come; their order depends on seed and epoch only.
 
     A resumed run therefore sees the batches that an uninterrupted one would have seen.
@@ -257,7 +263,7 @@ def _callbacks(output, history, synthetic):
     ]
 
 
-def run(model, images, args, augment=None):
+def run(model, images, args, augment=None, report=None):
     """Trains a compiled model and fills the checkpoint folder.
 
     The model of the epoch with the lowest validation loss is kept; the test images are used once,
@@ -269,16 +275,17 @@ def run(model, images, args, augment=None):
         args: Arguments from `begin`.
         augment: Optional function `(images, seed)` applied to each training batch, `seed` being
             a pair of integers for TensorFlow's stateless random operations.
+        report: Optional dict of further numbers for `report.json`.
     """
     output = args.output
     synthetic = images.source["loader"] == "synthetic"
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
-    batches, steps = _batches(*images.train, args, done, augment)
+    dataset, steps = batches(*images.train, args, done, augment)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     started = time.perf_counter()
     model.fit(
-        batches,
+        dataset,
         epochs=args.epochs,
         steps_per_epoch=steps,
         shuffle=False,  # the batches are shuffled already
@@ -309,6 +316,7 @@ def run(model, images, args, augment=None):
             "parameters": model.count_params(),
             "training_seconds": round(seconds, 2),
             "synthetic": synthetic,
+            **(report or {}),
         },
     )
     pictures.draw(model, images, lengths, history, output)
