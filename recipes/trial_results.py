@@ -100,7 +100,7 @@ def _parallel_coordinates(trials, space):
 def _marks(hp):
     """Values that are written along an axis."""
     if hasattr(hp, "sampling"):
-        return [hp.prob_to_value(share) for share in (0, 0.25, 0.5, 0.75, 1)]
+        return [float(f"{hp.prob_to_value(x):.2g}") for x in (0, 0.25, 0.5, 0.75, 1)]
     return hp.values
 
 
