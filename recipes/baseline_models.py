@@ -30,6 +30,8 @@ class Baseline:
 
 
 def mlp(images, mean):
+    # The paper's rate is 1e-3. It ends above the published accuracy, and the course's default of
+    # 2e-3 at it: on held-out training images, three seeds, 48.8 % and 47.3 %.
     network = networks.mlp(
         images.shape,
         images.num_classes,
@@ -37,7 +39,7 @@ def mlp(images, mean):
         kernel_initializer=keras.initializers.RandomNormal(stddev=1e-4),
         mean=mean,
     )
-    return _compiled(network, keras.optimizers.SGD(1e-3))
+    return _compiled(network, keras.optimizers.SGD(2e-3))
 
 
 def tuned_mlp(images, mean):

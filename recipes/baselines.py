@@ -60,6 +60,10 @@ class Curve(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.times = []
+        for layer in self.model.layers:
+            if isinstance(layer, keras.layers.Dropout):  # a backup does not hold its count of draws
+                state = layer.seed_generator.state
+                state.assign([keras.ops.convert_to_numpy(state)[0], self.step])
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.step % SHORT == 0:
