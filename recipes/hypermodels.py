@@ -3,7 +3,7 @@
 The defaults of a space are the values that other recipes or papers have set by hand.
 """
 
-import argparse
+import os
 
 import training
 
@@ -45,7 +45,8 @@ class _ImageHyperModel(keras_tuner.HyperModel):
         """Trains the model of a trial.
 
         Returns:
-            Dict of `val_accuracy` and `val_loss` of the weights that `retrain` would keep.
+            Dict of `val_accuracy` and `val_loss` of the weights that `retrain` would keep, the
+            loss without penalties.
 
         Raises:
             keras_tuner.errors.FailedTrialError: if the training diverges.
@@ -61,10 +62,9 @@ class _ImageHyperModel(keras_tuner.HyperModel):
         """
         raise NotImplementedError
 
-    def _arguments(self, hp, **changed):
-        """Arguments with the epochs that Hyperband gives the trial, where it does."""
-        epochs = hp.values.get("tuner/epochs", self.args.epochs)
-        return argparse.Namespace(**{**vars(self.args), "epochs": epochs, **changed})
+    def _epochs(self, hp):
+        """The epochs that Hyperband gives the trial, where it does."""
+        return hp.values.get("tuner/epochs", self.args.epochs)
 
 
 class _NetworkHyperModel(_ImageHyperModel):
@@ -73,15 +73,16 @@ class _NetworkHyperModel(_ImageHyperModel):
     augment = None
 
     def fit(self, hp, model, seed=0):
-        args = self._arguments(hp, seed=seed)
-        dataset, steps = training.batches(*self.images.train, args, augment=self.augment)
+        count = len(self.images.train[0])
+        size = min(self.args.batch_size, count)
+        steps = count // size
         history = model.fit(
-            dataset,
-            epochs=args.epochs,
+            training.stream(*self.images.train, size, seed, augment=self.augment),
+            epochs=self._epochs(hp),
             steps_per_epoch=steps,
             shuffle=False,  # the batches are shuffled already
             validation_data=self.images.validation,
-            validation_batch_size=args.batch_size,
+            validation_batch_size=self.args.batch_size,
             callbacks=[keras.callbacks.TerminateOnNaN()],
             verbose=0,
         ).history
@@ -133,8 +134,7 @@ class CapsNetHyperModel(_NetworkHyperModel):
         with hp.conditional_scope("optimizer", ["sgd"]):
             if name == "sgd":  # needs larger steps
                 rate = hp.Float("sgd_learning_rate", 1e-2, 1.0, sampling="log", default=1e-1)
-        args = self._arguments(hp)
-        steps = args.epochs * len(self.images.train[0]) // args.batch_size
+        steps = self._epochs(hp) * len(self.images.train[0]) // self.args.batch_size
         rate = keras.optimizers.schedules.CosineDecay(rate, max(steps, 1))
         if name == "sgd":
             return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
@@ -164,7 +164,11 @@ class MLPHyperModel(_NetworkHyperModel):
         network.compile(
             keras.optimizers.Adam(learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            metrics=[
+                "accuracy",
+                # without the penalty of weight decay, which is in the loss
+                keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True),
+            ],
         )
         return network
 
@@ -200,10 +204,9 @@ class CapsuleRegressionHyperModel(_ImageHyperModel):
         return model
 
     def fit(self, hp, model, seed=0):
-        args = self._arguments(hp)
         history = model.fit(
             *self.images.train,
-            epochs=args.epochs,
+            epochs=self._epochs(hp),
             validation_data=self.images.validation,
             callbacks=[ThresholdSchedule()],
             verbose=0,
@@ -224,7 +227,9 @@ class CapsuleRegressionHyperModel(_ImageHyperModel):
         history = training.read_history(args.output / "history.csv")
         regression_pictures.draw(model, images, history, args.output)
         accuracy = 100 * (1 - row["test_error"])
-        print(f"test accuracy {accuracy:.2f} % on {images.title}; checkpoint in {args.output}")
+        print(
+            f"test accuracy {accuracy:.2f} % on {images.title}; checkpoint in {args.output}{os.sep}"
+        )
 
 
 def _measured(history, choose):
@@ -233,7 +238,8 @@ def _measured(history, choose):
     if not (np.isfinite(history["loss"]).all() and np.isfinite(losses).all()):
         raise keras_tuner.errors.FailedTrialError("training diverged")
     best = int(choose(losses))
-    return {"val_accuracy": float(history["val_accuracy"][best]), "val_loss": float(losses[best])}
+    compared = history.get("val_cross_entropy", losses)[best]
+    return {"val_accuracy": float(history["val_accuracy"][best]), "val_loss": float(compared)}
 
 
 HYPERMODELS = {

@@ -27,7 +27,7 @@ import regression_pictures
 # Arguments that may differ between a run and its continuation.
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir", "search", "export")
 _FILES = (
-    *("model.keras", "run.json", "history.csv", "sweep.csv", "report.json"),
+    *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
     *pictures.FILES,
     *regression_pictures.FILES,
 )
@@ -90,7 +90,7 @@ def read_arguments(description, epochs, add_arguments):
     return args
 
 
-def _arguments(args):
+def run_arguments(args):
     """The arguments that make a run what it is, as plain values."""
     return {key: value for key, value in vars(args).items() if key not in _FREE_ARGUMENTS}
 
@@ -129,7 +129,7 @@ def _check_same_run(args):
     output = args.output
     try:
         before = dict(json.loads((output / "run.json").read_text())["arguments"])
-        done = _epochs_done(output)
+        done = epochs_done(output)
         if done:
             if len(read_history(output / "history.csv")["val_loss"]) < done:
                 raise ValueError("history.csv is shorter than the backup")
@@ -138,7 +138,7 @@ def _check_same_run(args):
                 raise ValueError("model.keras is no archive")
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
-    for key, value in _arguments(args).items():
+    for key, value in run_arguments(args).items():
         if before.get(key) != value:
             fail(
                 f"--resume needs the arguments of the run in {output}: {key} was "
@@ -146,7 +146,7 @@ def _check_same_run(args):
             )
 
 
-def _epochs_done(output):
+def epochs_done(output):
     progress = output / "backup" / "training_metadata.json"  # written by BackupAndRestore
     return int(json.loads(progress.read_text())["epoch"]) if progress.exists() else 0
 
@@ -187,7 +187,7 @@ def open_folder(args, images, count_epochs=None):
         {
             "kcaps": kcaps.__version__,
             "recipe": args.recipe,
-            "arguments": _arguments(args),
+            "arguments": run_arguments(args),
             "seed": args.seed,
             "epochs": args.epochs,
             "versions": {
@@ -200,7 +200,7 @@ def open_folder(args, images, count_epochs=None):
             "labels": images.class_names,
         },
     )
-    done = (count_epochs or _epochs_done)(output)
+    done = (count_epochs or epochs_done)(output)
     _keep_history(output / "history.csv", done)
     return done
 
@@ -219,30 +219,47 @@ def read_history(path):
     return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
 
-def batches(images, labels, args, first_epoch=0, augment=None):
-    """Shuffled batches of all epochs to come; their order depends on seed and epoch only.
+def stream(images, labels, batch_size, seed, first_step=0, augment=None):
+    """Shuffled batches without end; their order depends on the seed and the step only.
 
     A resumed run therefore sees the batches that an uninterrupted one would have seen.
+
+    Args:
+        images: uint8 array `(n, height, width, channels)`.
+        labels: Integer array `(n,)`.
+        batch_size: At most n. Images that fill no batch are left out of a pass.
+        seed: Integer from 0 to 2³² - 1.
+        first_step: Number of the first batch.
+        augment: As for `run`.
+
+    Returns:
+        `tf.data.Dataset` of batches of float32 images, and labels.
     """
-    size = min(args.batch_size, len(images))
-    steps = len(images) // size
+    steps = len(images) // batch_size
     images, labels = tf.constant(images), tf.constant(labels)
 
     def epoch_batches(epoch):
-        seed = tf.stack([tf.cast(args.seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed)
-        order = tf.data.Dataset.from_tensor_slices(order).batch(size, drop_remainder=True)
+        order = tf.stack([tf.cast(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), order)
+        order = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
         return order.enumerate(epoch * steps)
 
     def read(step, indices):
         batch = tf.cast(tf.gather(images, indices), tf.float32)
         if augment is not None:
-            batch = augment(batch, tf.stack([tf.cast(args.seed, tf.int64), step]))
+            batch = augment(batch, tf.stack([tf.cast(seed, tf.int64), step]))
         return batch, tf.gather(labels, indices)
 
-    epochs = tf.data.Dataset.range(first_epoch, max(args.epochs, first_epoch))
-    dataset = epochs.flat_map(epoch_batches).map(read, num_parallel_calls=2)
-    return dataset.prefetch(2), steps
+    epochs = tf.data.Dataset.range(first_step // steps, np.iinfo("int64").max)
+    batches = epochs.flat_map(epoch_batches).skip(first_step % steps)
+    return batches.map(read, num_parallel_calls=2).prefetch(2)
+
+
+def backup(output):
+    """The callback that keeps a run's state after each epoch, and goes on from it."""
+    return keras.callbacks.BackupAndRestore(
+        output / "backup", double_checkpoint=True, delete_checkpoint=False
+    )
 
 
 def _callbacks(output, history, synthetic):
@@ -257,9 +274,7 @@ def _callbacks(output, history, synthetic):
             save_best_only=True,
             initial_value_threshold=min(history.get("val_loss", []), default=None),
         ),
-        keras.callbacks.BackupAndRestore(
-            output / "backup", double_checkpoint=True, delete_checkpoint=False
-        ),
+        backup(output),
     ]
 
 
@@ -281,7 +296,9 @@ def run(model, images, args, augment=None, report=None):
     synthetic = images.source["loader"] == "synthetic"
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
-    dataset, steps = batches(*images.train, args, done, augment)
+    size = min(args.batch_size, len(images.train[0]))
+    steps = len(images.train[0]) // size
+    dataset = stream(*images.train, size, args.seed, done * steps, augment)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     started = time.perf_counter()
     model.fit(

@@ -274,7 +274,7 @@ def test_from_a_killed_search_to_onnx(tmp_path, monkeypatch, capsys):
     }
     # the same training again
     assert report["validation_accuracy"] == pytest.approx(float(best["val_accuracy"]))
-    assert report["validation_loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
+    assert report["validation_loss"] > float(best["val_loss"])  # with the penalty of the weights
     assert report["best_trial_validation_accuracy"] >= report["default_validation_accuracy"]
     assert report["trials"] == 3 and report["failed_trials"] == 0
     assert checkpoint.load(output).model.output.shape == (None, 10)
