@@ -4,11 +4,13 @@ import functools
 import math
 import pathlib
 import time
+import warnings
 
 import training
 
 import keras_tuner
 from keras_tuner.src.tuners.gridsearch import LinkedList
+from sklearn.exceptions import ConvergenceWarning
 
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 OBJECTIVE = "val_accuracy"
@@ -152,6 +154,12 @@ class BayesianOracle(_SurvivingOracle, keras_tuner.oracles.BayesianOptimizationO
 
     def __init__(self, max_trials, seed):
         super().__init__(max_trials, seed, num_initial_points=max(3, max_trials // 4))
+
+    def populate_space(self, trial_id):
+        with warnings.catch_warnings():
+            # of lengths at a bound, as hyper-parameters without effect have them
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return super().populate_space(trial_id)
 
 
 class HyperbandOracle(_SurvivingOracle, keras_tuner.oracles.HyperbandOracle):
