@@ -115,11 +115,20 @@ class _SurvivingOracle:
         self._retry_queue.reverse()  # trials are taken from its end
 
 
+def failure(trial):
+    """The last line of a failed trial's traceback, where this process has it."""
+    *_, line = (trial.message or "its worker tells why").strip().splitlines()
+    return line.removeprefix("keras_tuner.src.errors.FailedTrialError: ")
+
+
 def describe(trial):
     """One line on a trial that has ended."""
     if trial.status == FAILED:
         lines = (trial.message or "").strip().splitlines()
-        return f"trial {trial.trial_id}: failed" + (f", {lines[-1]}" if lines else "")
+        reason = (
+            lines[-1].removeprefix("keras_tuner.src.errors.FailedTrialError: ") if lines else ""
+        )
+        return f"trial {trial.trial_id}: failed" + (f", {reason}" if reason else "")
     values = trial.hyperparameters.values.items()
     values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values)
     return (
@@ -159,7 +168,11 @@ class BayesianOracle(_SurvivingOracle, keras_tuner.oracles.BayesianOptimizationO
         with warnings.catch_warnings():
             # of lengths at a bound, as hyper-parameters without effect have them
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return super().populate_space(trial_id)
+            response = super().populate_space(trial_id)
+        if response["values"] and self._duplicate(response["values"]):
+            # such as a failed trial, of which the process does not learn
+            return self._random_populate_space()
+        return response
 
 
 class HyperbandOracle(_SurvivingOracle, keras_tuner.oracles.HyperbandOracle):

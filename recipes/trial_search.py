@@ -9,7 +9,7 @@ from concurrent import futures
 import grpc
 import keras
 from keras_tuner.engine.base_tuner import BaseTuner
-from keras_tuner.src import protos
+from keras_tuner.src import config, protos
 from keras_tuner.src.distribute import oracle_chief, oracle_client
 
 from export.command import fail
@@ -20,6 +20,7 @@ TUNER_ID = "KERASTUNER_TUNER_ID"
 POLL = 0.5  # seconds between two questions to an oracle that has nothing to do, or of a chief
 FAREWELL = 10  # seconds in which a chief that is ready tells its workers so
 oracle_client.TIMEOUT = 600  # seconds for which a worker waits for its chief
+config.DEBUG = False  # a failed trial is told of in one line, without its traceback
 
 
 def read_role():
@@ -98,7 +99,9 @@ class TrialSearch(BaseTuner):
     def on_trial_end(self, trial):
         super().on_trial_end(trial)
         if self._is_worker():
-            print(describe(self.oracle.get_trial(trial.trial_id)), flush=True)
+            ended = self.oracle.get_trial(trial.trial_id)
+            ended.message = trial.message  # which stays here
+            print(describe(ended), flush=True)
 
     def serve(self):
         """Serves trials to workers until the search is over.

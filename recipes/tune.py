@@ -21,7 +21,7 @@ import keras
 import trial_results
 from export.command import fail, first_line, positive
 from hypermodels import HYPERMODELS
-from trial_oracles import ORACLES
+from trial_oracles import ORACLES, failure
 from trial_search import TrialSearch, read_role
 
 # What makes a search another one; --max-trials may be raised.
@@ -144,9 +144,8 @@ def finish(search):
     print(trial_results.write(oracle, images, args.search))
     best, *_ = trial_results.ranked(oracle.trials.values()) or [None]
     if best is None:
-        failed = oracle.trials[oracle.start_order[0]]
-        reason = (failed.message or "see the workers").strip().splitlines()[-1]
-        fail(f"all {len(oracle.trials)} trials failed: {reason}", code=1)
+        first = failure(oracle.trials[oracle.start_order[0]])
+        fail(f"all {len(oracle.trials)} trials failed; the first: {first}", code=1)
     report = report_of(oracle, best)
     default = report.get("default_validation_accuracy")
     print(
