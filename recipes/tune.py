@@ -8,6 +8,7 @@ them where the chief listens. Anybody who reaches that port can take part: keep 
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import shutil
@@ -57,7 +58,7 @@ def read_arguments():
     model = HYPERMODELS[args.model]
     args.epochs = args.epochs or model.epochs
     args.batch_size = args.batch_size or model.batch_size
-    args.search = args.search or args.output.with_name(f"{args.output.name}-search")
+    args.search = args.search or pathlib.Path(f"{args.output}-search")
     return args
 
 
@@ -88,25 +89,25 @@ def study():
 
 
 def open_search():
-    """Makes the folder of the search; returns the search, which goes on with what is in it."""
-    if role != "worker":
-        if args.overwrite:
-            shutil.rmtree(args.search, ignore_errors=True)
-        try:
-            args.search.mkdir(parents=True, exist_ok=True)
-            training.write_json(args.search / "study.json", study())
-        except OSError as error:
-            fail(f"--search {args.search} cannot be written: {error.strerror}")
+    """The search, which goes on with what is in its folder; makes the folder, but for a worker."""
+    if role != "worker" and args.overwrite:
+        shutil.rmtree(args.search, ignore_errors=True)
     options = {"max_epochs": args.epochs} if args.tuner == "hyperband" else {}
     oracle = ORACLES[args.tuner](args.max_trials, args.seed, **options)
     hypermodel = HYPERMODELS[args.model](images, args)
     try:
-        return TrialSearch(
+        args.search.mkdir(parents=True, exist_ok=True)
+        search = TrialSearch(
             oracle, hypermodel, args.search, args.executions, args.seed, args.silence
         )
+        if role != "worker":
+            training.write_json(args.search / "study.json", study())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # of a damaged folder, or of data that cannot be fitted, such as too few images
+        with contextlib.suppress(OSError):
+            args.search.rmdir()  # if it is empty
         fail(f"the search in {args.search} cannot begin or go on: {first_line(error)}")
+    return search
 
 
 def work(search):
