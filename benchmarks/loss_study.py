@@ -60,10 +60,9 @@ def measure(depth, repeats):
     stack = Stack(functions, (2, *[UNITS] * depth, toys.NUM_CLASSES), RATE)
     stack.restart(seed=0)
     batches = np.random.default_rng(0).integers(len(x), size=(STACK_STEPS, BATCH))
-    labels = np.tile(y, (len(functions), 1))
 
     def train_stack():
-        stack.train(x, labels, batches)
+        stack.train(x, y, batches)
         stack.step.numpy()  # waits
 
     layers = [keras.layers.Dense(UNITS, "relu") for _ in range(depth)]

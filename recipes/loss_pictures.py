@@ -9,21 +9,20 @@ from matplotlib.colors import ListedColormap
 
 from kcaps.losses import CLASSIFICATION_LOSSES
 
-SETTLED_SHARE = 0.1
 CLASSES = ListedColormap(["#4477aa", "#ee6677", "#228833", "#ccbb44"])
-# A colour for each family of losses would hide its members: a colour and a dash for each loss.
 STYLES = {
     loss: {"color": f"C{number % 6}", "linestyle": "-" if number < 6 else "--"}
     for number, loss in enumerate(CLASSIFICATION_LOSSES)
 }
 
 
-def draw(name, title, curves, noise, output):
+def draw(name, title, curves, noise, table, output):
     """Draws all figures of a data set that its rows allow."""
     own = [row for row in curves if row["data"] == name]
     clean = [row for row in own if not row["label_noise"]]
     _save(_curves(clean), f"Learning curves ({title})", output / f"curves_{name}.png")
-    _save(_speed(clean), f"Speed of learning ({title})", output / f"speed_{name}.png")
+    speeds = [row for row in table if row["data"] == name and not row["label_noise"]]
+    _save(_speed(speeds), f"Speed of learning ({title})", output / f"speed_{name}.png")
     if noisy := [row for row in own if row["label_noise"]]:
         figure = _label_noise(noisy)
         _save(figure, f"Test accuracy under label noise ({title})", output / "label_noise.png")
@@ -79,24 +78,16 @@ def _curves(rows):
 
 
 def _speed(rows):
-    """Mean accuracy after the first tenth of the iterations, by depth."""
-    speeds = []
-    for loss, depth in dict.fromkeys((row["loss"], row["depth"]) for row in rows):
-        own = [row for row in rows if (row["loss"], row["depth"]) == (loss, depth)]
-        start = SETTLED_SHARE * own[-1]["iteration"]
-        own = [row for row in own if row["iteration"] >= start]
-        means = {name: np.mean([row[name] for row in own]) for name in _ACCURACIES}
-        speeds.append({"loss": loss, "depth": depth, **means})
-    speeds.sort(key=lambda row: row["depth"])
+    """Expected accuracy of an iteration after the first tenth of them, by depth."""
+    rows = sorted(rows, key=lambda row: row["depth"])
     figure, axes = _grid(1, 2)
-    for axis, (name, label) in zip(axes[0], _ACCURACIES.items(), strict=True):
-        _lines(axis, speeds, "depth", name, marker=".")
+    for axis, (split, label) in zip(
+        axes[0], (("train", "training"), ("test", "test")), strict=True
+    ):
+        _lines(axis, rows, "depth", f"{split}_speed", marker=".")
         axis.set(xlabel="hidden layers", ylabel=f"expected {label} accuracy / %")
     _legend(figure, axes[0, 0])
     return figure
-
-
-_ACCURACIES = {"train_accuracy": "training", "test_accuracy": "test"}
 
 
 def _label_noise(rows):

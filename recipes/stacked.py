@@ -20,7 +20,7 @@ class Stack:
 
     Args:
         losses: Functions of `(y_true, y_pred)` that give one value an example, one function for
-            each network. Equal ones side by side are computed together.
+            each network.
         widths: Numbers of inputs, of units of each hidden layer, and of classes.
         learning_rate: Of Adam.
         dropout: Share of hidden units that are dropped in training, rounded to 1/256. Each
@@ -33,8 +33,8 @@ class Stack:
 
     >>> stack = Stack([kcaps.losses.log, kcaps.losses.hinge], (2, 200, 4), learning_rate=1e-3)
     >>> stack.restart(seed=0)
-    >>> stack.train(inputs, labels, batches)  # (examples, 2), (2, examples), (steps, batch)
-    >>> accuracies = stack.accuracies(inputs, labels[0])  # (2,)
+    >>> stack.train(inputs, labels, batches)  # (examples, 2), (examples,), (steps, batch)
+    >>> accuracies = stack.accuracies(inputs, labels)  # (2,)
     """
 
     def __init__(self, losses, widths, learning_rate, dropout=0.0, jit_compile=True):
@@ -70,7 +70,7 @@ class Stack:
 
         Args:
             inputs: Examples `(examples, in)`, those of all networks.
-            labels: Integers `(n, examples)`, of each network its own.
+            labels: Integers `(examples,)`, those of all networks.
             batches: Indices of examples `(steps, batch)`. Each number of steps compiles anew.
         """
         indices = (tf.convert_to_tensor(array, tf.int32) for array in (labels, batches))
@@ -108,21 +108,19 @@ class Stack:
 
     def _loss_gradient(self, labels, outputs):
         """Derivatives of each network's mean loss by its outputs: `(n, b, classes)`."""
-        batch, classes = outputs.shape[1:]
         with tf.GradientTape() as tape:
             tape.watch(outputs)
-            total, start = 0.0, 0
-            for loss, group in itertools.groupby(self.losses):
-                end = start + len(list(group))
-                own = [tf.reshape(x[start:end], (-1, classes)) for x in (labels, outputs)]
-                total += tf.reduce_sum(loss(*own)) / batch
-                start = end
+            losses = [
+                loss(labels, own)
+                for loss, own in zip(self.losses, tf.unstack(outputs), strict=True)
+            ]
+            total = tf.reduce_sum(losses) / outputs.shape[1]
         return tape.gradient(total, outputs)
 
     def _train(self, inputs, labels, batches):
         for step in tf.range(tf.shape(batches)[0]):
             batch = batches[step]
-            own = tf.one_hot(tf.gather(labels, batch, axis=1), self.widths[-1])  # (n, b, classes)
+            own = tf.one_hot(tf.gather(labels, batch), self.widths[-1])  # (b, classes)
             self._step(tf.gather(inputs, batch), own)
 
     def _step(self, inputs, labels):
