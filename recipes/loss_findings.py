@@ -109,7 +109,7 @@ def fastest(results):
         values = results.by_loss("train_speed", "mnist", depth)
         first = sorted(values, key=values.__getitem__, reverse=True)[:3]
         holds &= set(first) == {"squared_hinge", "cubed_hinge", "l2"}
-        numbers.append(f"{depth} hidden layers: fastest {listed(values, first)}")
+        numbers.append(f"depth {depth}: fastest {listed(values, first)}")
     return holds, "; ".join(numbers)
 
 
@@ -118,7 +118,7 @@ def slowest(results):
     for depth in results.depths(at_least=1):
         values = results.by_loss("train_speed", "mnist", depth)
         holds &= max(values[name] for name in EXPECTATIONS) < values["log"]
-        numbers.append(f"{depth} hidden layers: {listed(values, (*EXPECTATIONS, 'log'))}")
+        numbers.append(f"depth {depth}: {listed(values, (*EXPECTATIONS, 'log'))}")
     return holds, "; ".join(numbers)
 
 
@@ -127,7 +127,7 @@ def l1_fails(results):
         depth: results.by_loss("test_accuracy", "mnist", depth)["l1"]
         for depth in results.depths(at_least=2)
     }
-    numbers = (f"{depth} hidden layers: {percent(value)}" for depth, value in values.items())
+    numbers = (f"depth {depth}: {percent(value)}" for depth, value in values.items())
     return max(values.values()) < UNTRAINED, "; ".join(numbers)
 
 
@@ -139,7 +139,7 @@ def margins_generalise(results):
         margin = max(HINGES, key=values.__getitem__)
         holds &= best == margin
         names = dict.fromkeys((best, margin, "log"))
-        numbers.append(f"{depth} hidden layers: best {listed(values, names)}")
+        numbers.append(f"depth {depth}: best {listed(values, names)}")
     return holds, "; ".join(numbers)
 
 
@@ -152,7 +152,7 @@ def cauchy_schwarz_beats_log(results):
             differences.append(values["cauchy_schwarz"] - values["log"])
         holds &= min(differences) >= -AS_GOOD
         last, speed = (f"{100 * difference:+.2f}" for difference in differences)
-        numbers.append(f"{depth} hidden layers: {last} points in the end, {speed} in speed")
+        numbers.append(f"depth {depth}: {last} points in the end, {speed} in speed")
     return holds, "; ".join(numbers)
 
 
@@ -165,7 +165,7 @@ def input_noise(results):
                 values.setdefault(row["loss"], []).append(row["train_accuracy"])
         values = {loss: statistics.fmean(own) for loss, own in values.items()}
         holds &= min(values[name] for name in EXPECTATIONS) > values["log"]
-        numbers.append(f"{depth} hidden layers: {listed(values, (*EXPECTATIONS, 'log'))}")
+        numbers.append(f"depth {depth}: {listed(values, (*EXPECTATIONS, 'log'))}")
     return holds, f"mean over the levels of noise: {'; '.join(numbers)}"
 
 
@@ -176,7 +176,7 @@ def label_noise(results, names):
         best = max(values, key=values.__getitem__)
         holds &= min(values[name] for name in names) > values["log"]
         shown = listed(values, dict.fromkeys((*names, "log", best)))
-        numbers.append(f"{depth} hidden layers, {100 * level:g} %: {shown} (best: {best})")
+        numbers.append(f"depth {depth}, {100 * level:g} %: {shown} (best: {best})")
     return holds, "; ".join(numbers)
 
 
@@ -261,13 +261,13 @@ def write_markdown(output, table, findings, titles):
     lines = ["| claim | | numbers |", "| --- | --- | --- |"]
     lines += [f"| {row['claim']} | {row['verdict']} | {row['numbers']} |" for row in findings]
     (output / "findings.md").write_text("\n".join(["# Findings", "", *lines, ""]))
-    lines = ["# Accuracy in training / in the test, in percent"]
+    lines = ["# Accuracy in training / in the test, in percent, by hidden layers"]
     for data, title in titles.items():
         own = [row for row in table if row["data"] == data]
         columns = sorted({(row["label_noise"], row["depth"]) for row in own})
         cells = {(row["loss"], row["label_noise"], row["depth"]): row for row in own}
         heads = [
-            f"{depth} hidden layers{f', {100 * level:g} % of labels changed' * bool(level)}"
+            f"depth {depth}{f', {100 * level:g} % of labels changed' * bool(level)}"
             for level, depth in columns
         ]
         lines += ["", f"## {title}", "", f"| loss | {' | '.join(heads)} |"]

@@ -33,7 +33,7 @@ def draw(name, title, curves, noise, table, output):
         depth = path.stem.rsplit("_", 1)[1]
         losses = list(dict.fromkeys(row["loss"] for row in clean))
         figure = _decisions(np.load(path), losses)
-        heading = f"Decisions, {depth} hidden layers ({title})"
+        heading = f"Decisions, hidden layers: {depth} ({title})"
         _save(figure, heading, path.with_suffix(".png"))
 
 
@@ -44,7 +44,7 @@ def _save(figure, heading, path):
 
 
 def _grid(rows, columns):
-    size = (max(6, 3.4 * columns), 3 * rows + 1)
+    size = (max(9, 3.4 * columns), 3 * rows + 1)  # the legend is 9 wide
     return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
@@ -69,7 +69,7 @@ def _curves(rows):
         own = [row for row in rows if row["depth"] == depth]
         for line, split in enumerate(("train", "test")):
             _lines(axes[line, column], own, "iteration", f"{split}_accuracy")
-        axes[0, column].set_title(f"{depth} hidden layers")
+        axes[0, column].set_title(f"hidden layers: {depth}")
         axes[1, column].set_xlabel("iteration")
     axes[0, 0].set_ylabel("training accuracy / %")
     axes[1, 0].set_ylabel("test accuracy / %")
@@ -100,7 +100,7 @@ def _label_noise(rows):
             own = [row for row in rows if (row["label_noise"], row["depth"]) == key]
             axis = axes[line, column]
             _lines(axis, own, "iteration", "test_accuracy")
-            axis.set_title(f"{100 * level:g} % changed, {depth} hidden layers", fontsize=9)
+            axis.set_title(f"{100 * level:g} % changed, hidden layers: {depth}", fontsize=9)
             axis.set(xlabel="iteration", ylabel="test accuracy / %")
     _legend(figure, axes[0, 0])
     return figure
@@ -112,7 +112,7 @@ def _input_noise(rows):
     for axis, depth in zip(axes[0], depths, strict=True):
         own = [row for row in rows if row["depth"] == depth]
         _lines(axis, own, "variance", "train_accuracy")
-        axis.set_title(f"{depth} hidden layers")
+        axis.set_title(f"hidden layers: {depth}")
         axis.set(xlabel="variance of the noise", ylabel="training accuracy / %")
     _legend(figure, axes[0, 0])
     return figure

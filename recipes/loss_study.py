@@ -61,7 +61,7 @@ def complete():
         if any(belongs(row, cell) for row in curves):
             continue
         name, depth, share, losses = cell
-        about = losses[0] if name == "cifar10" else f"{depth} hidden layers"
+        about = losses[0] if name == "cifar10" else f"depth {depth}"
         about += f", {100 * share:g} % of labels changed" * bool(share)
         started = time.perf_counter()
         more_curves, more_noise = loss_cells.run(cell, args)
