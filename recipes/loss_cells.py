@@ -152,7 +152,8 @@ def run(cell, args):
     units = TOY_UNITS if is_toy else args.units or PRESETS[args.preset]["units"]
     hidden = [] if name == "cifar10" else [units] * depth
     measurements, chunk = iterations_of(name, depth, args)
-    rate = (TOY_TRAVEL if is_toy else IMAGE_TRAVEL) / (measurements * chunk)
+    travel = TOY_TRAVEL if is_toy else IMAGE_TRAVEL
+    rate = args.learning_rate or travel / (measurements * chunk)
     widths = (*x.shape[1:], *hidden, num_classes)
     net = network("toy" if is_toy else name, losses, widths, rate)
     net.restart(args.seed + depth)

@@ -97,7 +97,8 @@ def read(path):
 def open_folder():
     """Makes the folder of results; refuses one whose results are of something else."""
     path = args.output / "study.json"
-    names = ("preset", "losses", "seed", "iterations", "units", "limit", "synthetic")
+    names = ("preset", "losses", "seed", "iterations", "learning_rate", "units")
+    names += ("limit", "synthetic")
     arguments = {name: getattr(args, name) for name in names}
     try:
         if args.output.exists() and any(args.output.iterdir()) and not path.exists():
@@ -139,6 +140,9 @@ parser.add_argument(
 parser.add_argument(
     "--iterations", type=positive(int), help="instead of the preset's, the rate in proportion"
 )
+parser.add_argument(
+    "--learning-rate", type=positive(float), help="instead of the one in proportion"
+)
 parser.add_argument("--units", type=positive(int), help="of MNIST's hidden layers")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument(
@@ -163,10 +167,8 @@ args.losses = [loss for loss in CLASSIFICATION_LOSSES if loss in args.losses]
 open_folder()
 started = time.perf_counter()
 curves, noise = complete()
-titles = {
-    name: loss_cells.load_for(name, args).title
-    for name in dict.fromkeys(row["data"] for row in curves)
-}
+names = dict.fromkeys(row["data"] for row in curves)
+titles = {name: loss_cells.load(name, args).title for name in names}
 table = loss_findings.table(curves)
 training.write_csv(args.output / "table.csv", table)
 findings = loss_findings.findings(table, curves, noise)
