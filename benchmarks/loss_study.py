@@ -5,8 +5,8 @@ The networks are those of the loss study's toys: twelve losses, 200 units, 800 p
 machine falls on both. Both have compiled before. `fit` of all twelve is taken to last twelve times
 that of the network measured, of log loss. The total is that of a study of three toys, with the
 compilations, which the stack needs once for all toys and `fit` once for each network, and without
-the measurements of accuracy. On a machine that is shared, trust the processor's time: `fit` of small
-networks waits for its turn more often.
+the measurements of accuracy. On a machine that is shared, trust the processor's time: `fit` of
+small networks waits for its turn more often.
 """
 
 import argparse
