@@ -22,6 +22,7 @@ else:
     collect_ignore = [
         "test_baselines.py",
         "test_docs.py",
+        "test_loss_study.py",
         "test_recipes.py",
         "test_regression_recipes.py",
         "test_tune.py",
