@@ -155,7 +155,7 @@ class Stop(Exception):
     """What interrupts a run."""
 
 
-def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch):
+def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch, capsys):
     arguments = ("--data", "digits", "--limit", 100, "--models", "tuned_mlp", "--steps", 200)
     arguments = (*arguments, "--output")
     study(*arguments, tmp_path / "whole")
@@ -172,6 +172,13 @@ def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(Stop):
             study(*arguments, tmp_path / "parts")
+    for name in ("curve.csv", "backup/training_metadata.json"):
+        path = tmp_path / "parts/tuned_mlp" / name
+        before = path.read_text()
+        path.write_text("[]")
+        message = refused(capsys, lambda: study(*arguments, tmp_path / "parts"))
+        assert "cannot be resumed, it is damaged" in message and "Remove it" in message
+        path.write_text(before)
     study(*arguments, tmp_path / "parts")
     assert calls == [0, 1]
     whole, parts = (
