@@ -1,6 +1,7 @@
 """The picture of the baselines' study."""
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 import pictures
 
@@ -35,7 +36,10 @@ def draw(table, curves, images, path):
             )
             _curve(axis, curves[row["model"]], f"test_{value}", factor, color=colour, marker=".")
     axes[0].set(xlabel="parameters", xscale="log", ylabel="test accuracy / %")
-    axes[1].set(xlabel="step", ylabel="loss", yscale="log")
+    axes[0].xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+    axes[0].xaxis.set_major_formatter(ticker.EngFormatter())
+    axes[0].xaxis.set_minor_formatter(ticker.EngFormatter())
+    axes[1].set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes[2].set(xlabel="step", ylabel="accuracy / %", ylim=(0, 100))
     for axis in axes:
         axis.grid(alpha=0.3)

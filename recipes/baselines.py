@@ -163,23 +163,28 @@ def run_network(cell):
     try:
         done = interval * training.open_folder(cell, images)
         curve = Curve(cell.output / "curve.csv", done)
-    except (ValueError, KeyError, TypeError) as error:
+        if done and int(curve.rows[-1]["step"]) != done:
+            raise ValueError("curve.csv is shorter than the backup")
+    except (OSError, IndexError, ValueError, KeyError, TypeError) as error:
         fail(f"{cell.output} cannot be resumed, it is damaged: {error!r}. Remove it.")
     batch_size = min(baseline.batch_size, len(train_images))
-    network.fit(
-        training.stream(train_images, train_labels, batch_size, cell.seed, done),
-        epochs=cell.epochs,
-        steps_per_epoch=interval,
-        validation_data=tuple(part[:CURVE_IMAGES] for part in images.test),
-        validation_batch_size=100,
-        shuffle=False,  # the batches are shuffled already
-        verbose=2,
-        callbacks=[
-            keras.callbacks.TerminateOnNaN(),
-            curve,
-            training.backup(cell.output),
-        ],
-    )
+    try:
+        network.fit(
+            training.stream(train_images, train_labels, batch_size, cell.seed, done),
+            epochs=cell.epochs,
+            steps_per_epoch=interval,
+            validation_data=tuple(part[:CURVE_IMAGES] for part in images.test),
+            validation_batch_size=100,
+            shuffle=False,  # the batches are shuffled already
+            verbose=2,
+            callbacks=[
+                keras.callbacks.TerminateOnNaN(),
+                curve,
+                training.backup(cell.output),
+            ],
+        )
+    except OSError as error:
+        fail(f"{cell.output} cannot be used: {error!r}")
     if not np.isfinite(float(curve.rows[-1]["loss"])):
         shutil.rmtree(cell.output)
         fail(f"{cell.model}, seed {cell.seed}: training diverged", code=1)
