@@ -10,10 +10,8 @@ import csv
 import json
 import math
 import os
-import pathlib
 import shutil
 import time
-import zipfile
 
 import data
 import training
@@ -23,9 +21,11 @@ import numpy as np
 
 import baseline_pictures as pictures
 import networks
+import studies
 from baseline_models import BASELINES
 from export.command import Parser, fail, positive
-from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
+from kcaps.regression import CapsuleRegression
+from regression_training import make_encoder, open_schedule
 
 SHORT, LONG = 10, 100  # steps that training values are averaged over, and between two tests
 CURVE_IMAGES = 1000  # test images of the curves; accuracies are of all of them
@@ -102,12 +102,7 @@ def read_rows(path):
 def read_cells():
     """Rows of the finished cells; refuses those of other numbers of steps."""
     path = args.output / "cells.csv"
-    try:
-        rows = [
-            {name: kind(row[name]) for name, kind in COLUMNS.items()} for row in read_rows(path)
-        ]
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        fail(f"{path} is damaged: {error!r}")
+    rows = studies.read_rows(path, COLUMNS)
     for row in rows:
         if row["model"] in args.models and row["steps"] != count_steps(row["model"]):
             fail(
@@ -120,25 +115,6 @@ def read_cells():
 def count_steps(model):
     most = ITERATIONS if model == REGRESSION else BASELINES[model].steps
     return min(args.steps or most, most)
-
-
-def open_study():
-    """Makes the folder of results; refuses one that holds something else."""
-    path = args.output / "baselines.json"
-    arguments = {name: getattr(args, name) for name in ("data", "synthetic", "limit")}
-    try:
-        if path.exists():
-            before = json.loads(path.read_text())
-        elif args.output.exists() and any(args.output.iterdir()):
-            fail(f"--output {args.output} is not empty and holds no baselines: give another folder")
-        else:
-            before = arguments
-        if before != arguments:
-            fail(f"{path} is of a study with other arguments, {before}: give another --output")
-        args.output.mkdir(parents=True, exist_ok=True)
-        training.write_json(path, arguments)
-    except (OSError, ValueError) as error:
-        fail(f"--output {args.output} cannot be used: {error}")
 
 
 def open_cell(model, seed):
@@ -203,14 +179,9 @@ def run_network(cell):
 def run_regression(cell):
     """Fits capsule regression by EM; returns the model and its part of the row."""
     history = cell.output / "history.csv"
-    try:
-        training.open_folder(cell, images, lambda output: open_schedule(output).epoch)
-        schedule = open_schedule(cell.output)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        fail(f"{cell.output} cannot be resumed, it is damaged: {error!r}. Remove it.")
-    pixels = math.prod(images.shape)
-    projection = SubspaceProjection(min(max(32, pixels // 4), pixels))
-    encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")
+    training.open_folder(cell, images, lambda output: open_schedule(output).epoch)
+    schedule = open_schedule(cell.output)
+    encoder = make_encoder(images)
     model = CapsuleRegression(images.num_classes, CAPSULE_DIM, encoder=encoder)
     started = []
     timer = keras.callbacks.LambdaCallback(
@@ -218,7 +189,6 @@ def run_regression(cell):
         on_epoch_end=lambda epoch, logs: logs.update(seconds=time.perf_counter() - started[-1]),
     )
     try:
-        projection.adapt(all_training_images()[0] / np.float32(255))
         model.compile(metrics=["accuracy"], momentum=0.9)
         model.fit(
             *images.train,
@@ -226,7 +196,7 @@ def run_regression(cell):
             epochs=schedule.epoch if schedule.finished else cell.steps,
             validation_data=images.validation,
             verbose=0,
-            callbacks=[timer, schedule, keras.callbacks.CSVLogger(history, append=True)],
+            callbacks=[timer, keras.callbacks.CSVLogger(history, append=True), schedule],
         )
     except ValueError as error:  # such as too few images, without one of some class
         fail(error)
@@ -237,13 +207,6 @@ def run_regression(cell):
         "parameters": math.prod(model.competition.kernel.shape),
         "seconds_per_epoch": float(np.median(training.read_history(history)["seconds"])),
     }
-
-
-def open_schedule(output):
-    """The rounds of capsule regression, which go on from their backup if there is one."""
-    backup = output / "backup" / "schedule.npz"
-    backup.parent.mkdir(exist_ok=True)
-    return ThresholdSchedule(verbose=True, backup=backup)
 
 
 def all_training_images():
@@ -314,22 +277,9 @@ parser.add_argument(
     help="at most so many steps of each network and iterations of capsule regression (default: as "
     "published)",
 )
-parser.add_argument(
-    "--output",
-    type=pathlib.Path,
-    default="baselines/",
-    help="folder of results; a study that is in it goes on",
-)
-parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-parser.add_argument(
-    "--limit", type=positive(int), help="at most so many training and so many test images"
-)
-parser.add_argument(
-    "--synthetic", action="store_true", help="generated images of the same shape as the data's"
-)
+studies.add_arguments(parser, "baselines/")
 args = parser.parse_args()
-if keras.backend.backend() != "tensorflow":
-    fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
+training.check_backend()
 if args.steps and args.steps > LONG and args.steps % LONG:
     fail(f"--steps must be a multiple of {LONG}, or less than it. Received: {args.steps}.")
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic)
@@ -338,7 +288,8 @@ for model in set(args.models) - {REGRESSION}:
         BASELINES[model].build(images, np.zeros(images.shape))
     except ValueError as error:
         fail(f"{model} cannot be trained on {images.title}: {error}")
-open_study()
+arguments = {name: getattr(args, name) for name in ("data", "synthetic", "limit")}
+studies.open_folder(args.output, "baselines", arguments)
 rows = read_cells()
 # Capsule regression starts from the data, not from random weights: all seeds are the same.
 cells = [

@@ -9,19 +9,15 @@ findings.md and the figures.
 """
 
 import argparse
-import csv
 import itertools
-import json
-import pathlib
 import time
 
 import training
 
-import keras
-
 import loss_cells
 import loss_findings
 import loss_pictures
+import studies
 import toys
 from export.command import Parser, fail, positive
 from kcaps.losses import CLASSIFICATION_LOSSES
@@ -40,8 +36,8 @@ def share_of(text):
 def cells():
     """What the networks of a stack have in common: data, depth, label noise, losses."""
     preset = loss_cells.PRESETS[args.preset]
-    studies = (GROUPS.get(study, (study,)) for study in args.study)
-    names = dict.fromkeys(itertools.chain.from_iterable(studies))  # each once
+    groups = (GROUPS.get(study, (study,)) for study in args.study)
+    names = dict.fromkeys(itertools.chain.from_iterable(groups))  # each once
     losses = tuple(args.losses)
     for depth in args.depths or range(6):
         yield from ((name, depth, 0.0, losses) for name in names if name in toys.TOYS)
@@ -55,7 +51,9 @@ def cells():
 
 def complete():
     """Rows of all cells; those that are in the files already are not run again."""
-    curves, noise = (read(args.output / name) for name in ("curves.csv", "input_noise.csv"))
+    curves, noise = (
+        studies.read_rows(args.output / name, TYPES) for name in ("curves.csv", "input_noise.csv")
+    )
     wanted = list(cells())
     for number, cell in enumerate(wanted, 1):
         if any(belongs(row, cell) for row in curves):
@@ -81,35 +79,6 @@ def belongs(row, cell):
     name, depth, share, losses = cell
     key = (row["data"], row["depth"], row["label_noise"])
     return key == (name, depth, share) and row["loss"] in losses
-
-
-def read(path):
-    if not path.exists():
-        return []
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: TYPES.get(name, float)(row[name]) for name in row} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
-        fail(f"{path} is damaged: {error!r}")
-
-
-def open_folder():
-    """Makes the folder of results; refuses one whose results are of something else."""
-    path = args.output / "study.json"
-    names = ("preset", "losses", "seed", "iterations", "learning_rate", "units")
-    names += ("limit", "synthetic")
-    arguments = {name: getattr(args, name) for name in names}
-    try:
-        if args.output.exists() and any(args.output.iterdir()) and not path.exists():
-            fail(f"--output {args.output} is not empty and holds no study of losses")
-        before = json.loads(path.read_text()) if path.exists() else arguments
-        args.output.mkdir(parents=True, exist_ok=True)
-        training.write_json(path, before)
-    except (OSError, ValueError) as error:
-        fail(f"--output {args.output} cannot be used: {error}")
-    if before != arguments:
-        fail(f"{path} is of a study with other arguments, {before}: give another --output")
 
 
 parser = Parser(__doc__)
@@ -145,26 +114,14 @@ parser.add_argument(
 )
 parser.add_argument("--units", type=positive(int), help="of MNIST's hidden layers")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument(
-    "--output",
-    type=pathlib.Path,
-    default="studies/losses",
-    help="folder of results; a study that is in it goes on",
-)
-parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-parser.add_argument(
-    "--limit", type=positive(int), help="at most so many training and so many test images"
-)
-parser.add_argument(
-    "--synthetic", action="store_true", help="generated images of the same shape as the data's"
-)
+studies.add_arguments(parser, "studies/losses")
 args = parser.parse_args()
-if keras.backend.backend() != "tensorflow":
-    fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
+training.check_backend()
 if args.seed < 0 or args.seed >= 2**31 - 10:
     fail(f"--seed must be from 0 to {2**31 - 11}, received {args.seed}")
 args.losses = [loss for loss in CLASSIFICATION_LOSSES if loss in args.losses]
-open_folder()
+names = ("preset", "losses", "seed", "iterations", "learning_rate", "units", "limit", "synthetic")
+studies.open_folder(args.output, "study", {name: getattr(args, name) for name in names})
 started = time.perf_counter()
 curves, noise = complete()
 names = dict.fromkeys(row["data"] for row in curves)

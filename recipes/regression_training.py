@@ -12,7 +12,7 @@ from export.command import fail
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
 
 
-def make_encoder(images, components):
+def make_encoder(images, components=None):
     pixels = int(np.prod(images.shape))
     projection = SubspaceProjection(min(components or images.num_components, pixels))
     encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")

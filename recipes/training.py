@@ -11,6 +11,8 @@ import tempfile
 import time
 import zipfile
 
+import data
+
 from export.command import Parser, fail, positive, quiet_tensorflow
 
 with quiet_tensorflow():
@@ -71,23 +73,22 @@ def read_arguments(description, epochs, add_arguments):
     parser.add_argument("--epochs", type=positive(int), default=epochs)
     parser.add_argument("--seed", type=int, default=0)
     add_arguments(parser)
-    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-    parser.add_argument(
-        "--limit", type=positive(int), help="at most so many training and so many test images"
-    )
-    parser.add_argument(
-        "--synthetic", action="store_true", help="generated images of the same shape as the data's"
-    )
+    data.add_arguments(parser)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in --output")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     args = parser.parse_args()
-    if keras.backend.backend() != "tensorflow":
-        fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
+    check_backend()
     if args.seed < 0 or args.seed >= 2**32:
         fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
     args.recipe = pathlib.Path(sys.argv[0]).stem
     return args
+
+
+def check_backend():
+    """Ends the program where Keras does not run on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
 
 
 def run_arguments(args):

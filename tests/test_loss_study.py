@@ -137,7 +137,7 @@ def test_refusals(tmp_path):
     assert not (tmp_path / "losses").exists()
     (tmp_path / "updates.json").write_text("{}")
     result = study(tmp_path)
-    assert result.returncode == 2 and "holds no study of losses" in result.stderr
+    assert result.returncode == 2 and "holds no study" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["updates.json"]
 
 
