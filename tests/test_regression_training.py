@@ -260,6 +260,67 @@ def test_an_encoder_is_adapted_and_kept_inside(tmp_path):
     assert before[1] < before[0]
 
 
+class Subclassed(keras.Model):
+    """An encoder whose layers are found only by calling it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale, self.project = keras.layers.Rescaling(0.5), SubspaceProjection(4)
+
+    def call(self, inputs):
+        return self.project(self.scale(inputs))
+
+
+def branched():
+    inputs = keras.Input((3, 3, 1))
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(0.5)(inputs))
+    both = keras.layers.Concatenate()([flat, keras.layers.Dense(2)(flat)])
+    return keras.Model(inputs, SubspaceProjection(4)(both))
+
+
+def nested():
+    inner = keras.Sequential([keras.layers.Rescaling(0.5), SubspaceProjection(6)])
+    return keras.Sequential([inner, SubspaceProjection(4)])
+
+
+@pytest.mark.parametrize("make", [branched, nested, Subclassed])
+def test_encoders_of_any_form(tmp_path, make):
+    x, y = blobs(num_features=9)
+    images = x.reshape(-1, 3, 3, 1)
+    encoder = make()
+    model = CapsuleRegression(4, 2, encoder=encoder)
+    model.compile(**EAGER)
+    model.fit(images, y, epochs=2, verbose=0)
+    projection = model._projections()[-1]
+    seen = []
+    projection.observe = seen.append
+    encoder(ops.convert_to_tensor(images))
+    projection.observe = None
+    _, _, directions = np.linalg.svd(
+        ops.convert_to_numpy(seen[0]).reshape(len(x), -1), full_matrices=False
+    )
+    cosines = np.abs(directions[:4] @ ops.convert_to_numpy(projection.kernel))
+    np.testing.assert_allclose(cosines, np.eye(4), atol=1e-4)
+    predicted = model.predict(images, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "m.keras", custom_objects={"Subclassed": Subclassed}
+    )
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), predicted)
+
+
+def test_bad_encoders():
+    with pytest.raises(ValueError, match="`encoder` must be a Keras layer or model"):
+        CapsuleRegression(4, 2, encoder=np.ravel)
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    for model in (
+        keras.Model(inputs, inputs[0] + inputs[1]),
+        keras.Model(inputs[0], inputs[:1] * 2),
+    ):
+        with pytest.raises(ValueError, match="one input and one output"):
+            CapsuleRegression(4, 2, encoder=model)
+
+
 def test_a_validation_share_is_not_trained_on():
     x, y = blobs()
     model = CapsuleRegression(4, 2)

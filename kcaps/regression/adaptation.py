@@ -73,21 +73,26 @@ class Adaptation:
         self._moments = moments
 
     def _projections(self):
-        layers = getattr(self.encoder, "layers", [self.encoder])
-        return [layer for layer in layers if isinstance(layer, SubspaceProjection)]
+        return list(dict.fromkeys(_projections_in(self.encoder)))
 
     def _adapt_encoder(self, x, batch_size, steps):
-        layers = getattr(self.encoder, "layers", [self.encoder])
         for layer in self._projections():
             if layer.adapted:
                 continue
-            index = layers.index(layer)
 
-            def inputs(before=layers[:index]):
+            def inputs(layer=layer):
+                # Wherever the layer is in the encoder: what reaches it when that is called.
                 for batch, _, _ in stream(x, None, None, batch_size, steps):
-                    for earlier in before:
-                        batch = earlier(batch)
-                    yield ops.convert_to_numpy(batch)
+                    batch = ops.convert_to_tensor(batch)
+                    if not self.encoder.built:
+                        self.encoder(batch, training=False)  # with symbols also, which are no data
+                    reached = []
+                    layer.observe = reached.append
+                    try:
+                        self.encoder(batch, training=False)
+                    finally:
+                        layer.observe = None
+                    yield from map(ops.convert_to_numpy, reached)
 
             layer.adapt(inputs())
 
@@ -176,3 +181,11 @@ class Adaptation:
                 f"{list(classes[wrong][:3])}."
             )
         return classes.astype("int64")
+
+
+def _projections_in(layer):
+    """All `SubspaceProjection` of a layer or model, in the order in which inputs reach them."""
+    if isinstance(layer, SubspaceProjection):
+        return [layer]
+    inner = getattr(layer, "layers", [])
+    return [found for part in inner for found in _projections_in(part)]

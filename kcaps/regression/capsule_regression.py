@@ -27,9 +27,9 @@ class CapsuleRegression(Options, Fitting, keras.Model):
         capsule_dim: Positive integer, components of each capsule, or one for each class.
         architecture: `"multiclass"`, `"one_vs_all"` or `"all_vs_all"`. Defaults to
             `"multiclass"`.
-        encoder: Layer or `keras.Sequential` from inputs to features `(batch, num_features)`,
-            which is not trained, e.g. `Rescaling` and `SubspaceProjection`. Defaults to None:
-            inputs are flattened.
+        encoder: Layer or model from inputs to features `(batch, num_features)`, which is not
+            trained, e.g. a `keras.Sequential` of `Rescaling` and `SubspaceProjection`; of one
+            input and one output. Defaults to None: inputs are flattened.
         initializer: `"subspace"`, the leading singular vectors of each class's inputs, or a Keras
             initializer. Defaults to `"subspace"`.
         **kwargs: `name` and `dtype` (`"float64"` computes in double precision).
@@ -63,7 +63,7 @@ class CapsuleRegression(Options, Fitting, keras.Model):
         super().__init__(**kwargs)
         if isinstance(encoder, dict):
             encoder = keras.saving.deserialize_keras_object(encoder)
-        self.encoder = encoder
+        self.encoder = _checked(encoder)
         is_subspace = isinstance(initializer, str) and initializer == "subspace"
         self.initializer = initializer if is_subspace else keras.initializers.get(initializer)
         self.competition = Competition(
@@ -80,9 +80,7 @@ class CapsuleRegression(Options, Fitting, keras.Model):
     def build(self, input_shape):
         shape = tuple(input_shape)
         if self.encoder is not None:
-            if not self.encoder.built:
-                self.encoder.build(shape)
-            shape = self.encoder.compute_output_shape(shape)
+            shape = self.encoder(keras.Input(batch_shape=shape), training=False).shape
         if None in shape[1:]:
             raise ValueError(
                 "`CapsuleRegression` needs inputs of known sizes. "
@@ -157,3 +155,20 @@ class CapsuleRegression(Options, Fitting, keras.Model):
             inputs = keras.Input(self._input_shape[1:], name=name)
             self._tensors = (inputs, self.call(inputs))
         return self._tensors
+
+
+def _checked(encoder):
+    if encoder is None:
+        return None
+    if not isinstance(encoder, keras.layers.Layer):
+        raise ValueError(
+            "`encoder` must be a Keras layer or model; a function can be the `call` of a layer. "
+            f"Received: encoder={encoder!r}."
+        )
+    counts = [len(getattr(encoder, name, None) or [0]) for name in ("inputs", "outputs")]
+    if counts != [1, 1]:
+        raise ValueError(
+            "`encoder` must have one input and one output. Concatenate others inside it. "
+            f"Received: {counts[0]} and {counts[1]}."
+        )
+    return encoder
