@@ -13,6 +13,7 @@ LINEAR_TOLERANCE = 0.005  # the paper prints whole percents
 UNTRAINED = 0.3  # accuracy below which ten classes are not learned
 AS_GOOD = 0.002  # what "equally well" may be worse by
 OVERLAP = 0.02
+LINEAR, SHALLOW, DEEP = (0,), (1,), (2, 3, 4, 5)
 
 
 def table(curves):
@@ -57,12 +58,12 @@ class Results:
             raise KeyError(at_least)
         return deep
 
-    def label_noises(self):
-        """(depth, level) of MNIST's networks with hidden layers and changed labels."""
+    def label_noises(self, depths):
+        """(depth, level) of MNIST's networks of these depths that learned changed labels."""
         found = {
             (row["depth"], row["label_noise"])
             for row in self.table
-            if row["data"] == "mnist" and row["depth"] and row["label_noise"]
+            if row["data"] == "mnist" and row["depth"] in depths and row["label_noise"]
         }
         if not found:
             raise KeyError("label noise")
@@ -169,9 +170,9 @@ def input_noise(results):
     return holds, f"mean over the levels of noise: {'; '.join(numbers)}"
 
 
-def label_noise(results, names):
+def label_noise(results, names, depths):
     numbers, holds = [], True
-    for depth, level in results.label_noises():
+    for depth, level in results.label_noises(depths):
         values = results.by_loss("test_accuracy", "mnist", depth, level)
         best = max(values, key=values.__getitem__)
         holds &= min(values[name] for name in names) > values["log"]
@@ -180,9 +181,18 @@ def label_noise(results, names):
     return holds, "; ".join(numbers)
 
 
+def linear_margins_under_label_noise(results):
+    numbers, holds = [], True
+    for depth, level in results.label_noises(LINEAR):
+        values = results.by_loss("test_accuracy", "mnist", depth, level)
+        holds &= max(values[name] for name in HINGES) < values["log"]
+        numbers.append(f"{100 * level:g} %: {listed(values, (*HINGES, 'log'))}")
+    return holds, "; ".join(numbers)
+
+
 def overlap(results):
     keys = [(0.0, depth) for depth in results.depths(at_least=0)]
-    keys += [(level, depth) for depth, level in results.label_noises()]
+    keys += [(level, depth) for depth, level in results.label_noises(range(6))]
     largest = 0.0
     for level, depth in keys:
         curves = {"expectation": [], "chebyshev": []}
@@ -230,13 +240,25 @@ CLAIMS = (
         input_noise,
     ),
     (
-        "MNIST with hidden layers: expectation losses are more robust against label noise than "
-        "log loss",
-        lambda results: label_noise(results, EXPECTATIONS),
+        "MNIST, 1 hidden layer: expectation losses are more robust against label noise than log "
+        "loss",
+        lambda results: label_noise(results, EXPECTATIONS, SHALLOW),
     ),
     (
-        "MNIST with hidden layers: so is the Tanimoto loss",
-        lambda results: label_noise(results, ("tanimoto",)),
+        "MNIST, 2 or more hidden layers: the same",
+        lambda results: label_noise(results, EXPECTATIONS, DEEP),
+    ),
+    (
+        "MNIST, 1 hidden layer: so is the Tanimoto loss",
+        lambda results: label_noise(results, ("tanimoto",), SHALLOW),
+    ),
+    (
+        "MNIST, 2 or more hidden layers: so is the Tanimoto loss",
+        lambda results: label_noise(results, ("tanimoto",), DEEP),
+    ),
+    (
+        "Linear MNIST: log loss is more robust against label noise than margin losses",
+        linear_margins_under_label_noise,
     ),
     ("MNIST: the curves of expectation and Chebyshev losses overlap", overlap),
 )
