@@ -27,7 +27,8 @@ import pictures
 import regression_pictures
 
 # Arguments that may differ between a run and its continuation.
-_FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir", "search", "export")
+_FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
+_FREE_ARGUMENTS += ("search", "export", "silence")
 _FILES = (
     *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
     *pictures.FILES,
