@@ -80,7 +80,6 @@ images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_publ
 encoder = make_encoder(images, args.components)
 model = make_model(args, images, encoder, args.architecture, args.capsule_dim)
 training.open_folder(args, images, lambda output: open_schedule(output).epoch)
-(args.output / "backup").mkdir(exist_ok=True)
 print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
 if args.sweep:
     row = sweep(args, images, encoder)

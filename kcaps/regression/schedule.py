@@ -145,6 +145,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
         """Writes aside and replaces, so that a reader never sees half a file."""
         self._last_save = time.monotonic()
         aside = self.backup.with_suffix(".part")
+        aside.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             np.savez(
                 file,
