@@ -104,6 +104,8 @@ def read_cells():
     path = args.output / "cells.csv"
     rows = studies.read_rows(path, COLUMNS)
     for row in rows:
+        if set(row) != set(COLUMNS):
+            fail(f"{path} is damaged: its columns should be {', '.join(COLUMNS)}")
         if row["model"] in args.models and row["steps"] != count_steps(row["model"]):
             fail(
                 f"{path} has {row['model']} after {row['steps']} steps, not "
