@@ -28,6 +28,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/regression.py
+	$(BIN)/python benchmarks/loss_study.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

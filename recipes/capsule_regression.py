@@ -2,19 +2,17 @@
 
 import csv
 import os
-import time
-import zipfile
 
 import data
 import training
 
 import keras
-import numpy as np
 
 import regression_pictures as pictures
 from export.command import fail, non_negative, positive
-from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
+from kcaps.regression import ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
+from regression_training import finish, fit, make_encoder, make_model, open_schedule
 
 DATA = ("digits", "mnist", "fashion_mnist")
 
@@ -40,73 +38,6 @@ def add_arguments(parser):
         "validation error is kept",
     )
     parser.add_argument("--dims", type=positive(int), nargs="+", default=[1, 2, 4, 8, 16])
-
-
-def make_encoder(images, components):
-    pixels = int(np.prod(images.shape))
-    projection = SubspaceProjection(min(components or max(32, pixels // 4), pixels))
-    encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")
-    # As published: the directions are those of all training images, with those of validation.
-    projection.adapt(np.concatenate([images.train[0], images.validation[0]]) / np.float32(255))
-    return encoder
-
-
-def make_model(args, images, encoder, architecture, capsule_dim):
-    """A model with its first weights; ends the program where the data cannot be fitted."""
-    model = CapsuleRegression(images.num_classes, capsule_dim, architecture, encoder=encoder)
-    try:
-        model.compile(metrics=["accuracy"], momentum=args.momentum, ridge=args.ridge)
-        model.adapt(*images.train)
-    except ValueError as error:  # such as too few images, without one of some class
-        fail(error)
-    return model
-
-
-def fit(args, images, model, schedule, callbacks=()):
-    """Trains a model; returns its row of the results."""
-    started = time.perf_counter()
-    try:
-        model.fit(
-            *images.train,
-            initial_epoch=schedule.epoch,
-            epochs=schedule.epoch if schedule.finished else args.epochs,
-            validation_data=images.validation,
-            verbose=0,
-            callbacks=[schedule, *callbacks],
-        )
-    except ValueError as error:  # of steps that overflow
-        fail(error, code=1)
-    seconds = time.perf_counter() - started
-    test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
-    train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
-    return {
-        "architecture": model.competition.architecture,
-        "capsule_dim": model.competition.capsule_dim,
-        "test_error": test["error"],
-        "validation_error": schedule.best,
-        "training_error": train["error"],
-        "epochs": schedule.epoch,
-        "parameters": int(np.prod(model.competition.kernel.shape)),
-        "seconds": round(seconds, 1),
-    }
-
-
-def finish(args, images, model, row):
-    """Fills the checkpoint folder with a model and its results."""
-    model.save(args.output / "model.keras")
-    training.write_json(
-        args.output / "report.json",
-        {
-            "test_accuracy": 1 - row["test_error"],
-            "test_images": len(images.test[1]),
-            "validation_accuracy": 1 - row["validation_error"],
-            "training_accuracy": 1 - row["training_error"],
-            "epochs": row["epochs"],
-            "parameters": row["parameters"],
-            "training_seconds": row["seconds"],
-            "synthetic": images.source["loader"] == "synthetic",
-        },
-    )
 
 
 def sweep(args, images, encoder):
@@ -142,17 +73,9 @@ def _number(text):
         return text
 
 
-def open_schedule(output):
-    """The schedule of a run, which goes on from its backup if there is one."""
-    path = output / "backup" / "schedule.npz"
-    path.parent.mkdir(exist_ok=True)
-    try:
-        return ThresholdSchedule(verbose=True, backup=path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        fail(f"--output {output} cannot be resumed, its backup is damaged: {error!r}")
-
-
 args = training.begin_any(__doc__, epochs=20_000, add_arguments=add_arguments)
+if args.resume:
+    open_schedule(args.output)  # refuses what is damaged before anything is done
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 encoder = make_encoder(images, args.components)
 model = make_model(args, images, encoder, args.architecture, args.capsule_dim)

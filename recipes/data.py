@@ -11,7 +11,7 @@ import urllib.request
 
 import numpy as np
 
-from export.command import fail
+from export.command import fail, positive
 
 VALIDATION_SHARE = 0.1
 PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000
@@ -45,6 +45,11 @@ class Images:
         return self.train[0].shape[1:]
 
     @property
+    def num_components(self):
+        """Singular directions that capsule regression projects images on, as published."""
+        return max(32, int(np.prod(self.shape)) // 4)
+
+    @property
     def num_classes(self):
         return len(self.class_names)
 
@@ -53,6 +58,17 @@ class Images:
         """Name for people, in every picture and on every last line."""
         synthetic = self.source["loader"] == "synthetic"
         return f"synthetic images shaped like {self.name}" if synthetic else self.name
+
+
+def add_arguments(parser):
+    """Adds where images come from, and how many."""
+    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+    parser.add_argument(
+        "--limit", type=positive(int), help="at most so many training and so many test images"
+    )
+    parser.add_argument(
+        "--synthetic", action="store_true", help="generated images of the same shape as the data's"
+    )
 
 
 def load(name, data_dir=None, limit=None, synthetic=False, as_published=False):

@@ -20,7 +20,7 @@ def draw(model, images, lengths, history, output):
     predictions = lengths.argmax(-1)
     save(_curves(history), images, output / "curves.png")
     save(confusion(images, predictions), images, output / "confusion.png")
-    if model.decoder is not None:
+    if getattr(model, "decoder", None) is not None:
         poses = _class_poses(model, images.test[0][:COLUMNS])
         figure = _reconstructions(model, images, poses)
         save(figure, images, output / "reconstructions.png")

@@ -1,9 +1,5 @@
 """Studies what updates or initialisations do to capsule regression: table and picture."""
 
-import csv
-import json
-import pathlib
-
 import data
 import training
 
@@ -12,6 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 import pictures
+import studies
 from export.command import Parser, fail, positive
 from kcaps.regression import CapsuleRegression, SubspaceProjection
 
@@ -59,7 +56,7 @@ def run_initialisation(initialisation, level, draw):
 
 def complete(path, cells, run):
     """Rows of all cells; those that are in the file already are not run again."""
-    rows = read(path)
+    rows = studies.read_rows(path, TYPES)
     for number, cell in enumerate(cells, 1):
         if any(cell.items() <= row.items() for row in rows):
             continue
@@ -70,32 +67,6 @@ def complete(path, cells, run):
             fail(error)
         training.write_csv(path, rows)
     return rows
-
-
-def read(path):
-    if not path.exists():
-        return []
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: TYPES.get(name, float)(row[name]) for name in row} for row in rows]
-    except (OSError, ValueError, TypeError) as error:
-        fail(f"{path} is damaged: {error!r}")
-
-
-def open_folder():
-    """Makes the folder of results; refuses one whose results are of other arguments."""
-    path = args.output / f"{args.study}.json"
-    names = ("data", "synthetic", "limit", "capsule_dim", "epochs")
-    arguments = {name: getattr(args, name) for name in names}
-    try:
-        before = json.loads(path.read_text()) if path.exists() else arguments
-        args.output.mkdir(parents=True, exist_ok=True)
-        training.write_json(path, before)
-    except (OSError, ValueError) as error:
-        fail(f"--output {args.output} cannot be used: {error}")
-    if before != arguments:
-        fail(f"{path} is of a study with other arguments, {before}: give another --output")
 
 
 def study_updates():
@@ -175,27 +146,17 @@ parser.add_argument(
     help="standard deviations of random weights",
 )
 parser.add_argument("--draws", type=positive(int), default=20, help="models of each level")
-parser.add_argument(
-    "--output",
-    type=pathlib.Path,
-    default="studies/",
-    help="folder of results; a study that is in it goes on",
-)
-parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-parser.add_argument(
-    "--limit", type=positive(int), help="at most so many training and so many test images"
-)
-parser.add_argument(
-    "--synthetic", action="store_true", help="generated images of the same shape as the data's"
-)
+studies.add_arguments(parser, "studies/")
 args = parser.parse_args()
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
-open_folder()
+names = ("data", "synthetic", "limit", "capsule_dim", "epochs")
+arguments = {name: getattr(args, name) for name in names}
+studies.open_folder(args.output, args.study, arguments, STUDIES)
 
 # As published: all training images, with those of validation.
 pixels, labels = map(np.concatenate, zip(images.train, images.validation, strict=True))
 pixels = pixels / np.float32(255)
-projection = SubspaceProjection(max(32, pixels[0].size // 4))
+projection = SubspaceProjection(images.num_components)
 projection.adapt(pixels)
 features = keras.ops.convert_to_numpy(projection(pixels))
 print(f"{args.study}: {images.title}, {len(labels)} training images", flush=True)

@@ -11,6 +11,8 @@ import tempfile
 import time
 import zipfile
 
+import data
+
 from export.command import Parser, fail, positive, quiet_tensorflow
 
 with quiet_tensorflow():
@@ -26,8 +28,9 @@ import regression_pictures
 
 # Arguments that may differ between a run and its continuation.
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
+_FREE_ARGUMENTS += ("search", "export", "silence")
 _FILES = (
-    *("model.keras", "run.json", "history.csv", "sweep.csv", "report.json"),
+    *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
     *pictures.FILES,
     *regression_pictures.FILES,
 )
@@ -58,42 +61,47 @@ def begin_any(description, epochs, add_arguments):
         epochs: Default of `--epochs`.
         add_arguments: Function that adds a recipe's own arguments to the parser.
     """
+    args = read_arguments(description, epochs, add_arguments)
+    check_output(args)
+    keras.utils.set_random_seed(args.seed)
+    return args
+
+
+def read_arguments(description, epochs, add_arguments):
+    """Reads the command line, as `begin_any` does, and touches no folder."""
     parser = Parser(description)
     parser.add_argument("--output", type=pathlib.Path, default="ckpt/", help="checkpoint folder")
     parser.add_argument("--epochs", type=positive(int), default=epochs)
     parser.add_argument("--seed", type=int, default=0)
     add_arguments(parser)
-    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-    parser.add_argument(
-        "--limit", type=positive(int), help="at most so many training and so many test images"
-    )
-    parser.add_argument(
-        "--synthetic", action="store_true", help="generated images of the same shape as the data's"
-    )
+    data.add_arguments(parser)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in --output")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     args = parser.parse_args()
-    if keras.backend.backend() != "tensorflow":
-        fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
+    check_backend()
     if args.seed < 0 or args.seed >= 2**32:
         fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
     args.recipe = pathlib.Path(sys.argv[0]).stem
-    _check_output(args)
-    keras.utils.set_random_seed(args.seed)
     return args
 
 
-def _arguments(args):
+def check_backend():
+    """Ends the program where Keras does not run on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
+
+
+def run_arguments(args):
     """The arguments that make a run what it is, as plain values."""
     return {key: value for key, value in vars(args).items() if key not in _FREE_ARGUMENTS}
 
 
-def _check_output(args):
+def check_output(args):
     """Refuses a folder that holds something else or cannot be written; leaves no trace."""
     output = args.output
     try:
-        held = sorted(path.name for path in output.iterdir()) if output.exists() else []
+        held = {path.name for path in output.iterdir()} if output.exists() else set()
     except OSError as error:
         fail(f"--output {output} is not a folder that can be used: {error.strerror}")
     if "run.json" in held:
@@ -104,7 +112,7 @@ def _check_output(args):
                 f"--output {output} already holds a run: go on with it (--resume), replace it "
                 "(--overwrite), or give another folder"
             )
-    elif held:
+    elif held - {"run.part"}:  # all that a run leaves which is killed at its start
         fail(f"--output {output} is not empty and holds no run of a recipe: give another folder")
     made = [path for path in (output, *output.parents) if not path.exists()]
     try:
@@ -123,7 +131,7 @@ def _check_same_run(args):
     output = args.output
     try:
         before = dict(json.loads((output / "run.json").read_text())["arguments"])
-        done = _epochs_done(output)
+        done = epochs_done(output)
         if done:
             if len(read_history(output / "history.csv")["val_loss"]) < done:
                 raise ValueError("history.csv is shorter than the backup")
@@ -132,7 +140,7 @@ def _check_same_run(args):
                 raise ValueError("model.keras is no archive")
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
-    for key, value in _arguments(args).items():
+    for key, value in run_arguments(args).items():
         if before.get(key) != value:
             fail(
                 f"--resume needs the arguments of the run in {output}: {key} was "
@@ -140,7 +148,7 @@ def _check_same_run(args):
             )
 
 
-def _epochs_done(output):
+def epochs_done(output):
     progress = output / "backup" / "training_metadata.json"  # written by BackupAndRestore
     return int(json.loads(progress.read_text())["epoch"]) if progress.exists() else 0
 
@@ -181,7 +189,7 @@ def open_folder(args, images, count_epochs=None):
         {
             "kcaps": kcaps.__version__,
             "recipe": args.recipe,
-            "arguments": _arguments(args),
+            "arguments": run_arguments(args),
             "seed": args.seed,
             "epochs": args.epochs,
             "versions": {
@@ -194,7 +202,7 @@ def open_folder(args, images, count_epochs=None):
             "labels": images.class_names,
         },
     )
-    done = (count_epochs or _epochs_done)(output)
+    done = (count_epochs or epochs_done)(output)
     _keep_history(output / "history.csv", done)
     return done
 
@@ -203,7 +211,9 @@ def _keep_history(path, epochs):
     """Drops rows of epochs that the backup does not hold: they will be trained again."""
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[: epochs + 1]))
+        aside = path.with_suffix(".part")
+        aside.write_text("".join(lines[: epochs + 1]))
+        aside.replace(path)
 
 
 def read_history(path):
@@ -213,30 +223,47 @@ def read_history(path):
     return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
 
 
-def _batches(images, labels, args, first_epoch, augment):
-    """Shuffled batches of all epochs to come; their order depends on seed and epoch only.
+def stream(images, labels, batch_size, seed, first_step=0, augment=None):
+    """Shuffled batches without end; their order depends on the seed and the step only.
 
     A resumed run therefore sees the batches that an uninterrupted one would have seen.
+
+    Args:
+        images: uint8 array `(n, height, width, channels)`.
+        labels: Integer array `(n,)`.
+        batch_size: At most n. Images that fill no batch are left out of a pass.
+        seed: Integer from 0 to 2³² - 1.
+        first_step: Number of the first batch.
+        augment: As for `run`.
+
+    Returns:
+        `tf.data.Dataset` of batches of float32 images, and labels.
     """
-    size = min(args.batch_size, len(images))
-    steps = len(images) // size
+    steps = len(images) // batch_size
     images, labels = tf.constant(images), tf.constant(labels)
 
     def epoch_batches(epoch):
-        seed = tf.stack([tf.cast(args.seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed)
-        order = tf.data.Dataset.from_tensor_slices(order).batch(size, drop_remainder=True)
+        order = tf.stack([tf.cast(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), order)
+        order = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
         return order.enumerate(epoch * steps)
 
     def read(step, indices):
         batch = tf.cast(tf.gather(images, indices), tf.float32)
         if augment is not None:
-            batch = augment(batch, tf.stack([tf.cast(args.seed, tf.int64), step]))
+            batch = augment(batch, tf.stack([tf.cast(seed, tf.int64), step]))
         return batch, tf.gather(labels, indices)
 
-    epochs = tf.data.Dataset.range(first_epoch, max(args.epochs, first_epoch))
-    dataset = epochs.flat_map(epoch_batches).map(read, num_parallel_calls=2)
-    return dataset.prefetch(2), steps
+    epochs = tf.data.Dataset.range(first_step // steps, np.iinfo("int64").max)
+    batches = epochs.flat_map(epoch_batches).skip(first_step % steps)
+    return batches.map(read, num_parallel_calls=2).prefetch(2)
+
+
+def backup(output):
+    """The callback that keeps a run's state after each epoch, and goes on from it."""
+    return keras.callbacks.BackupAndRestore(
+        output / "backup", double_checkpoint=True, delete_checkpoint=False
+    )
 
 
 def _callbacks(output, history, synthetic):
@@ -251,13 +278,11 @@ def _callbacks(output, history, synthetic):
             save_best_only=True,
             initial_value_threshold=min(history.get("val_loss", []), default=None),
         ),
-        keras.callbacks.BackupAndRestore(
-            output / "backup", double_checkpoint=True, delete_checkpoint=False
-        ),
+        backup(output),
     ]
 
 
-def run(model, images, args, augment=None):
+def run(model, images, args, augment=None, report=None):
     """Trains a compiled model and fills the checkpoint folder.
 
     The model of the epoch with the lowest validation loss is kept; the test images are used once,
@@ -269,16 +294,19 @@ def run(model, images, args, augment=None):
         args: Arguments from `begin`.
         augment: Optional function `(images, seed)` applied to each training batch, `seed` being
             a pair of integers for TensorFlow's stateless random operations.
+        report: Optional dict of further numbers for `report.json`.
     """
     output = args.output
     synthetic = images.source["loader"] == "synthetic"
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
-    batches, steps = _batches(*images.train, args, done, augment)
+    size = min(args.batch_size, len(images.train[0]))
+    steps = len(images.train[0]) // size
+    dataset = stream(*images.train, size, args.seed, done * steps, augment)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     started = time.perf_counter()
     model.fit(
-        batches,
+        dataset,
         epochs=args.epochs,
         steps_per_epoch=steps,
         shuffle=False,  # the batches are shuffled already
@@ -309,6 +337,7 @@ def run(model, images, args, augment=None):
             "parameters": model.count_params(),
             "training_seconds": round(seconds, 2),
             "synthetic": synthetic,
+            **(report or {}),
         },
     )
     pictures.draw(model, images, lengths, history, output)

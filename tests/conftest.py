@@ -19,7 +19,14 @@ if BACKEND == "tensorflow":
     )
 else:
     # Recipes and exporters are TensorFlow's, and so are many examples of the documentation.
-    collect_ignore = ["test_docs.py", "test_recipes.py", "test_regression_recipes.py"]
+    collect_ignore = [
+        "test_baselines.py",
+        "test_docs.py",
+        "test_loss_study.py",
+        "test_recipes.py",
+        "test_regression_recipes.py",
+        "test_tune.py",
+    ]
     collect_ignore_glob = ["test_export*.py"]
 
 

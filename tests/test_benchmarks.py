@@ -37,3 +37,8 @@ def test_capsule_regression():
     for row in ("| two matrix products |", "| EM iteration |", "| 12,800 |"):
         assert row in text
     assert text.count("\n## ") == 2
+
+
+def test_loss_study():
+    text = output("loss_study.py")
+    assert "| hidden layers | ms together |" in text and "steps on each of 3 toys" in text

@@ -136,6 +136,27 @@ def test_inference_at_extremes(gradient):
         assert np.isfinite(slopes).all()
 
 
+@pytest.mark.parametrize("scale", [1e8, 1e10, 1e19, 1e30])
+def test_means_whose_squares_overflow(gradient, scale):
+    """Without noise left, probabilities are shares of the joint squared length."""
+    means = np.random.default_rng(0).normal(size=(6, 4, 2))
+    squared = (means**2).sum(-1)
+    shares = squared / squared.sum(-1, keepdims=True)
+    large = (scale * means).astype("float32")
+    received = ops.convert_to_numpy(class_probabilities(large))
+    np.testing.assert_allclose(received, shares, rtol=1e-6)
+    expected = ops.convert_to_numpy(posterior_means(large, np.zeros(6, int)))
+    np.testing.assert_allclose(expected, large, rtol=1e-6)
+    slopes = gradient(lambda x: ops.log(class_probabilities(x))[:, 0], large)
+    own = np.arange(4)[:, None] == 0
+    exact = 2 * means * (own / squared[:, :1, None] - 1 / squared.sum(-1)[:, None, None])
+    np.testing.assert_allclose(slopes * scale, exact, rtol=1e-5, atol=1e-5)
+    layer = Competition(4, 2)
+    layer.build((None, 3))
+    probabilities = ops.convert_to_numpy(layer(scale * np.ones((1, 3), "float32")))
+    np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-6)
+
+
 def test_wrong_capsule_dims_are_refused():
     with pytest.raises(ValueError, match="one number for each of the 3 capsules, from 1 to 2"):
         class_probabilities(np.zeros((1, 3, 2), "float32"), (2, 2))

@@ -1,5 +1,9 @@
 """The scikit-learn estimator: scikit-learn's own checks, and its neighbours' results."""
 
+import pickle
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -73,6 +77,38 @@ def test_pipeline_grid_search_and_clone():
     weighted = CapsuleRegressionClassifier(max_iter=3).fit(X, y, sample_weight=np.ones(200))
     plain = CapsuleRegressionClassifier(max_iter=3).fit(X, y)
     np.testing.assert_allclose(weighted.predict_proba(X), plain.predict_proba(X), rtol=1e-9)
+
+
+def test_a_pickle_in_a_fresh_process(tmp_path):
+    X, y = make_classification(60, 6, n_informative=4, n_classes=3, random_state=0)
+    for dtype in ("float64", "float32"):
+        data = X.astype(dtype)
+        classifier = CapsuleRegressionClassifier(max_iter=5).fit(data, np.array(list("abc"))[y])
+        with open(tmp_path / f"{dtype}.pickle", "wb") as file:
+            pickle.dump((classifier, data), file)
+    code = (
+        "import pickle, sys, numpy as np\n"
+        "for name in sys.argv[1:]:\n"
+        "    classifier, X = pickle.load(open(name + '.pickle', 'rb'))\n"
+        "    np.save(name + '.npy', classifier.predict_proba(X))\n"
+        "    classifier.fit(X, classifier.predict(X))\n"
+    )
+    names = [str(tmp_path / dtype) for dtype in ("float64", "float32")]
+    result = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for name in names:
+        with open(f"{name}.pickle", "rb") as file:
+            classifier, X = pickle.load(file)
+        np.testing.assert_allclose(np.load(f"{name}.npy"), classifier.predict_proba(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["multiclass", "one_vs_all", "all_vs_all"])
+def test_one_example_of_each_class(architecture):
+    X = np.random.default_rng(0).normal(size=(4, 6))
+    for max_iter in (1, 40):
+        classifier = CapsuleRegressionClassifier(3, architecture, max_iter=max_iter)
+        probabilities = classifier.fit(X, list("abcd")).predict_proba(X)
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from export import checkpoint
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import onnx_outputs
-from test_recipes import recipe
+from test_recipes import RECIPES, recipe
 
 pytestmark = pytest.mark.tensorflow
 QUICK = ("--data", "digits", "--limit", 400)
@@ -96,10 +98,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
         assert float(first["val_loss"]) == pytest.approx(float(second["val_loss"]), rel=1e-4)
     for name in ("latent.png", "prototypes.png"):
         assert (tmp_path / "parts" / name).exists()
-    (tmp_path / "parts/backup/schedule.npz").write_text("no archive")
-    result = recipe("capsule_regression", *arguments, tmp_path / "parts", "--resume")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "its backup is damaged" in result.stderr
+    (tmp_path / "parts/history.csv").unlink()
+    (tmp_path / "whole/backup/schedule.npz").write_text("no archive")
+    for name in ("parts", "whole"):
+        result = recipe("capsule_regression", *arguments, tmp_path / name, "--resume")
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert "its run is damaged" in result.stderr
+    assert not (tmp_path / "parts/history.csv").exists()
 
 
 def test_sweep(tmp_path):
@@ -183,6 +188,34 @@ def test_training_on_distorted_digits(tmp_path):
     # a finished run that is resumed has nothing to train
     result = recipe("distorted_mnist", *arguments, "--resume")
     assert result.returncode == 0 and rows(tmp_path / "history.csv") == history
+
+
+def test_a_killed_run_on_distorted_digits_goes_on(tmp_path):
+    arguments = (
+        *("--synthetic", "--limit", 600, "--capsule-dim", 2, "--components", 30),
+        *("--chunk", 400, "--examples", 2000, "--epochs", 2, "--output"),
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert recipe("distorted_mnist", *arguments, whole).returncode == 0
+    command = [sys.executable, str(RECIPES / "distorted_mnist.py"), *map(str, arguments), parts]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    for line in process.stdout:
+        if b" examples: " in line:
+            break  # at some moment of the second chunk
+    process.kill()
+    process.communicate()
+    for name in ("history.part", "run.part", "part.keras", "backup/latest.weights.part"):
+        (parts / name).write_bytes(b"half a fi")
+    result = recipe("distorted_mnist", *arguments, parts, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert 1 <= result.stdout.count(" examples: ") <= 4
+    columns = ("examples", "loss", "val_loss", "val_error", "test_error")
+    first, second = (
+        [[float(row[name]) for name in columns] for row in rows(folder / "history.csv")]
+        for folder in (whole, parts)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-4)
+    assert checkpoint.load(parts).model is not None
 
 
 def test_study_of_updates(tmp_path):

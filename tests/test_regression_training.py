@@ -185,6 +185,20 @@ def test_labels_may_be_one_hot():
     np.testing.assert_array_equal(weights(column), weights(expected))
 
 
+def test_first_weights_are_the_directions_of_each_class():
+    x, y = blobs()
+    for architecture in ARCHITECTURES:
+        model = CapsuleRegression(4, (1, 4, 2, 3), architecture)
+        model.adapt(x, y)
+        layer = model.competition
+        for n, c in np.ndindex(layer.dims.shape):
+            rows = x[np.isin(y, np.flatnonzero(layer.problems.targets[:, n, c]))]
+            _, _, directions = np.linalg.svd(rows.astype("float64"), full_matrices=False)
+            d = layer.dims[n, c]
+            cosines = np.abs(directions[:d] @ weights(model)[n, :, c, :d])
+            np.testing.assert_allclose(cosines, np.eye(d), atol=1e-5)
+
+
 def test_classes_may_differ_in_dimension():
     x, y = blobs()
     for architecture in ARCHITECTURES:
@@ -244,6 +258,67 @@ def test_an_encoder_is_adapted_and_kept_inside(tmp_path):
     before = loaded.fit(*data, epochs=2, verbose=0).history["loss"]
     assert before[0] == pytest.approx(model.evaluate(*data, verbose=0)[0], rel=1e-4)
     assert before[1] < before[0]
+
+
+class Subclassed(keras.Model):
+    """An encoder whose layers are found only by calling it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale, self.project = keras.layers.Rescaling(0.5), SubspaceProjection(4)
+
+    def call(self, inputs):
+        return self.project(self.scale(inputs))
+
+
+def branched():
+    inputs = keras.Input((3, 3, 1))
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(0.5)(inputs))
+    both = keras.layers.Concatenate()([flat, keras.layers.Dense(2)(flat)])
+    return keras.Model(inputs, SubspaceProjection(4)(both))
+
+
+def nested():
+    inner = keras.Sequential([keras.layers.Rescaling(0.5), SubspaceProjection(6)])
+    return keras.Sequential([inner, SubspaceProjection(4)])
+
+
+@pytest.mark.parametrize("make", [branched, nested, Subclassed])
+def test_encoders_of_any_form(tmp_path, make):
+    x, y = blobs(num_features=9)
+    images = x.reshape(-1, 3, 3, 1)
+    encoder = make()
+    model = CapsuleRegression(4, 2, encoder=encoder)
+    model.compile(**EAGER)
+    model.fit(images, y, epochs=2, verbose=0)
+    projection = model._projections()[-1]
+    seen = []
+    projection.observe = seen.append
+    encoder(ops.convert_to_tensor(images))
+    projection.observe = None
+    _, _, directions = np.linalg.svd(
+        ops.convert_to_numpy(seen[0]).reshape(len(x), -1), full_matrices=False
+    )
+    cosines = np.abs(directions[:4] @ ops.convert_to_numpy(projection.kernel))
+    np.testing.assert_allclose(cosines, np.eye(4), atol=1e-4)
+    predicted = model.predict(images, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "m.keras", custom_objects={"Subclassed": Subclassed}
+    )
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), predicted)
+
+
+def test_bad_encoders():
+    with pytest.raises(ValueError, match="`encoder` must be a Keras layer or model"):
+        CapsuleRegression(4, 2, encoder=np.ravel)
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    for model in (
+        keras.Model(inputs, inputs[0] + inputs[1]),
+        keras.Model(inputs[0], inputs[:1] * 2),
+    ):
+        with pytest.raises(ValueError, match="one input and one output"):
+            CapsuleRegression(4, 2, encoder=model)
 
 
 def test_a_validation_share_is_not_trained_on():
@@ -349,6 +424,13 @@ def spoiled(change):
         (lambda x, y: (x[:10], y), "differ in length"),
         (lambda x, y: (x[:0], y[:0]), "at least one example"),
         (lambda x, y: (x, None), "`y` must be the labels"),
+        (lambda x, y: (None, None), "`x` must be the examples"),
+        (lambda x, y: (x.astype(str), y), "`x` must hold numbers. Received: an array of <U"),
+        (lambda x, y: (x.astype(object), y), "`x` must hold numbers. Received: an array of object"),
+        (lambda x, y: (x, y.astype(str)), "integers from 0 to 3"),
+        (lambda x, y: (x[:, 0], y), "must be batches of examples"),
+        (lambda x, y: ({"a": x}, None), "must be an array, or batches"),
+        (lambda x, y: ([*zip(x, y, strict=True)][:3].__iter__, None), "must be an array, or batch"),
     ],
 )
 def test_bad_data(data, message):
@@ -359,13 +441,79 @@ def test_bad_data(data, message):
             model.fit(x, y, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weight": "balanced"}, "`class_weight` must be a dict"),
+        ({"class_weight": {0: -1.0}}, "`class_weight` must be a finite number >= 0"),
+        ({"validation_split": 1.5}, "`validation_split` must be a number from 0 to below 1"),
+        ({"validation_split": -0.1}, "`validation_split` must be a number from 0 to below 1"),
+        ({"validation_split": 0.001}, "must leave examples on both sides"),
+        ({"validation_data": (np.ones((3, 6)),)}, "`validation_data` must be .* Received: 1 parts"),
+        ({"validation_data": ([["a"] * 6], [0])}, "`validation x` must hold numbers"),
+    ],
+)
+def test_bad_arguments_of_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        CapsuleRegression(4, 2).fit(*blobs(), verbose=0, **options)
+
+
+def test_lists_are_arrays():
+    x, y = blobs(size=60)
+    model = CapsuleRegression(4, 2)
+    model.compile(**EAGER)
+    data = x.tolist(), y.tolist()
+    history = model.fit(*data, validation_data=list(data), verbose=0).history
+    assert history["val_loss"][0] == pytest.approx(model.evaluate(x, y, verbose=0)[0], rel=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_a_dataset_that_is_not_batched():
+    import tensorflow as tf
+
+    x, y = blobs(num_features=9)
+    for data in (x, x.reshape(-1, 3, 3, 1)):
+        with pytest.raises(ValueError, match="Call `batch` on a dataset of single examples"):
+            CapsuleRegression(4, 2).fit(tf.data.Dataset.from_tensor_slices((data, y)), verbose=0)
+
+
+def test_the_backup_of_a_schedule_without_a_best_model(tmp_path):
+    x, y = blobs(size=60)
+    model = CapsuleRegression(4, 2)
+    model.compile(**EAGER)
+    bad = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_error=float("nan"))
+    )
+    schedule = ThresholdSchedule((0.5,), (9,), backup=tmp_path / "schedule.npz")
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[bad, schedule])
+    again = ThresholdSchedule((0.5,), (9,), backup=tmp_path / "schedule.npz")
+    assert (again.epoch, again.wait, again.best_kernel) == (2, 2, None)
+    model.fit(x, y, initial_epoch=2, epochs=3, verbose=0, callbacks=[bad, again])
+    assert again.epoch == 3
+
+
 def test_statistics_that_are_not_finite_leave_the_weights():
     x, y = blobs()
-    model, _ = fitted(x, y)
+    model = CapsuleRegression(4, 3)
+    model.compile(**EAGER)
+    model.adapt(x, y)
     before = weights(model)
     with pytest.raises(ValueError, match="A step was not finite.*The weights are those before it"):
         model.fit(1e30 * x, y, verbose=0)  # finite, but not its square
     np.testing.assert_array_equal(weights(model), before)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_features_of_any_scale(scale):
+    x, y = blobs()
+    expected, _ = fitted(100 * x, y, 20, momentum=0.9)  # from where weights are scaled
+    model, history = fitted(scale * x, y, 20, momentum=0.9)
+    assert history["error"][-1] < 0.9 * history["error"][0] + 1e-3
+    loss = model.evaluate(scale * x, y, verbose=0)[0]
+    if scale > 1:
+        assert loss == pytest.approx(expected.evaluate(100 * x, y, verbose=0)[0], rel=1e-3)
+    with pytest.raises(ValueError, match="The size of features must be from 1e-30 to 1e.30"):
+        CapsuleRegression(4, 2).adapt(scale**1.4 * x, y)
 
 
 def constant(x):
@@ -400,8 +548,10 @@ def test_few_examples_of_a_class():
 def test_iterators_that_cannot_be_read_twice():
     x, y = blobs()
     once = ((x, y) for _ in range(1))
-    with pytest.raises(ValueError, match="can be read more than once"):
-        CapsuleRegression(4, 2).fit(once, verbose=0)
+    for options in ({}, {"steps_per_epoch": 1}):
+        with pytest.raises(ValueError, match="can be read more than once"):
+            CapsuleRegression(4, 2).fit(once, verbose=0, **options)
+    assert len(list(once)) == 1  # nothing was taken
     encoder = keras.Sequential([SubspaceProjection(3)])
     with pytest.raises(ValueError, match="can be read twice"):
         CapsuleRegression(4, 2, encoder=encoder).adapt((x, y) for _ in range(1))
@@ -480,6 +630,48 @@ def test_online_em_skips_batches_that_are_not_finite():
             ((x[i : i + 40], y[i : i + 40]) for i in (0, 40, 80)), steps_per_epoch=2, verbose=0
         )
     assert np.isfinite(weights(model)).all()
+
+
+@pytest.mark.parametrize("architecture", ["multiclass", "all_vs_all"])
+def test_each_fit_measures_its_data(architecture):
+    (x, y), (other, labels) = blobs(size=100), blobs(size=80, seed=5)
+    other[:, :2] *= 7
+    model, _ = fitted(x, y, 2, architecture=architecture, ridge=1.0, momentum=0.5)
+    expected = CapsuleRegression(4, 3, architecture)
+    expected.compile(ridge=1.0, momentum=0.5, **EAGER)
+    expected.adapt(other, labels)
+    expected.competition.kernel.assign(weights(model))
+    expected.restart(model.velocity)
+    for pair in (model, expected):
+        pair.fit(other, labels, epochs=2, verbose=0)
+    np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-5, atol=1e-6)
+    # what `adapt` has measured stands
+    factor = ops.convert_to_numpy(expected._state.factor)
+    expected.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(expected._state.factor), factor)
+
+
+@pytest.mark.parametrize("update", ["epoch", "batch"])
+def test_options_that_change_between_fits(update):
+    x, y = blobs()
+    model = CapsuleRegression(4, 2)
+    model.compile(update=update, rate=0.5, momentum=0.9, ridge=1.0)
+    model.fit(x, y, verbose=0)
+    model.rate = model.momentum = 0.0
+    before = weights(model)
+    model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(weights(model), before)
+    model.rate = 1.0
+    model.fit(x, y, verbose=0)
+    assert np.abs(weights(model) - before).max() > 1e-3
+    for name in ("ridge", "update"):
+        with pytest.raises(AttributeError):
+            setattr(model, name, "another")
+    for name, value in [("momentum", 1.0), ("rate", -1.0), ("threshold", "low")]:
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            setattr(model, name, value)
+    with pytest.raises(ValueError, match="from number to number only. Give schedules to `compile`"):
+        model.rate = keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.9)
 
 
 def test_a_second_fit_checks_its_data():

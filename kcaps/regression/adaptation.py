@@ -7,6 +7,12 @@ from kcaps.regression.moments import SecondMoments, inverse_factor, principal_di
 from kcaps.regression.state import TrainingState
 from kcaps.regression.subspace import SubspaceProjection
 
+# Mean squared lengths of features for which first weights of unit length are neither without effect
+# nor certain of everything.
+_LENGTHS = 1e-2, 1e3
+# Those whose reciprocals and products with weights of the inverse size are normal numbers.
+_LARGEST = {"float32": 1e60, "float64": 1e200}
+
 
 class Adaptation:
     """Mixin of `CapsuleRegression`: `adapt`, and what it takes from data outside of training."""
@@ -14,9 +20,9 @@ class Adaptation:
     def adapt(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
         """Prepares the encoder, the second moments of the features, and the first weights.
 
-        `fit` does it where it has not been done. Data are streamed, in one pass for the encoder's
-        `SubspaceProjection` (unless it is adapted already) and one for the moments. The weights
-        start anew.
+        Data are streamed, in one pass for the encoder's `SubspaceProjection` (unless it is
+        adapted already) and one for the moments. The weights start anew. The moments stand until
+        the next `adapt`; where it was never called, each `fit` measures the data that it is given.
 
         Args:
             x: Array, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`.
@@ -30,6 +36,7 @@ class Adaptation:
                 without examples, or inputs that are all zero.
         """
         self._measure(x, y, sample_weight, batch_size, steps)
+        self._adapted, self._state = True, None
         self._start()
 
     def _measure(self, x, y, sample_weight=None, batch_size=None, steps=None):
@@ -57,24 +64,35 @@ class Adaptation:
             raise ValueError("`x` must not be zero in all examples. Received: features that are.")
         if not np.isfinite(moments.sums).all():
             raise ValueError("`x` is too large for its squares. Scale it, e.g. to unit variance.")
-        self._moments, self._state = moments, None
+        largest, length = _LARGEST[self.competition.compute_dtype], moments.mean_squared_length
+        if not 1 / largest <= length <= largest:
+            raise ValueError(
+                f"The size of features must be from {largest**-0.5:g} to {largest**0.5:g}. "
+                f"Received: about {length**0.5:.1g}. Scale `x`, e.g. to unit variance."
+            )
+        self._moments = moments
 
     def _projections(self):
-        layers = getattr(self.encoder, "layers", [self.encoder])
-        return [layer for layer in layers if isinstance(layer, SubspaceProjection)]
+        return list(dict.fromkeys(_projections_in(self.encoder)))
 
     def _adapt_encoder(self, x, batch_size, steps):
-        layers = getattr(self.encoder, "layers", [self.encoder])
         for layer in self._projections():
             if layer.adapted:
                 continue
-            index = layers.index(layer)
 
-            def inputs(before=layers[:index]):
+            def inputs(layer=layer):
+                # Wherever the layer is in the encoder: what reaches it when that is called.
                 for batch, _, _ in stream(x, None, None, batch_size, steps):
-                    for earlier in before:
-                        batch = earlier(batch)
-                    yield ops.convert_to_numpy(batch)
+                    batch = ops.convert_to_tensor(batch)
+                    if not self.encoder.built:
+                        self.encoder(batch, training=False)  # with symbols also, which are no data
+                    reached = []
+                    layer.observe = reached.append
+                    try:
+                        self.encoder(batch, training=False)
+                    finally:
+                        layer.observe = None
+                    yield from map(ops.convert_to_numpy, reached)
 
             layer.adapt(inputs())
 
@@ -85,14 +103,23 @@ class Adaptation:
             layer.kernel.assign(layer._initial(layer.kernel.shape, layer.kernel.dtype))
             return
         kernel, total = np.zeros(layer.kernel.shape), self._moments.sums.sum(0)
+        found = {}  # directions of capsules that stand for the same classes
         for n, c in np.ndindex(layer.dims.shape):
-            moment = np.tensordot(targets[:, n, c], self._moments.sums, 1)
-            directions = principal_directions(moment, layer.dims[n, c], total)
+            classes, count = np.flatnonzero(targets[:, n, c]), layer.dims[n, c]
+            key = classes.tobytes(), count
+            if key not in found:
+                moment = self._moments.sums[classes].sum(0)
+                found[key] = principal_directions(moment, count, total)
+            directions = found[key]
             kernel[n, :, c, : directions.shape[1]] = directions
-        layer.kernel.assign(kernel)
+        length = self._moments.mean_squared_length
+        layer.kernel.assign(kernel * np.sqrt(np.clip(length, *_LENGTHS) / length))
 
     def _prepare(self):
-        """Training state for the moments that were measured and the compiled options."""
+        """Training state for the moments that were measured and the compiled options.
+
+        Of a state that is there, the velocity stays, and so do the functions that Keras compiled.
+        """
         moments, layer = self._moments, self.competition
         concerned = layer.problems.targets.max(-1).T  # (n, m)
         if concerned.all():
@@ -100,11 +127,18 @@ class Adaptation:
         factors, ridges = [], []
         for classes in concerned:
             weight = classes @ moments.weights
-            moment = np.tensordot(classes, moments.sums, 1) / weight
+            moment = moments.sums[classes > 0].sum(0) / weight
             factor, ridge = inverse_factor(moment, self.ridge / weight, layer.compute_dtype)
             factors.append(factor)
             ridges.append(ridge)
-        self._state = TrainingState(layer, np.stack(factors), np.array(ridges), self.threshold)
+        if self._state is not None:
+            self._state.factor.assign(np.stack(factors))
+            self._state.ridge.assign(np.array(ridges))
+            return
+        options = {name: getattr(self, name) for name in ("momentum", "threshold", "rate")}
+        if callable(self.rate):
+            options["rate"] = 0.0  # not used
+        self._state = TrainingState(layer, np.stack(factors), np.array(ridges), options)
         # What was compiled has the variables of another state.
         self.train_function, self.test_function, self._functions = None, None, {}
 
@@ -147,3 +181,11 @@ class Adaptation:
                 f"{list(classes[wrong][:3])}."
             )
         return classes.astype("int64")
+
+
+def _projections_in(layer):
+    """All `SubspaceProjection` of a layer or model, in the order in which inputs reach them."""
+    if isinstance(layer, SubspaceProjection):
+        return [layer]
+    inner = getattr(layer, "layers", [])
+    return [found for part in inner for found in _projections_in(part)]

@@ -1,7 +1,12 @@
 """Arrays as batches, in the order and form in which EM reads them fastest."""
 
+import numbers
+
 import keras
 import numpy as np
+
+from kcaps.regression.moments import numbers as as_numbers
+from kcaps.validation import non_negative
 
 
 def in_memory(x, y, weights, batch_size):
@@ -28,11 +33,46 @@ def in_memory(x, y, weights, batch_size):
 
 def split(arrays, share, validation_data):
     """Training arrays, and the last examples as validation data if a share is asked for."""
+    if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= share < 1:
+        raise ValueError(
+            "`validation_split` must be a number from 0 to below 1. Received: "
+            f"validation_split={share!r}."
+        )
     if not share or validation_data is not None:
         return arrays, validation_data
-    cut = len(arrays[0]) - int(len(arrays[0]) * share)
+    size = len(arrays[0])
+    cut = size - int(size * share)
+    if cut in (0, size):
+        raise ValueError(
+            "`validation_split` must leave examples on both sides. Received: "
+            f"validation_split={share!r} of {size} examples."
+        )
     held_out = tuple(part[cut:] for part in arrays if part is not None)
     return tuple(None if part is None else part[:cut] for part in arrays), held_out
+
+
+def of_validation(data):
+    """Validation data with its arrays as such: `(x, y)` or `(x, y, sample_weight)`, or a stream."""
+    if not isinstance(data, tuple | list):
+        return data
+    if len(data) not in (2, 3):
+        raise ValueError(
+            "`validation_data` must be (x, y), (x, y, sample_weight), or batches of these. "
+            f"Received: {len(data)} parts."
+        )
+    names = "validation x", "validation y", "validation sample_weight"
+    return tuple(map(as_numbers, names, data))
+
+
+def weights_of(classes, class_weight):
+    """Weight of each example, by its class."""
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            "`class_weight` must be a dict from classes to weights. Received: "
+            f"class_weight={class_weight!r}."
+        )
+    factors = {k: non_negative("class_weight", value) for k, value in class_weight.items()}
+    return np.array([factors.get(k, 1.0) for k in classes])
 
 
 def by_class(x, y, classes, weights, batch_size):

@@ -6,13 +6,11 @@ from keras import ops
 
 from kcaps.regression.competition import Competition
 from kcaps.regression.fitting import Fitting
-from kcaps.validation import non_negative, one_of
-
-UPDATES = ("epoch", "batch")
+from kcaps.regression.options import Options
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class CapsuleRegression(Fitting, keras.Model):
+class CapsuleRegression(Options, Fitting, keras.Model):
     """Capsule regression: class probabilities from capsules that compete by their lengths.
 
     Each class has a capsule, a Gaussian vector with mean `W_i x`, and is as probable as the
@@ -29,9 +27,9 @@ class CapsuleRegression(Fitting, keras.Model):
         capsule_dim: Positive integer, components of each capsule, or one for each class.
         architecture: `"multiclass"`, `"one_vs_all"` or `"all_vs_all"`. Defaults to
             `"multiclass"`.
-        encoder: Layer or `keras.Sequential` from inputs to features `(batch, num_features)`,
-            which is not trained, e.g. `Rescaling` and `SubspaceProjection`. Defaults to None:
-            inputs are flattened.
+        encoder: Layer or model from inputs to features `(batch, num_features)`, which is not
+            trained, e.g. a `keras.Sequential` of `Rescaling` and `SubspaceProjection`; of one
+            input and one output. Defaults to None: inputs are flattened.
         initializer: `"subspace"`, the leading singular vectors of each class's inputs, or a Keras
             initializer. Defaults to `"subspace"`.
         **kwargs: `name` and `dtype` (`"float64"` computes in double precision).
@@ -65,7 +63,7 @@ class CapsuleRegression(Fitting, keras.Model):
         super().__init__(**kwargs)
         if isinstance(encoder, dict):
             encoder = keras.saving.deserialize_keras_object(encoder)
-        self.encoder = encoder
+        self.encoder = _checked(encoder)
         is_subspace = isinstance(initializer, str) and initializer == "subspace"
         self.initializer = initializer if is_subspace else keras.initializers.get(initializer)
         self.competition = Competition(
@@ -82,9 +80,7 @@ class CapsuleRegression(Fitting, keras.Model):
     def build(self, input_shape):
         shape = tuple(input_shape)
         if self.encoder is not None:
-            if not self.encoder.built:
-                self.encoder.build(shape)
-            shape = self.encoder.compute_output_shape(shape)
+            shape = self.encoder(keras.Input(batch_shape=shape), training=False).shape
         if None in shape[1:]:
             raise ValueError(
                 "`CapsuleRegression` needs inputs of known sizes. "
@@ -105,87 +101,6 @@ class CapsuleRegression(Fitting, keras.Model):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.competition.num_classes)
-
-    def compile(
-        self,
-        metrics=None,
-        momentum=0.0,
-        threshold=0.0,
-        ridge=0.0,
-        update="epoch",
-        rate=1.0,
-        **kwargs,
-    ):
-        """Configures the model for training.
-
-        Args:
-            metrics: Keras metrics of the class probabilities, e.g. `["accuracy"]`. The negative
-                conditional log-likelihood `loss` and the share of wrong classes `error` are
-                always there. In training of `"all_vs_all"` on arrays, where an example meets
-                only the problems of its class, `error` counts the examples that lose one of
-                them, and these metrics are of validation only.
-            momentum: γ: the share of the last step that is added to each. Defaults to 0.
-            threshold: ν: examples whose second class is at most this times as probable as their
-                own count as learned, and no longer pull. Defaults to 0: all pull.
-            ridge: Precision of a Gaussian prior on the weights, as `1/C` in scikit-learn's
-                logistic regression. Defaults to 0.
-            update: `"epoch"`: EM, or `"batch"`: online EM with a step after each batch, for
-                streams. Defaults to `"epoch"`.
-            rate: Number or `LearningRateSchedule` that multiplies steps; online EM needs one that
-                falls. Defaults to 1.
-            **kwargs: Further arguments of `keras.Model.compile` (e.g. `jit_compile`).
-
-        Raises:
-            ValueError: for an argument out of its range, or an optimizer or loss.
-        """
-        for name in ("optimizer", "loss"):
-            if kwargs.pop(name, None) is not None:
-                raise ValueError(
-                    f"CapsuleRegression is fitted by EM: it takes no `{name}`. Remove it. To train "
-                    "by gradients, use the layer `kcaps.regression.Competition`."
-                )
-        if non_negative("momentum", momentum) >= 1:
-            raise ValueError(f"`momentum` must be below 1. Received: momentum={momentum!r}.")
-        if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            rate = non_negative("rate", rate)
-        self._threshold = non_negative("threshold", threshold)
-        self.momentum, self.rate = float(momentum), rate
-        self.ridge, self.update = non_negative("ridge", ridge), one_of("update", update, UPDATES)
-        # Keras on JAX passes the state of some optimizer around.
-        optimizer = "sgd" if keras.backend.backend() == "jax" else None
-        if self.ridge > 1e30:
-            raise ValueError(f"`ridge` must be at most 1e30. Received: ridge={ridge!r}.")
-        super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
-        self._state, self._functions = None, {}
-
-    def get_compile_config(self):
-        config = super().get_compile_config()
-        if config:
-            config = {
-                key: value for key, value in config.items() if key not in ("optimizer", "loss")
-            }
-            config |= {
-                "momentum": self.momentum,
-                "threshold": self._threshold,
-                "ridge": self.ridge,
-                "update": self.update,
-                "rate": keras.saving.serialize_keras_object(self.rate),
-            }
-        return config
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    @property
-    def threshold(self):
-        """The threshold ν; may be set during training."""
-        return self._threshold
-
-    @threshold.setter
-    def threshold(self, value):
-        self._threshold = non_negative("threshold", value)
-        if self._state is not None:
-            self._state.threshold.assign(value)
 
     @property
     def velocity(self):
@@ -240,3 +155,20 @@ class CapsuleRegression(Fitting, keras.Model):
             inputs = keras.Input(self._input_shape[1:], name=name)
             self._tensors = (inputs, self.call(inputs))
         return self._tensors
+
+
+def _checked(encoder):
+    if encoder is None:
+        return None
+    if not isinstance(encoder, keras.layers.Layer):
+        raise ValueError(
+            "`encoder` must be a Keras layer or model; a function can be the `call` of a layer. "
+            f"Received: encoder={encoder!r}."
+        )
+    counts = [len(getattr(encoder, name, None) or [0]) for name in ("inputs", "outputs")]
+    if counts != [1, 1]:
+        raise ValueError(
+            "`encoder` must have one input and one output. Concatenate others inside it. "
+            f"Received: {counts[0]} and {counts[1]}."
+        )
+    return encoder

@@ -6,7 +6,7 @@ from keras import ops
 
 from kcaps.regression import architectures, em
 from kcaps.regression.interpolation import at_least_float32
-from kcaps.regression.posterior import Expectations
+from kcaps.regression.posterior import Expectations, squared_lengths
 from kcaps.validation import positive_int
 
 
@@ -109,7 +109,7 @@ class Competition(keras.layers.Layer):
 
     def call(self, inputs):
         means = em.means(inputs, ops.convert_to_tensor(self.kernel))
-        squared = ops.sum(ops.square(at_least_float32(means)), axis=-1)
+        squared = squared_lengths(at_least_float32(means))
         probabilities = self.problems.combine(Expectations(squared, self.dims).probabilities)
         return ops.cast(probabilities, self.compute_dtype)
 

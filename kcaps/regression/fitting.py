@@ -7,7 +7,8 @@ from keras import ops
 from kcaps.labels import k_hot
 from kcaps.regression import em
 from kcaps.regression.adaptation import Adaptation
-from kcaps.regression.batches import by_class, in_memory, split
+from kcaps.regression.batches import by_class, in_memory, of_validation, split, weights_of
+from kcaps.regression.moments import numbers
 
 # A batch has by default so many examples that this many numbers are computed at once.
 _BATCH_NUMBERS = 2**24
@@ -18,7 +19,7 @@ class Fitting(Adaptation):
 
     def _begin(self):
         self._error_tracker = keras.metrics.Mean(name="error")
-        self._moments = None
+        self._moments, self._adapted = None, False  # of the data of `adapt`, or of a `fit`
         self._state = None  # of training: neither saved nor counted with the weights
         self._encoded = self._grouped = False  # what the batches of a running `fit` are
         self._functions = {}
@@ -43,8 +44,11 @@ class Fitting(Adaptation):
         An epoch is one iteration: `loss` and `error` are of the weights before its step,
         `val_loss` and `val_error` of those after it. Features of arrays are computed once.
         `batch_size` only decides how much memory a pass takes (and in online EM, how often a step
-        is made): by default 64 MiB for the means of the capsules. Where `adapt` was not called,
-        it is done first, on the same data.
+        is made): by default 64 MiB for the means of the capsules.
+
+        A new model is given its first weights; another one goes on from those that it has, with
+        its velocity. The second moments of the data are measured first, in a pass of its own,
+        unless `adapt` was called: then those of its data are used.
 
         Raises:
             ValueError: as `adapt`, and if the statistics of an epoch are not finite; the weights
@@ -53,6 +57,9 @@ class Fitting(Adaptation):
         if not self.compiled:
             self.compile()
         options = {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, **kwargs}
+        if x is None:
+            raise ValueError("`x` must be the examples, or batches of them. Received: x=None.")
+        validation_data = of_validation(validation_data)
         if not hasattr(x, "shape") and not isinstance(x, list):
             unused = {
                 "y": y,
@@ -72,19 +79,17 @@ class Fitting(Adaptation):
             return self._run(x=x, shuffle=bool(shuffle), **options)
         if y is None:
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
-        weights = None if sample_weight is None else np.asarray(sample_weight)
-        arrays, validation_data = split(
-            (np.asarray(x), np.asarray(y), weights), validation_split, validation_data
-        )
+        arrays = numbers("x", x), np.asarray(y), numbers("sample_weight", sample_weight)
+        arrays, validation_data = split(arrays, validation_split, validation_data)
         x, y, weights = arrays
         self._check(x, y, weights)
         if class_weight is not None:
-            factors = np.array([class_weight.get(k, 1.0) for k in self._classes(y)])
+            factors = weights_of(self._classes(y), class_weight)
             weights = factors if weights is None else weights * factors
         self._ready(x, y, weights)
-        encoded = validation_data is None or (
-            isinstance(validation_data, tuple | list) and hasattr(validation_data[0], "shape")
-        )
+        if isinstance(validation_data, tuple):
+            self._check(*(*validation_data, None)[:3])
+        encoded = validation_data is None or isinstance(validation_data, tuple)
         if encoded:
             x = self._features_of(x)
         if encoded and validation_data is not None:
@@ -99,8 +104,7 @@ class Fitting(Adaptation):
         if shuffle is None:
             shuffle = self.update == "batch"
         if encoded and validation_data is not None:
-            held_out = [None if part is None else np.asarray(part) for part in validation_data[1:]]
-            batches, more = in_memory(validation_data[0], *(*held_out, None, None)[:2], most)
+            batches, more = in_memory(*(*validation_data, None)[:3], most)
             if "y" not in more:
                 validation_data = batches
         options |= {"validation_data": validation_data, "validation_batch_size": most}
@@ -112,17 +116,19 @@ class Fitting(Adaptation):
         return self._run(encoded, grouped, first, x=x, **options)
 
     def _ready(self, x, y=None, sample_weight=None, steps=None):
-        """Measures the data, unless that was done, and gives a new model its first weights."""
-        if self._moments is None:
-            if hasattr(x, "__next__") and steps is None:
+        """Measures the data, unless `adapt` was called, and gives a new model its first weights."""
+        if not self._adapted:
+            if hasattr(x, "__next__"):
                 raise ValueError(
-                    "`x` must be data that can be read more than once. Received: an iterator. "
-                    "Give a dataset, or call `adapt` on another iterator first."
+                    "`x` must be data that can be read more than once: its second moments are "
+                    "measured first. Received: an iterator. Give a dataset, or call `adapt` on "
+                    "another iterator first."
                 )
             self._measure(x, y, sample_weight, steps=steps)
             if not np.any(ops.convert_to_numpy(self.competition.kernel)):
                 self._start()
-        if self._state is None:
+            self._prepare()
+        elif self._state is None:
             self._prepare()
 
     def _check(self, x, y, weights):
@@ -248,15 +254,16 @@ class Fitting(Adaptation):
 
     def _maximise(self, statistics, maximisation):
         state, kernel = self._state, self.competition.kernel
-        rate = self.rate(state.updates) if callable(self.rate) else self.rate
+        rate = self.rate(state.updates) if callable(self.rate) else state.rate
+        rate = ops.cast(ops.convert_to_tensor(rate), kernel.dtype)
         before = ops.convert_to_tensor(kernel), ops.convert_to_tensor(state.velocity)
         new, velocity = maximisation(
             *before,
             em.Statistics(*map(ops.convert_to_tensor, statistics)),
             ops.convert_to_tensor(state.factor),
             ops.convert_to_tensor(state.ridge),
-            ops.convert_to_tensor(self.momentum, kernel.dtype),
-            ops.cast(rate, kernel.dtype),
+            ops.convert_to_tensor(state.momentum),
+            rate,
         )
         finite = ops.all(ops.isfinite(new))
         kernel.assign(ops.where(finite, new, before[0]))

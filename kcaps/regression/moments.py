@@ -10,6 +10,16 @@ _SMALLEST = {"float32": 1e-10, "float64": 1e-13}
 _FALLBACK_RIDGE = 1e-6
 
 
+def numbers(name, values):
+    """`values` as an array, or a `ValueError` that names the argument; None stays None."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind in "OSUMmc":
+        raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}.")
+    return array
+
+
 def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
     """Batches of data in any form that Keras users hold it, as NumPy arrays.
 
@@ -25,11 +35,12 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
         `(x, y, sample_weight)`, where `y` and `sample_weight` may be None.
 
     Raises:
-        ValueError: for examples of different numbers, values that are not finite, negative
-            weights, or no data.
+        ValueError: for examples of different numbers, values that are no numbers or not finite,
+            negative weights, examples that are not in batches, or no data.
     """
+    names = "x", "y", "sample_weight"
     if hasattr(x, "shape") or isinstance(x, list):
-        arrays = [None if part is None else np.asarray(part) for part in (x, y, sample_weight)]
+        arrays = [numbers(*pair) for pair in zip(names, (x, y, sample_weight), strict=True)]
         sizes = [len(part) for part in arrays if part is not None]
         if len(set(sizes)) > 1:
             raise ValueError(f"`x`, `y` and `sample_weight` differ in length. Received: {sizes}.")
@@ -38,8 +49,14 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
             tuple(None if part is None else part[start : start + size] for part in arrays)
             for start in range(0, sizes[0], size)
         )
-    elif hasattr(x, "__getitem__") and hasattr(x, "__len__"):  # PyDataset
+    elif hasattr(x, "__getitem__") and hasattr(x, "__len__") and not isinstance(x, str | dict):
+        # PyDataset
         batches = (x[index] for index in range(len(x)))
+    elif not hasattr(x, "__iter__") or isinstance(x, str | dict):
+        raise ValueError(
+            "`x` must be an array, or batches (a dataset or generator of `(x, y)`). Received: "
+            f"{type(x).__name__}."
+        )
     else:
         batches = iter(x)
     count = 0
@@ -47,8 +64,14 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
         if steps is not None and index == steps:
             break
         parts = batch if isinstance(batch, tuple | list) else (batch,)
-        parts = [None if part is None else np.asarray(part) for part in parts]
-        features, labels, weights = (*parts, None, None)[:3]
+        parts = (*parts, None, None)[:3]
+        features, labels, weights = map(numbers, names, parts)
+        if features.ndim < 2 or (labels is not None and labels.shape[:1] != features.shape[:1]):
+            raise ValueError(
+                "`x` must be batches of examples, with as many labels. Received: x of shape "
+                f"{features.shape}, y of shape {None if labels is None else labels.shape}. Call "
+                "`batch` on a dataset of single examples, `reshape` on an array."
+            )
         if not np.isfinite(features).all():
             raise ValueError("`x` must be finite. Received: a batch with NaN or infinity.")
         if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0):
@@ -86,6 +109,11 @@ class SecondMoments:
             with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the sums
                 self.sums[k] += scaled[rows].T @ scaled[rows]
             self.weights[k] += weights[rows].sum()
+
+    @property
+    def mean_squared_length(self):
+        """Mean of `‖x‖²` over all examples."""
+        return np.trace(self.sums.sum(0)) / self.weights.sum()
 
 
 def principal_directions(moment, count, background=None):

@@ -1,10 +1,15 @@
 """Inference in capsule regression: predictions and posterior means, as pure functions."""
 
+import keras
 import numpy as np
 from keras import ops
 
 from kcaps.labels import k_hot
 from kcaps.regression.interpolation import at_least_float32, continued_fraction
+
+# Longest means that are computed with: λ0 is 1 to rounding, and 1/β², which is part of gradients,
+# a normal number.
+_LONGEST = {"float32": 1e9, "float64": 1e75}
 
 
 def class_probabilities(means, capsule_dims=None):
@@ -32,7 +37,7 @@ def class_probabilities(means, capsule_dims=None):
     - [Saul, 2021](https://doi.org/10.1162/neco_a_01336), equation (2.16).
     """
     means = at_least_float32(means)
-    return Expectations(_squared(means), _dims(means, capsule_dims)).probabilities
+    return Expectations(squared_lengths(means), _dims(means, capsule_dims)).probabilities
 
 
 def posterior_means(means, labels, capsule_dims=None):
@@ -59,7 +64,7 @@ def posterior_means(means, labels, capsule_dims=None):
     """
     means = at_least_float32(means)
     targets = ops.cast(k_hot(labels, means.shape[-2]), means.dtype)
-    expected = Expectations(_squared(means), _dims(means, capsule_dims))
+    expected = Expectations(squared_lengths(means), _dims(means, capsule_dims))
     return means * (1.0 + expected.corrections(targets))[..., None]
 
 
@@ -96,8 +101,19 @@ class Expectations:
         return (others + own) / probability - given
 
 
-def _squared(means):
-    return ops.sum(ops.square(means), axis=-1)
+def squared_lengths(means):
+    """Squared lengths of means `(..., c, d)`, which are scaled where these would overflow.
+
+    Capsules beyond a certain length compete as they would at that length: their shares of the
+    joint length are all that counts.
+    """
+    num_capsules, capsule_dim = means.shape[-2:]
+    longest = _LONGEST[keras.backend.standardize_dtype(means.dtype)]
+    # of the largest component, so that the joint length cannot exceed it
+    bound = longest / (num_capsules * capsule_dim) ** 0.5
+    largest = ops.max(ops.abs(means), axis=(-2, -1), keepdims=True)  # (..., 1, 1)
+    scale = ops.stop_gradient(bound / ops.maximum(largest, bound))
+    return ops.sum(ops.square(means * scale), axis=-1)
 
 
 def _dims(means, capsule_dims):

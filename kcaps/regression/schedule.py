@@ -24,7 +24,6 @@ class ThresholdSchedule(keras.callbacks.Callback):
         patience: Epochs without improvement that end each round. Defaults to those of the paper.
         monitor: What to minimise. Defaults to `"val_error"`.
         verbose: Whether to print a line for each round. Defaults to False.
-
         backup: Path of an `.npz` file that keeps the state every few seconds, or None. Where the
             file exists, training goes on from it: call `fit` with `initial_epoch=schedule.epoch`.
 
@@ -146,12 +145,13 @@ class ThresholdSchedule(keras.callbacks.Callback):
         """Writes aside and replaces, so that a reader never sees half a file."""
         self._last_save = time.monotonic()
         aside = self.backup.with_suffix(".part")
+        aside.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             np.savez(
                 file,
                 kernel=ops.convert_to_numpy(self.model.competition.kernel),
                 velocity=self.model.velocity,
-                best_kernel=self.best_kernel,
+                **({} if self.best_kernel is None else {"best_kernel": self.best_kernel}),
                 best=self.best,
                 rounds=np.array(self.rounds, int),
                 counts=[self.best_epoch, self.wait, self.length, self.epoch],
@@ -161,7 +161,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
     def _read(self):
         with np.load(self.backup) as file:
             saved = dict(file)
-        self.best, self.best_kernel = float(saved["best"]), saved["best_kernel"]
+        self.best, self.best_kernel = float(saved["best"]), saved.get("best_kernel")
         self.rounds = saved["rounds"].tolist()
         self.best_epoch, self.wait, self.length, self.epoch = saved["counts"].tolist()
         return saved

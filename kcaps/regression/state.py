@@ -13,10 +13,10 @@ class TrainingState:
         competition: The built `Competition` layer that is trained.
         factor: Array `(n, p, p)` or `(1, p, p)` of inverse factors of the second moments.
         ridge: Array `(n,)` or `(1,)`, precision of the prior by example.
-        threshold: First value of the threshold.
+        options: First values of `momentum`, `threshold` and `rate`, a dict.
     """
 
-    def __init__(self, competition, factor, ridge, threshold):
+    def __init__(self, competition, factor, ridge, options):
         kernel = competition.kernel
 
         def variable(value):
@@ -27,7 +27,9 @@ class TrainingState:
         self.weights = variable(np.zeros(kernel.shape[0]))
         self.factor = variable(factor)
         self.ridge = variable(ridge)
-        self.threshold = variable(threshold)
+        self.momentum = variable(options["momentum"])
+        self.threshold = variable(options["threshold"])
+        self.rate = variable(options["rate"])
         self.updates = keras.Variable(0, dtype="int32", trainable=False)
         self.refused = keras.Variable(0, dtype="int32", trainable=False)  # steps that overflowed
 
@@ -35,7 +37,7 @@ class TrainingState:
     def variables(self):
         return [
             *(self.velocity, self.gradient, self.weights, self.factor, self.ridge),
-            *(self.threshold, self.updates, self.refused),
+            *(self.momentum, self.threshold, self.rate, self.updates, self.refused),
         ]
 
     @property

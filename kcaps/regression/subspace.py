@@ -46,6 +46,7 @@ class SubspaceProjection(keras.layers.Layer):
         num_components = positive_int("num_components", num_components)
         super().__init__(**kwargs)
         self.num_components = num_components
+        self.observe = None  # a function of its inputs, while a model around the layer adapts it
 
     def build(self, input_shape):
         if None in input_shape[1:]:
@@ -93,6 +94,8 @@ class SubspaceProjection(keras.layers.Layer):
         return self.built and bool(np.any(ops.convert_to_numpy(self.kernel)))
 
     def call(self, inputs):
+        if self.observe is not None:
+            self.observe(inputs)
         return ops.matmul(ops.reshape(inputs, (-1, self.kernel.shape[0])), self.kernel)
 
     def compute_output_shape(self, input_shape):

@@ -1,0 +1,107 @@
+"""The networks of the baselines' study, each with the training that it was published with."""
+
+import collections.abc
+import dataclasses
+
+import keras
+
+import networks
+from kcaps.losses import LogLoss
+from kcaps.models import capsnet, efficient_capsnet
+
+ADAM_EPSILON = 1e-8  # PyTorch's
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A network and its training.
+
+    Args:
+        build: Function of `data.Images` and the mean training image that returns a compiled model.
+        batch_size: Images of a step.
+        steps: Steps, all of them at most.
+        published: Test accuracy on CIFAR-10 in per cent, as Daza gives it.
+    """
+
+    build: collections.abc.Callable
+    batch_size: int
+    steps: int
+    published: str = ""
+
+
+def mlp(images, mean):
+    # The paper's rate is 1e-3. It ends above the published accuracy, and the course's default of
+    # 2e-3 at it: on held-out training images, three seeds, 48.8 % and 47.3 %.
+    network = networks.mlp(
+        images.shape,
+        images.num_classes,
+        units=[100],
+        kernel_initializer=keras.initializers.RandomNormal(stddev=1e-4),
+        mean=mean,
+    )
+    return _compiled(network, keras.optimizers.SGD(2e-3))
+
+
+def tuned_mlp(images, mean):
+    network = networks.mlp(
+        images.shape,
+        images.num_classes,
+        units=[600, 400],
+        dropout=0.1,
+        weight_decay=0.1,
+        kernel_initializer=networks.TORCH_INITIALIZER,
+        mean=mean,
+    )
+    return _compiled(network, keras.optimizers.Adam(1e-4, epsilon=ADAM_EPSILON))
+
+
+def cnn(images, mean, batch_normalization=True):
+    network = networks.vgg(
+        images.shape,
+        images.num_classes,
+        batch_normalization,
+        kernel_initializer=networks.TORCH_INITIALIZER,
+        mean=mean,
+    )
+    return _compiled(network, keras.optimizers.Adam(1e-4, epsilon=ADAM_EPSILON))
+
+
+def cnn_without_bn(images, mean):
+    return cnn(images, mean, batch_normalization=False)
+
+
+def _compiled(network, optimizer):
+    # Beside the loss, which has the penalty of weight decay in it.
+    cross_entropy = keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True)
+    network.compile(optimizer, LogLoss(), metrics=["accuracy", cross_entropy])
+    return network
+
+
+def capsule_network(images, mean):
+    """That of the recipes: cifar10.py, or mnist.py for other data."""
+    rate, options = 1e-3, {}
+    if images.name == "cifar10":
+        rate = 3e-4
+        options = {"num_primary_capsules": 64, "activation": "leaky_relu", "decoder_units": None}
+    network = capsnet(images.shape, images.num_classes, **options)
+    decay = keras.optimizers.schedules.ExponentialDecay(rate, decay_steps=1000, decay_rate=0.96)
+    network.compile(keras.optimizers.Adam(decay), metrics=["accuracy"])
+    return network
+
+
+def efficient_capsule_network(images, mean):
+    network = efficient_capsnet(images.shape, images.num_classes)
+    epoch = max(1, (len(images.train[0]) + len(images.validation[0])) // 16)
+    decay = keras.optimizers.schedules.ExponentialDecay(5e-4, epoch, 0.97, staircase=True)
+    network.compile(keras.optimizers.Adam(decay), metrics=["accuracy"])
+    return network
+
+
+BASELINES = {
+    "mlp": Baseline(mlp, 200, 1500, "46.6"),
+    "tuned_mlp": Baseline(tuned_mlp, 200, 4000, "54.2"),
+    "cnn": Baseline(cnn, 32, 5000, "77.0 ± 0.6, best 78.5"),
+    "cnn_without_bn": Baseline(cnn_without_bn, 32, 5000, "73.8"),
+    "capsnet": Baseline(capsule_network, 32, 31_200),  # 20 epochs of 50,000 images
+    "efficient_capsnet": Baseline(efficient_capsule_network, 16, 468_700),  # 150 epochs
+}

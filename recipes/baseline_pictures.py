@@ -1,0 +1,56 @@
+"""The picture of the baselines' study."""
+
+from matplotlib import pyplot as plt
+from matplotlib import ticker
+
+import pictures
+
+
+def draw(table, curves, images, path):
+    """Accuracy against parameters, and the learning curves of the last model of each kind.
+
+    Args:
+        table: Rows with `model`, `mean`, `deviation`, `parameters` and `seeds`.
+        curves: Rows of `curve.csv` by model; none for a model that has no steps.
+        images: `data.Images`.
+        path: File to write.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    figure.suptitle("Baselines: all seeds, and the curves of the last one")
+    for number, row in enumerate(table):
+        colour, name = f"C{number}", row["model"].replace("_", " ")
+        axes[0].errorbar(
+            row["parameters"],
+            row["mean"],
+            yerr=row["deviation"] or None,
+            marker="o",
+            color=colour,
+            capsize=3,
+            linestyle="",
+            label=name,
+        )
+        for axis, value in zip(axes[1:], ("loss", "accuracy"), strict=True):
+            factor = 100 if value == "accuracy" else 1
+            _curve(
+                axis, curves[row["model"]], value, factor, color=colour, linewidth=0.7, alpha=0.6
+            )
+            _curve(axis, curves[row["model"]], f"test_{value}", factor, color=colour, marker=".")
+    axes[0].set(xlabel="parameters", xscale="log", ylabel="test accuracy / %")
+    axes[0].xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+    axes[0].xaxis.set_major_formatter(ticker.EngFormatter())
+    axes[0].xaxis.set_minor_formatter(ticker.EngFormatter())
+    axes[1].set(xlabel="step", ylabel="loss", ylim=(0, None))
+    axes[2].set(xlabel="step", ylabel="accuracy / %", ylim=(0, 100))
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    handles += [plt.Line2D([], [], color="gray", marker=marker) for marker in ("", ".")]
+    labels += ["training, mean of 10 steps", "some test images"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    pictures.save(figure, images, path)
+
+
+def _curve(axis, rows, name, factor, **style):
+    points = [(int(row["step"]), factor * float(row[name])) for row in rows if row[name] != ""]
+    if points:
+        axis.plot(*zip(*points, strict=True), **style)

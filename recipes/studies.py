@@ -1,0 +1,61 @@
+"""What studies share: many trainings with results in one folder, which a later run goes on with."""
+
+import csv
+import json
+import pathlib
+
+import data
+import training
+
+from export.command import fail
+
+
+def add_arguments(parser, output):
+    """Adds the folder of results, and where the images come from."""
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=output,
+        help="folder of results; a study that is in it goes on",
+    )
+    data.add_arguments(parser)
+
+
+def open_folder(output, name, arguments, others=()):
+    """Makes a folder of results; refuses one that holds something else.
+
+    Args:
+        output: Path of the folder.
+        name: Name of the study, whose arguments are in `<name>.json`.
+        arguments: Dict of what makes the study what it is.
+        others: Names of studies that may share the folder.
+    """
+    path = output / f"{name}.json"
+    try:
+        held = {file.name for file in output.iterdir()} if output.exists() else set()
+        if held and not held & {f"{study}.json" for study in (name, *others)}:
+            fail(f"--output {output} is not empty and holds no {name}: give another folder")
+        before = json.loads(path.read_text()) if path.exists() else arguments
+        output.mkdir(parents=True, exist_ok=True)
+        training.write_json(path, before)
+    except (OSError, ValueError) as error:
+        fail(f"--output {output} cannot be used: {error}")
+    if before != arguments:
+        fail(f"{path} is of a study with other arguments, {before}: give another --output")
+
+
+def read_rows(path, types):
+    """Rows of a CSV file as dicts; none if there is no file.
+
+    Args:
+        path: The file.
+        types: Functions of the text in a column, by its name. Other columns hold floats.
+    """
+    if not path.exists():
+        return []
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: types.get(name, float)(row[name]) for name in row} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        fail(f"{path} is damaged: {error!r}")
