@@ -18,7 +18,7 @@ SHIFTS = np.linspace(-0.25, 0.25, 11)
 def draw(model, images, lengths, history, output):
     """Draws all pictures that the model allows; those of reconstructions need a decoder."""
     predictions = lengths.argmax(-1)
-    save(_curves(history), images, output / "curves.png")
+    save(curves(history), images, output / "curves.png")
     save(confusion(images, predictions), images, output / "confusion.png")
     if getattr(model, "decoder", None) is not None:
         poses = _class_poses(model, images.test[0][:COLUMNS])
@@ -34,14 +34,15 @@ def save(figure, images, path):
     plt.close(figure)
 
 
-def _curves(history):
+def curves(history, metric="accuracy"):
+    """Loss and accuracy by epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     figure.suptitle("Training curves")
     epochs = np.arange(1, len(history["loss"]) + 1)
-    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+    for axis, name in zip(axes, ("loss", metric), strict=True):
         axis.plot(epochs, history[name], marker=".", label="training")
         axis.plot(epochs, history[f"val_{name}"], marker=".", label="validation")
-        axis.set(xlabel="epoch", ylabel=name)
+        axis.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_yscale("log")

@@ -282,6 +282,73 @@ def _callbacks(output, history, synthetic):
     ]
 
 
+def fit(model, images, args, batches, steps, validation):
+    """Trains a compiled model in its checkpoint folder; keeps that of the best epoch on validation.
+
+    Args:
+        model: Compiled model.
+        images: `data.Images`.
+        args: Arguments from `begin`.
+        batches: Function of the number of the first step that returns batches without end.
+        steps: Steps of an epoch.
+        validation: What Keras takes as validation data.
+
+    Returns:
+        History as columns, and seconds of training.
+    """
+    output = args.output
+    synthetic = images.source["loader"] == "synthetic"
+    done = open_folder(args, images)
+    history = read_history(output / "history.csv") if done else {}
+    print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+    started = time.perf_counter()
+    model.fit(
+        batches(done * steps),
+        epochs=args.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # the batches are shuffled already
+        validation_data=validation,
+        validation_batch_size=args.batch_size,
+        callbacks=_callbacks(output, history, synthetic),
+    )
+    seconds = time.perf_counter() - started
+    history = read_history(output / "history.csv")
+    if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
+        fail("training diverged; try a lower --learning-rate", code=1)
+    model.load_weights(output / "model.keras")
+    model.save(output / "model.keras", include_optimizer=False)
+    return history, seconds
+
+
+def write_report(args, images, model, history, seconds, accuracy, metric="accuracy", more=None):
+    """Writes `report.json`.
+
+    Args:
+        args: Arguments from `begin`.
+        images: `data.Images`.
+        model, history, seconds: What `fit` trained and returned.
+        accuracy: Share of the test images that are right.
+        metric: Name of the accuracy in the history.
+        more: Optional dict of further numbers.
+    """
+    best = int(np.argmin(history["val_loss"]))
+    write_json(
+        args.output / "report.json",
+        {
+            "test_accuracy": accuracy,
+            "test_images": len(images.test[1]),
+            "validation_accuracy": history[f"val_{metric}"][best],
+            "validation_loss": history["val_loss"][best],
+            "best_epoch": best + 1,
+            "epochs": len(history["loss"]),
+            "parameters": model.count_params(),
+            "training_seconds": round(seconds, 2),
+            "synthetic": images.source["loader"] == "synthetic",
+            **(more or {}),
+        },
+    )
+
+
 def run(model, images, args, augment=None, report=None):
     """Trains a compiled model and fills the checkpoint folder.
 
@@ -296,49 +363,18 @@ def run(model, images, args, augment=None, report=None):
             a pair of integers for TensorFlow's stateless random operations.
         report: Optional dict of further numbers for `report.json`.
     """
-    output = args.output
-    synthetic = images.source["loader"] == "synthetic"
-    done = open_folder(args, images)
-    history = read_history(output / "history.csv") if done else {}
     size = min(args.batch_size, len(images.train[0]))
-    steps = len(images.train[0]) // size
-    dataset = stream(*images.train, size, args.seed, done * steps, augment)
-    print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
-    started = time.perf_counter()
-    model.fit(
-        dataset,
-        epochs=args.epochs,
-        steps_per_epoch=steps,
-        shuffle=False,  # the batches are shuffled already
-        validation_data=images.validation,
-        validation_batch_size=args.batch_size,
-        callbacks=_callbacks(output, history, synthetic),
-    )
-    seconds = time.perf_counter() - started
-    history = read_history(output / "history.csv")
-    if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
-        fail("training diverged; try a lower --learning-rate", code=1)
 
-    model.load_weights(output / "model.keras")
-    model.save(output / "model.keras", include_optimizer=False)
-    test_images, test_labels = images.test
-    lengths = model.predict(test_images, batch_size=args.batch_size, verbose=0)
-    accuracy = float(np.mean(lengths.argmax(-1) == test_labels))
-    best = int(np.argmin(history["val_loss"]))
-    write_json(
-        output / "report.json",
-        {
-            "test_accuracy": accuracy,
-            "test_images": len(test_labels),
-            "validation_accuracy": history["val_accuracy"][best],
-            "validation_loss": history["val_loss"][best],
-            "best_epoch": best + 1,
-            "epochs": len(history["loss"]),
-            "parameters": model.count_params(),
-            "training_seconds": round(seconds, 2),
-            "synthetic": synthetic,
-            **(report or {}),
-        },
+    def batches(first_step):
+        return stream(*images.train, size, args.seed, first_step, augment)
+
+    steps = len(images.train[0]) // size
+    history, seconds = fit(model, images, args, batches, steps, images.validation)
+    lengths = model.predict(images.test[0], batch_size=args.batch_size, verbose=0)
+    accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
+    write_report(args, images, model, history, seconds, accuracy, more=report)
+    pictures.draw(model, images, lengths, history, args.output)
+    print(
+        f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in "
+        f"{args.output}{os.sep}"
     )
-    pictures.draw(model, images, lengths, history, output)
-    print(f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in {output}{os.sep}")

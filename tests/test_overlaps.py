@@ -1,0 +1,89 @@
+"""MultiMNIST: the pictures that are made, and the recipe."""
+
+import json
+
+import numpy as np
+import pytest
+
+import exporting
+import overlaps
+
+
+@pytest.fixture
+def digits(rng):
+    """Images that tell their number: one bright pixel in the corner has it."""
+    images = np.zeros((50, 28, 28, 1), "uint8")
+    images[:, 0, 0, 0] = np.arange(1, 51)
+    images[:, 10:15, 10:15] = 200
+    return images, np.repeat(np.arange(5), 10)
+
+
+def take(dataset, count):
+    return [[part.numpy() for part in batch] for batch in dataset.take(count)]
+
+
+def test_pictures_hold_two_digits_of_different_classes(digits):
+    images, labels = digits
+    firsts, partners, corners = [], [], []
+    for pictures, pairs, parts in take(overlaps.overlapping(*digits, 3, 10), 10):
+        assert pictures.shape == (10, 36, 36, 1) and parts.shape == (10, 2, 36, 36, 1)
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+        np.testing.assert_array_equal(pictures, np.minimum(parts.sum(1), 255))
+        for pair, two in zip(pairs, parts, strict=True):
+            numbers = []
+            for label, part in zip(pair, two, strict=True):
+                row, column = np.argwhere(part[..., 0])[0]  # of the corner, 4 ± 4 on the canvas
+                assert 0 <= row <= 8 and 0 <= column <= 8
+                number = int(part[row, column, 0]) - 1
+                assert labels[number] == label
+                canvas = np.zeros((36, 36, 1))
+                canvas[row : row + 28, column : column + 28] = images[number]
+                np.testing.assert_array_equal(part, canvas)
+                numbers.append(number)
+                corners.append((row, column))
+            firsts.append(numbers[0])
+            partners.append(numbers[1])
+    # Two passes: each digit is first twice. Partners and places vary.
+    assert sorted(firsts) == sorted(2 * list(range(50)))
+    assert len(set(partners)) > 30 and len(set(corners)) > 60
+
+
+def test_partners_are_drawn_evenly_from_the_other_classes():
+    """Of unequal classes, too: 5 standard deviations of 6,000 draws."""
+    labels = np.repeat([0, 1, 2], [1, 2, 3])
+    images = np.arange(6, dtype="uint8").reshape(6, 1, 1, 1) + 1
+    counts = np.zeros((6, 6))
+    for _, _, parts in take(overlaps.overlapping(images, labels, 0, 600), 10):
+        numbers = parts.max((2, 3, 4)).astype(int) - 1
+        np.add.at(counts, tuple(numbers.T), 1)
+    allowed = labels[:, None] != labels
+    expected = 1000 * allowed / allowed.sum(1, keepdims=True)
+    assert (counts[~allowed] == 0).all()
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(1000 / 4)
+
+
+def test_the_same_pictures_for_the_same_seed_from_any_batch_on(digits):
+    whole = take(overlaps.overlapping(*digits, 7, 20), 6)
+    later = take(overlaps.overlapping(*digits, 7, 20, start=4), 2)
+    other = take(overlaps.overlapping(*digits, 8, 20), 1)
+    for expected, received in zip(whole[4:], later, strict=True):
+        for one, two in zip(expected, received, strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert (whole[0][0] != other[0][0]).any()
+
+
+def test_one_class_is_refused(digits):
+    with pytest.raises(ValueError, match="two classes at least.*10 labels, all 0"):
+        overlaps.overlapping(digits[0][:10], digits[1][:10], 0, 5)
+
+
+def test_recipe(tmp_path):
+    arguments = ("--synthetic", "--limit", 40, "--epochs", 1, "--batch-size", 12, "--routing", "l1")
+    recipe = exporting.ROOT / "recipes/multi_mnist.py"
+    result = exporting.python(recipe, *arguments, "--output", tmp_path / "ckpt", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "both digits right in" in result.stdout.splitlines()[-1]
+    report = json.loads((tmp_path / "ckpt/report.json").read_text())
+    assert 0 <= report["test_accuracy"] <= 1 and report["test_images"] == 40
+    for name in ("model.keras", "history.csv", "curves.png", "reconstructions.png"):
+        assert (tmp_path / "ckpt" / name).exists()
