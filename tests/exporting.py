@@ -1,9 +1,13 @@
 """What the tests of the exporters share."""
 
+import contextlib
+import io
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+from unittest import mock
 
 import onnxruntime
 import pytest
@@ -19,6 +23,20 @@ def python(*arguments, cwd):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def recipe_here(name, *arguments):
+    """A recipe run in this process, which saves the start of another, as a finished process."""
+    path = ROOT / "recipes" / f"{name}.py"
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    command = [str(path), *map(str, arguments)]
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with mock.patch.object(sys, "argv", command), streams[0], streams[1]:
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+    return subprocess.CompletedProcess(command, code or 0, out.getvalue(), err.getvalue())
 
 
 def small(routing, **options):

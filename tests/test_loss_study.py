@@ -6,8 +6,8 @@ import pytest
 
 import kcaps
 import loss_findings
+from exporting import recipe_here as recipe
 from stacked import Stack
-from test_recipes import recipe
 from test_regression_recipes import rows
 
 pytestmark = pytest.mark.tensorflow

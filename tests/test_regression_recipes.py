@@ -13,7 +13,8 @@ from export import checkpoint
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import onnx_outputs
-from test_recipes import RECIPES, recipe
+from exporting import recipe_here as recipe
+from test_recipes import RECIPES
 
 pytestmark = pytest.mark.tensorflow
 QUICK = ("--data", "digits", "--limit", 400)
