@@ -319,10 +319,12 @@ def draw_errors(rows, images, path):
     examples = [row["examples"] for row in rows]
     for key, label in (("test_error", "test"), ("val_error", "validation")):
         axis.plot(examples, [100 * row[key] for row in rows], marker=".", label=label)
-    axis.set(xscale="log", yscale="log", xlabel="distorted digits seen", ylabel="error / %")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set(xscale="log", xlabel="distorted digits seen", ylabel="error / %")
+    if min(row[key] for row in rows for key in ("test_error", "val_error")) > 0:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=100)
