@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
+import passes
 from export.command import fail, non_negative, positive
 from kcaps.regression import CapsuleRegression, SubspaceProjection
 from kcaps.regression.architectures import ARCHITECTURES
@@ -54,23 +55,16 @@ def distorted(images, labels, seed, batch_size, start=0):
         `tf.data.Dataset` of batches of float32 images from 0 to 255, and labels.
     """
     images, labels = tf.constant(images), tf.constant(labels)
-    seed = tf.constant(seed, tf.int64)
     displacements = _displacements(*images.shape[1:3])
-
-    def one_pass(number):
-        order = tf.range(len(images))
-        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, number]))
-        return tf.data.Dataset.from_tensor_slices(order)
 
     def read(number, indices):
         batch = tf.cast(tf.gather(images, indices)[..., 0], tf.float32)
-        seeds = tf.random.experimental.stateless_split(tf.stack([seed, number]), 3)
+        seeds = tf.random.experimental.stateless_split((seed, number), 3)
         batch = _moved(_thickened(batch, seeds[0]), seeds[1:], displacements)
         return batch[..., None], tf.gather(labels, indices)
 
-    passes = tf.data.Dataset.range(np.iinfo("int64").max).flat_map(one_pass)
-    batches = passes.batch(batch_size, drop_remainder=True).enumerate()
-    return batches.skip(start).map(read, num_parallel_calls=2).prefetch(2)
+    batches = passes.shuffled(len(images), batch_size, seed, start)
+    return batches.map(read, num_parallel_calls=2).prefetch(2)
 
 
 def _thickened(images, seed):

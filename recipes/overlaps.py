@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+import passes
+
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
 
@@ -40,15 +42,10 @@ def overlapping(images, labels, seed, batch_size, start=0):
     first = tf.constant(np.searchsorted(sorted_labels, labels, "left"), tf.int32)
     last = tf.constant(np.searchsorted(sorted_labels, labels, "right"), tf.int32)
     images, labels, by_class = map(tf.constant, (images, labels, by_class))
-    count, seed = len(labels), tf.constant(seed, tf.int64)
-
-    def one_pass(number):
-        order = tf.range(count)
-        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, number]))
-        return tf.data.Dataset.from_tensor_slices(order)
+    count = len(labels)
 
     def read(number, indices):
-        seeds = tf.random.experimental.stateless_split(tf.stack([seed, number]), 2)
+        seeds = tf.random.experimental.stateless_split((seed, number), 2)
         places = tf.random.stateless_uniform((batch_size,), seeds[0])
         begin, end = tf.gather(first, indices), tf.gather(last, indices)
         others = tf.cast(count - (end - begin), tf.float32)
@@ -60,9 +57,8 @@ def overlapping(images, labels, seed, batch_size, start=0):
         parts = tf.cast(parts, tf.float32)
         return tf.minimum(tf.reduce_sum(parts, axis=1), 255.0), tf.gather(labels, pairs), parts
 
-    passes = tf.data.Dataset.range(np.iinfo("int64").max).flat_map(one_pass)
-    batches = passes.batch(batch_size, drop_remainder=True).enumerate()
-    return batches.skip(start).map(read, num_parallel_calls=2).prefetch(2)
+    batches = passes.shuffled(count, batch_size, seed, start)
+    return batches.map(read, num_parallel_calls=2).prefetch(2)
 
 
 def _shifted(images, seed):

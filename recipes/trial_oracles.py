@@ -116,18 +116,15 @@ class _SurvivingOracle:
 
 
 def failure(trial):
-    """The last line of a failed trial's traceback, where this process has it."""
-    *_, line = (trial.message or "its worker tells why").strip().splitlines()
+    """The last line of a failed trial's traceback; empty where only its worker has it."""
+    *_, line = (trial.message or "").strip().splitlines() or [""]
     return line.removeprefix("keras_tuner.src.errors.FailedTrialError: ")
 
 
 def describe(trial):
     """One line on a trial that has ended."""
     if trial.status == FAILED:
-        lines = (trial.message or "").strip().splitlines()
-        reason = (
-            lines[-1].removeprefix("keras_tuner.src.errors.FailedTrialError: ") if lines else ""
-        )
+        reason = failure(trial)
         return f"trial {trial.trial_id}: failed" + (f", {reason}" if reason else "")
     values = trial.hyperparameters.values.items()
     values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values)

@@ -145,7 +145,7 @@ def finish(search):
     print(trial_results.write(oracle, images, args.search))
     best, *_ = trial_results.ranked(oracle.trials.values()) or [None]
     if best is None:
-        first = failure(oracle.trials[oracle.start_order[0]])
+        first = failure(oracle.trials[oracle.start_order[0]]) or "its worker tells why"
         fail(f"all {len(oracle.trials)} trials failed; the first: {first}", code=1)
     report = report_of(oracle, best)
     default = report.get("default_validation_accuracy")
