@@ -7,7 +7,6 @@ model and a seed. Finished cells are in cells.csv and not run again; an interrup
 
 import argparse
 import csv
-import json
 import math
 import os
 import shutil
@@ -124,11 +123,7 @@ def open_cell(model, seed):
     cell = argparse.Namespace(recipe="baselines", model=model, seed=seed, steps=count_steps(model))
     cell.data, cell.synthetic, cell.limit = args.data, args.synthetic, args.limit
     cell.output, cell.epochs = args.output / model, math.ceil(cell.steps / LONG)
-    try:
-        before = json.loads((cell.output / "run.json").read_text())["arguments"]
-    except (OSError, ValueError, KeyError, TypeError):
-        before = None
-    cell.overwrite = before != training.run_arguments(cell)  # such as those of another seed
+    studies.open_cell(cell)
     return cell
 
 

@@ -23,18 +23,6 @@ HELD_OUT_SEED = 0  # of the pictures of validation and test, which are the same 
 SHOWN = 8
 
 
-def pictures_of(digits):
-    """One picture for each digit, with a random partner; the same ones in every run."""
-    return tuple(
-        part.numpy()
-        for part in next(iter(overlaps.overlapping(*digits, HELD_OUT_SEED, len(digits[0]))))
-    )
-
-
-def targets(x, labels, parts):
-    return x, {"labels": labels, "parts": parts}
-
-
 def reconstructions(model, x, labels, parts):
     """Pictures, their digits, and the same two rebuilt from the capsules that are longest."""
     network = keras.Model(model.input, [model.output, model.class_layer.output])
@@ -67,7 +55,9 @@ def coloured(parts):
 
 args = training.begin(__doc__.splitlines()[0], epochs=20, batch_size=128, learning_rate=1e-3)
 images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
-held_out, test = pictures_of(images.validation), pictures_of(images.test)
+held_out, test = (
+    overlaps.held_out(part, HELD_OUT_SEED) for part in (images.validation, images.test)
+)
 routing = args.routing
 if routing in ("l1", "l2"):
     routing = DiscriminativeRouting(routing, penalty_weight=0.001)  # the paper's, for this data
@@ -75,23 +65,20 @@ model = capsnet(test[0].shape[1:], images.num_classes, routing=routing)
 rate = keras.optimizers.schedules.ExponentialDecay(
     args.learning_rate, decay_steps=20_000, decay_rate=0.96
 )
-model.compile(keras.optimizers.Adam(rate), metrics=[ExactMatch(overlaps.PARTS)])
+metric = ExactMatch(overlaps.PARTS)
+model.compile(keras.optimizers.Adam(rate), metrics=[metric])
 size = min(args.batch_size, len(images.train[0]))
 
 
 def batches(first_step):
-    return overlaps.overlapping(*images.train, args.seed, size, first_step).map(targets)
+    return overlaps.overlapping(*images.train, args.seed, size, first_step).map(overlaps.targets)
 
 
 history, seconds = training.fit(
-    model, images, args, batches, len(images.train[0]) // size, targets(*held_out)
+    model, images, args, batches, len(images.train[0]) // size, overlaps.targets(*held_out)
 )
-metric = ExactMatch(overlaps.PARTS)
-metric.update_state(
-    np.eye(images.num_classes)[test[1]].max(1),
-    model.predict(test[0], batch_size=args.batch_size, verbose=0),
-)
-accuracy = float(metric.result())
+outputs = model.predict(test[0], batch_size=args.batch_size, verbose=0)
+accuracy = overlaps.exact_match(outputs, test[1])
 training.write_report(args, images, model, history, seconds, accuracy, metric.name)
 pictures.save(pictures.curves(history, metric.name), images, args.output / "curves.png")
 figure = reconstructions(model, *(part[:SHOWN] for part in test))

@@ -59,3 +59,13 @@ def read_rows(path, types):
         return [{name: types.get(name, float)(row[name]) for name in row} for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         fail(f"{path} is damaged: {error!r}")
+
+
+def open_cell(cell):
+    """Has a cell's folder continued where it holds the same run, and replaced otherwise."""
+    try:
+        before = json.loads((cell.output / "run.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = None
+    cell.resume = before == training.run_arguments(cell)
+    cell.overwrite = not cell.resume  # such as one of another seed, or of a run that never began

@@ -1,0 +1,101 @@
+"""Cells of the tables: one method on one task from one seed, trained into a checkpoint folder."""
+
+import argparse
+import dataclasses
+
+import training
+
+import keras
+import numpy as np
+
+import networks
+import studies
+from reproduction import methods, provenance, tasks
+
+COLUMNS = {  # of cells.csv
+    "task": str,
+    "method": str,
+    "seed": int,
+    "test_error": float,  # in per cent, as the next one
+    "validation_error": float,
+    "best_epoch": int,
+    "epochs": int,
+    "batch_size": int,
+    "parameters": int,
+    "seconds": float,
+    **dict.fromkeys(provenance.COLUMNS, str),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    task: str
+    method: str
+    seed: int
+
+    def __str__(self):
+        return f"{self.task}, {self.method}, seed {self.seed}"
+
+    def folder(self, output):
+        return output / self.task / f"{self.method}-{self.seed}"
+
+
+def read(output):
+    """Rows of the finished cells, by cell."""
+    rows = studies.read_rows(output / "cells.csv", COLUMNS)
+    return {Cell(row["task"], row["method"], row["seed"]): row for row in rows}
+
+
+def run(cell, args):
+    """Trains a cell, or goes on with it; returns its row.
+
+    The weights that are best on the validation images are kept; the test images are read once.
+    """
+    task = tasks.load(cell.task, args)
+    plan = methods.training_of(cell.method, cell.task, args.budget)
+    count = len(task.images.train[0])
+    size = min(plan.batch_size, count)
+    epochs = args.epochs or plan.epochs
+    own = argparse.Namespace(
+        recipe="reproduce",
+        **dataclasses.asdict(cell),
+        budget=args.budget,
+        synthetic=args.synthetic,
+        limit=args.limit,
+        batch_size=size,
+        output=cell.folder(args.output),
+        epochs=epochs,
+    )
+    studies.open_cell(own)
+    training.check_output(own)
+    keras.utils.set_random_seed(cell.seed)
+    model, options = methods.build(
+        cell.method, cell.task, args.budget, task.input_shape, task.images.num_classes
+    )
+    optimizer = plan.optimizer(epochs * (count // size))
+    model.compile(optimizer, metrics=[task.make_metric()], **options)
+
+    def batches(first_step):
+        return task.batches(size, cell.seed, first_step)
+
+    history, seconds = training.fit(
+        model, task.images, own, batches, count // size, task.validation
+    )
+    parameters = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    if model.layers[-1].name == "logits":
+        model = networks.with_probabilities(model)
+        model.save(own.output / "model.keras", include_optimizer=False)
+    accuracy = task.accuracy(model, size)
+    training.write_report(own, task.images, model, history, seconds, accuracy, task.metric)
+    best = int(np.argmin(history["val_loss"]))
+    return {
+        **dataclasses.asdict(cell),
+        "test_error": round(100 * (1 - accuracy), 3),
+        "validation_error": round(100 * (1 - history[f"val_{task.metric}"][best]), 3),
+        "best_epoch": best + 1,
+        "epochs": epochs,
+        "batch_size": size,
+        "parameters": parameters,
+        "seconds": round(seconds, 1),
+        **provenance.here(),
+    }

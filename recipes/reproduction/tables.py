@@ -1,0 +1,89 @@
+"""The tables and figures that can be reproduced: their cells, and what is published."""
+
+import dataclasses
+
+from kcaps.routing import ROUTINGS
+from reproduction.cells import Cell
+from reproduction.methods import NO_DECODER
+
+ROUTED = ("dynamic", "l2", "l1")
+WITHOUT_DECODER = tuple(f"{name}{NO_DECODER}" for name in ROUTED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Methods on tasks.
+
+    Args:
+        title: What is compared.
+        methods: Methods of each task, by its name.
+        published: Errors in per cent, as printed, by task and method.
+        source: Where they are printed.
+    """
+
+    title: str
+    methods: dict
+    published: dict = dataclasses.field(default_factory=dict)
+    source: str = ""
+
+    def cells(self, seeds):
+        """All seeds of a method before the next."""
+        return [
+            Cell(task, method, seed)
+            for task, methods in self.methods.items()
+            for method in methods
+            for seed in range(seeds)
+        ]
+
+
+YANG = "Yang et al., 2021"
+MAZZIA = "Mazzia et al., 2021"
+TABLE2 = ("dynamic", "l2", "l1", "l2_fc", "l1_fc")
+
+TABLES = {
+    "table2": Table(
+        "Test errors of routings (Table II)",
+        {"mnist": TABLE2, "fashion_mnist": TABLE2, "cifar10": WITHOUT_DECODER},
+        {
+            ("mnist", "dynamic"): "0.34",
+            ("mnist", "l2"): "0.35",
+            ("mnist", "l1"): "0.32",
+            ("mnist", "l2_fc"): "0.35",
+            ("mnist", "l1_fc"): "0.44",
+            ("fashion_mnist", "dynamic"): "7.21",
+            ("fashion_mnist", "l2"): "7.01",
+            ("fashion_mnist", "l1"): "6.76",
+            ("fashion_mnist", "l2_fc"): "6.77",
+            ("fashion_mnist", "l1_fc"): "6.75",
+            ("cifar10", "dynamic_fc"): "15.3",
+            ("cifar10", "l2_fc"): "14.52",
+            ("cifar10", "l1_fc"): "14.04",
+        },
+        YANG,
+    ),
+    "figure2": Table(
+        "Images rebuilt from features trained without a decoder (Figure 2)", {"mnist": ("l2_fc",)}
+    ),
+    "figure3": Table("Error against iterations (Figure 3)", {"mnist": ROUTED}),
+    "figure4": Table("Time of 100 steps (Figure 4)", {}),
+    "multi_mnist": Table(
+        "Two overlapping digits, both to be found",
+        {"multi_mnist": ROUTED},
+        {("multi_mnist", "dynamic"): "7.47", ("multi_mnist", "l2"): "7.54"},
+        YANG,
+    ),
+    "efficient_capsnet": Table(
+        "Efficient-CapsNet on distorted digits and moved clothes",
+        {"distorted_mnist": ("efficient_capsnet",), "moved_fashion_mnist": ("efficient_capsnet",)},
+        {("distorted_mnist", "efficient_capsnet"): "0.26, best 0.16"},
+        MAZZIA,
+    ),
+    "routings": Table(
+        "All routings on one network, without a decoder",
+        {"fashion_mnist": tuple(f"{name}{NO_DECODER}" for name in ROUTINGS)},
+    ),
+    "affine": Table(
+        "Digits moved by affine maps, after training on digits in random places",
+        {"placed_mnist": ("cnn", "dynamic", "l2", "efficient_capsnet")},
+    ),
+}
