@@ -53,7 +53,7 @@ def overlapping(images, labels, seed, batch_size, start=0):
         places = tf.minimum(tf.cast(places * others, tf.int32), tf.cast(others, tf.int32) - 1)
         places = tf.where(places < begin, places, places + end - begin)
         pairs = tf.stack([indices, tf.cast(tf.gather(by_class, places), tf.int32)], axis=1)
-        parts = _shifted(tf.gather(images, pairs), seeds[1])
+        parts = shifted(tf.gather(images, pairs), SHIFT, seeds[1])
         parts = tf.cast(parts, tf.float32)
         return tf.minimum(tf.reduce_sum(parts, axis=1), 255.0), tf.gather(labels, pairs), parts
 
@@ -61,15 +61,24 @@ def overlapping(images, labels, seed, batch_size, start=0):
     return batches.map(read, num_parallel_calls=2).prefetch(2)
 
 
-def _shifted(images, seed):
-    """Images `(b, n, h, w, c)` at random places of a canvas, `(b, n, h + 8, w + 8, c)`."""
+def shifted(images, margin, seed):
+    """Images at random places of a canvas that is wider by `margin` pixels on every side.
+
+    Args:
+        images: Tensor `(b, n, height, width, channels)`.
+        margin: Positive integer.
+        seed: Two integers.
+
+    Returns:
+        Tensor `(b, n, height + 2 margin, width + 2 margin, channels)`.
+    """
     height, width = images.shape[2:4]
-    margins = [[0, 0], [0, 0], [2 * SHIFT] * 2, [2 * SHIFT] * 2, [0, 0]]
+    margins = [[0, 0], [0, 0], [2 * margin] * 2, [2 * margin] * 2, [0, 0]]
     padded = tf.pad(images, margins)
     corners = tf.random.stateless_uniform(
-        (tf.shape(images)[0], PARTS, 2), seed, 0, 2 * SHIFT + 1, tf.int32
+        (tf.shape(images)[0], images.shape[1], 2), seed, 0, 2 * margin + 1, tf.int32
     )
-    rows = corners[..., :1] + tf.range(height + 2 * SHIFT)
-    columns = corners[..., 1:] + tf.range(width + 2 * SHIFT)
+    rows = corners[..., :1] + tf.range(height + 2 * margin)
+    columns = corners[..., 1:] + tf.range(width + 2 * margin)
     padded = tf.gather(padded, rows, axis=2, batch_dims=2)
     return tf.gather(padded, columns, axis=3, batch_dims=2)
