@@ -1,6 +1,9 @@
 """Networks without capsules that recipes compare capsules with: from raw pixels to logits.
 
-Reference: Daza, "Deep Learning Assignment 1: MLPs, CNNs and Backpropagation".
+References:
+
+- Daza, "Deep Learning Assignment 1: MLPs, CNNs and Backpropagation".
+- [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 4.
 """
 
 import keras
@@ -97,6 +100,36 @@ def vgg(
         num_classes, kernel_initializer=_fresh(kernel_initializer), name="logits"
     )(x)
     return keras.Model(image, logits, name="vgg")
+
+
+def sabour_cnn(input_shape, num_classes, filters=(256, 256, 128), units=(328, 192), dropout=0.5):
+    """The baseline of Sabour et al.: convolutions 5×5 of stride 1, then dense layers, with ReLU.
+
+    On `(28, 28, 1)` and 10 classes: 35,445,522 parameters, 35.4 million as published. That number
+    tells that the convolutions keep the image's size; the paper does not say it, nor the share of
+    units that are dropped.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`.
+        num_classes: Positive integer.
+        filters: Filters of each convolution, a list.
+        units: Units of each dense layer, a list.
+        dropout: Share of the last dense layer's units that is dropped in training.
+
+    Returns:
+        A `keras.Model` from raw images to logits, not compiled.
+    """
+    image = keras.Input(input_shape, name="image")
+    x = layers.Rescaling(1 / 255)(image)
+    options = {"activation": "relu", "kernel_initializer": "he_normal"}
+    for count in filters:
+        x = layers.Conv2D(count, 5, padding="same", **options)(x)
+    x = layers.Flatten()(x)
+    for width in units:
+        x = layers.Dense(width, **options)(x)
+    x = layers.Dropout(dropout)(x)
+    logits = layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(image, logits, name="sabour_cnn")
 
 
 def with_probabilities(network):

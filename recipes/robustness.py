@@ -2,7 +2,7 @@
 
 References:
 
-- Tieleman, affNIST (the affine maps).
+- [affNIST](https://www.cs.toronto.edu/~tijmen/affNIST/) (the affine maps).
 - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 5.2 (training on digits that are
   shifted and not distorted otherwise).
 - [Goodfellow et al., 2015](https://arxiv.org/abs/1412.6572) (FGSM), and [Kurakin et al.,
@@ -53,8 +53,8 @@ def transformations(images, seed):
         Array `(n, 6)`: degrees counterclockwise, shear, factors of height and width, and pixels
         down and to the right.
     """
-    extreme = np.array([ROTATION, SHEAR])
-    low, high = np.append(-extreme, [EXPANSION[0]] * 2), np.append(extreme, [EXPANSION[1]] * 2)
+    low = np.array([-ROTATION, -SHEAR, EXPANSION[0], EXPANSION[0]])
+    high = np.array([ROTATION, SHEAR, EXPANSION[1], EXPANSION[1]])
     # In one draw, by rows: an image's map does not depend on how many images follow.
     draws = np.random.default_rng(seed).uniform(size=(len(images), 6))
     maps = low + (high - low) * draws[:, :4]
@@ -84,17 +84,17 @@ def transformed(images, maps):
     # SciPy asks where in the image a place of the canvas comes from.
     inverses = np.linalg.inv(_matrices(maps))
     offsets = centre - np.einsum("nij,nj->ni", inverses, centre + MARGIN + maps[:, 4:])
-    for canvas, image, inverse, offset in zip(moved, images, inverses, offsets, strict=True):
+    for result, image, inverse, offset in zip(moved, images, inverses, offsets, strict=True):
         for channel in range(channels):
             values = ndimage.affine_transform(
                 image[..., channel].astype("float64"),
                 inverse,
                 offset,
-                output_shape=canvas.shape[:2],
+                output_shape=result.shape[:2],
                 order=1,
                 mode="grid-constant",
             )
-            canvas[..., channel] = np.rint(values)
+            result[..., channel] = np.rint(values)
     return moved
 
 
@@ -190,9 +190,9 @@ def white_box(model, images, labels, epsilon, steps=1, loss=None, batch_size=100
 
     Each of n steps follows the sign of the loss's gradient, x ← x + ε/n sgn ∂L/∂x, cut to 0 … 255.
 
-    Where a loss is flat, its gradient is zero and the image stays as it is. The margin loss is
-    where the true class's capsule is longer than its upper margin, and all others are shorter than
-    the lower one: such an image withstands this attack, but perhaps not one on `lead`.
+    Losses may hide how to mislead a network: the margin loss is flat, and leaves an image as it
+    is, where the true class's capsule is longer than its upper margin and all others are shorter
+    than the lower one. `lead` is the same for all networks and has no such places: compare by it.
 
     Args:
         model: Keras model from pixels 0 to 255 to one value for each class.
@@ -208,8 +208,8 @@ def white_box(model, images, labels, epsilon, steps=1, loss=None, batch_size=100
         float32 array of the images' shape.
 
     Raises:
-        ValueError: for a model without a loss, an epsilon that is not a number from 0 to 1, or
-            steps or a batch size that is not a positive integer.
+        ValueError: for a model without a loss if none is given, an epsilon that is not a number
+            from 0 to 1, or steps or a batch size that is not a positive integer.
     """
     epsilon = PIXEL_MAX * fraction("epsilon", epsilon)
     steps = positive_int("steps", steps)
@@ -218,7 +218,6 @@ def white_box(model, images, labels, epsilon, steps=1, loss=None, batch_size=100
             "`model` must be compiled with a loss, or `loss` be given. "
             f"Received: model={model.name!r} without a loss."
         )
-
     batches = tf.data.Dataset.from_tensor_slices((images, labels))
     batches = batches.batch(positive_int("batch_size", batch_size))
 
@@ -248,7 +247,7 @@ def white_box(model, images, labels, epsilon, steps=1, loss=None, batch_size=100
 
 
 def lead(labels, outputs):
-    """How far the largest output of another class is above the true one's: never flat.
+    """How far the largest output of another class is above the true one's.
 
     Args:
         labels: Integers `(b,)`.
