@@ -3,6 +3,7 @@
 The defaults of a space are the values that other recipes or papers have set by hand.
 """
 
+import dataclasses
 import os
 
 import training
@@ -17,6 +18,7 @@ import regression_training
 from kcaps import routing
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
+from reproduction import methods
 from small_capsnet import shift, small_capsnet
 
 PENALISED = ("l1", "l2")
@@ -141,6 +143,40 @@ class CapsNetHyperModel(_NetworkHyperModel):
         return {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[name](rate)
 
 
+class RoutingHyperModel(_NetworkHyperModel):
+    """Rates and penalty of the small networks that `reproduce.py` trains, without a decoder."""
+
+    epochs, batch_size = methods.SHORT.epochs, methods.SHORT.batch_size
+    routing = "dynamic"
+
+    def build(self, hp):
+        rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log", default=methods.SHORT.rate)
+        chosen = None
+        if self.routing in PENALISED:
+            penalty, routing_rate = methods.CHOSEN[self.routing]
+            chosen = (
+                hp.Float("penalty", 1e-5, 1e-1, sampling="log", default=penalty),
+                hp.Float("routing_rate", 1e-7, 1e-4, sampling="log", default=routing_rate),
+            )
+        images, batch_size = self.images, min(self.args.batch_size, len(self.images.train[0]))
+        method = f"{self.routing}{methods.NO_DECODER}"
+        network, options = methods.build(
+            method, images.name, "cpu", images.shape, images.num_classes, chosen
+        )
+        plan = dataclasses.replace(methods.SHORT, rate=rate)
+        optimizer = plan.optimizer(self._epochs(hp) * (len(images.train[0]) // batch_size))
+        network.compile(optimizer, metrics=["accuracy"], **options)
+        return network
+
+
+class L1HyperModel(RoutingHyperModel):
+    routing = "l1"
+
+
+class L2HyperModel(RoutingHyperModel):
+    routing = "l2"
+
+
 class MLPHyperModel(_NetworkHyperModel):
     """Perceptrons of two hidden layers; the space and the best values of Daza's Table 1."""
 
@@ -246,4 +282,7 @@ HYPERMODELS = {
     "capsnet": CapsNetHyperModel,
     "capsule_regression": CapsuleRegressionHyperModel,
     "mlp": MLPHyperModel,
+    "dynamic_routing": RoutingHyperModel,
+    "l1_routing": L1HyperModel,
+    "l2_routing": L2HyperModel,
 }

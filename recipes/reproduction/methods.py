@@ -86,7 +86,7 @@ def training_of(method, task, budget):
     return SHORT if budget == "cpu" else PUBLISHED[task]
 
 
-def build(method, task, budget, shape, num_classes):
+def build(method, task, budget, shape, num_classes, chosen=None):
     """A network that is not compiled, and what `compile` takes beside its optimizer and metrics.
 
     Args:
@@ -95,6 +95,7 @@ def build(method, task, budget, shape, num_classes):
         budget: `"cpu"` or `"gpu"`.
         shape: Tuple `(height, width, channels)`.
         num_classes: Positive integer.
+        chosen: Penalty weight and routing rate of `"l1"` and `"l2"`, in place of `CHOSEN`.
 
     Returns:
         Model from pixels to one value for each class, and a dict.
@@ -112,7 +113,7 @@ def build(method, task, budget, shape, num_classes):
     if method.endswith(NO_DECODER):
         options["decoder_units"] = None
     if routing in CHOSEN:
-        penalty, rate = CHOSEN[routing]
+        penalty, rate = chosen or CHOSEN[routing]
         if task == "multi_mnist":
             penalty = MULTI_MNIST_PENALTY
         routing = DiscriminativeRouting(routing, penalty_weight=penalty)

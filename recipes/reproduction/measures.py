@@ -1,0 +1,165 @@
+"""What is measured beside test errors: times, reconstructions, robustness."""
+
+import time
+
+import keras
+import numpy as np
+
+import robustness
+from kcaps.layers import CapsuleMask
+from kcaps.models.architectures import decoder
+from reproduction import methods, tasks
+
+ROUNDS, STEPS = 9, 10  # of the timing: each round takes so many steps of every method
+NOISE = 0.2  # deviation of pixels, as a share of their range, as the next one
+EPSILON = 0.1
+ATTACKS = {"fgsm": 1, "bim": 10}  # steps
+ROBUSTNESS = ("affine", "noise", *ATTACKS)
+GOAL = 0.99  # share of validation images, for the time to reach it
+INTERVAL = 100  # steps between two looks at them
+
+
+def step_times(names, args):
+    """Time of training steps on MNIST, all methods in turn, round by round.
+
+    Args:
+        names: Methods.
+        args: Arguments of the program.
+
+    Returns:
+        List of rows, with ratios to the first method: medians of the ratios of the rounds.
+    """
+    task = tasks.load("mnist", args)
+    models, times = {}, {name: [] for name in names}
+    for name in names:
+        plan = methods.training_of(name, "mnist", args.budget)
+        keras.utils.set_random_seed(0)
+        model, options = methods.build(
+            name, "mnist", args.budget, task.input_shape, task.images.num_classes
+        )
+        model.compile(plan.optimizer(STEPS * ROUNDS), **options)
+        size = min(plan.batch_size, len(task.images.train[0]))
+        x, y = next(iter(task.batches(size, 0, 0)))
+        for _ in range(3):  # compiles
+            model.train_on_batch(x, y)
+        models[name] = model, x, y
+    for _ in range(ROUNDS):
+        for name, (model, x, y) in models.items():
+            started = time.perf_counter()
+            for _ in range(STEPS):  # each returns its loss, and so waits for it
+                model.train_on_batch(x, y)
+            times[name].append((time.perf_counter() - started) / STEPS)
+    first = np.array(times[names[0]])
+    return [
+        {
+            "method": name,
+            "batch_size": len(models[name][1]),
+            "seconds_per_100_steps": 100 * float(np.median(times[name])),
+            f"of_{names[0]}": float(np.median(np.array(times[name]) / first)),
+        }
+        for name in names
+    ]
+
+
+def train_decoder(cell, args):
+    """Trains a decoder for the class capsules of a finished cell, whose weights stay as they are.
+
+    Returns:
+        The decoder, the poses of the test images, and the mean squared error of their pixels in
+        [0, 1] when rebuilt from their longest capsules.
+    """
+    task = tasks.load(cell.task, args)
+    model = keras.saving.load_model(cell.folder(args.output) / "model.keras")
+    network = keras.Model(model.input, model.class_layer.output)
+    (x, y), (test, _) = task.images.train, task.test
+    plan = methods.training_of(cell.method, cell.task, args.budget)
+    keras.utils.set_random_seed(cell.seed)
+    rebuild = decoder(
+        *network.output_shape[1:], task.input_shape, methods.CAPSNETS[args.budget]["decoder_units"]
+    )
+    rebuild.compile("adam", keras.losses.MeanSquaredError())
+    poses = network.predict(x, batch_size=plan.batch_size, verbose=0)
+    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses, labels=y))
+    rebuild.fit(masked, x, epochs=args.epochs or plan.epochs, batch_size=plan.batch_size, verbose=2)
+    rebuild.save(cell.folder(args.output) / "decoder.keras")
+    poses = network.predict(test, batch_size=plan.batch_size, verbose=0)
+    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
+    pixels = rebuild.predict(masked, verbose=0)
+    return rebuild, poses, float(np.mean(((pixels - test) / 255) ** 2))
+
+
+def robustness_of(cell, args):
+    """Test errors in per cent of a cell on digits that are moved, noisy, or made to mislead it."""
+    task = tasks.load(cell.task, args)
+    model = keras.saving.load_model(cell.folder(args.output) / "model.keras")
+    images, labels = task.test
+
+    def error(changed):
+        outputs = model.predict(changed, batch_size=100, verbose=0)
+        return 100 * float(np.mean(outputs.argmax(-1) != labels))
+
+    # Of logits, where there are some: the gradient of probabilities that are nearly 1 is lost.
+    layer = next((layer for layer in model.layers if layer.name == "logits"), model.layers[-1])
+    scores = keras.Model(model.input, layer.output)
+    return {
+        "affine": error(robustness.affine(task.images.test[0], tasks.HELD_OUT_SEED)),
+        "noise": error(robustness.noisy(images, NOISE, tasks.HELD_OUT_SEED)),
+        **{
+            name: error(
+                robustness.white_box(scores, images, labels, EPSILON, steps, robustness.lead)
+            )
+            for name, steps in ATTACKS.items()
+        },
+    }
+
+
+class _Goal(keras.callbacks.Callback):
+    """Ends training when enough of the validation images are right."""
+
+    reached = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.reached = self.model.stop_training = logs["val_accuracy"] >= GOAL
+
+
+def time_to_goal(cell, args, before):
+    """Trains until 99 % of the validation images are right.
+
+    Args:
+        cell: `cells.Cell`.
+        args: Arguments of the program.
+        before: Seconds that the start of the program took.
+
+    Returns:
+        Row of seconds since the start, data and compilation included; steps; and test error.
+    """
+    started = time.perf_counter()
+    task = tasks.load(cell.task, args)
+    plan = methods.training_of(cell.method, cell.task, args.budget)
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(cell.seed)
+    model, options = methods.build(
+        cell.method, cell.task, args.budget, task.input_shape, task.images.num_classes
+    )
+    size = min(plan.batch_size, len(task.images.train[0]))
+    most = (args.epochs or plan.epochs) * (len(task.images.train[0]) // size)
+    model.compile(plan.optimizer(most), metrics=["accuracy"], **options)
+    goal = _Goal()
+    history = model.fit(
+        task.batches(size, cell.seed, 0),
+        epochs=max(1, most // INTERVAL),
+        steps_per_epoch=min(INTERVAL, most),
+        shuffle=False,  # the batches are shuffled already
+        validation_data=task.validation,
+        validation_batch_size=1000,
+        verbose=2,
+        callbacks=[goal],
+    )
+    seconds = before + time.perf_counter() - started
+    return {
+        "seconds": round(seconds, 1) if goal.reached else "",
+        "steps": min(INTERVAL, most) * len(history.epoch),
+        "batch_size": size,
+        "validation_error": round(100 * (1 - history.history["val_accuracy"][-1]), 2),
+        "test_error": round(100 * (1 - task.accuracy(model, 1000)), 2),
+    }
