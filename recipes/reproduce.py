@@ -163,6 +163,8 @@ start_up = time.time() - psutil.Process().create_time()
 args = read_arguments()
 training.check_backend()
 table = TABLES[args.table]
+if args.synthetic:
+    table = dataclasses.replace(table, published={})
 wanted = chosen_cells()
 note = f" (budget: {args.budget}{', synthetic images' if args.synthetic else ''})"
 arguments = {name: getattr(args, name) for name in ("budget", "epochs", "synthetic", "limit")}

@@ -26,6 +26,7 @@ else:
         "test_overlaps.py",
         "test_recipes.py",
         "test_regression_recipes.py",
+        "test_reproduce.py",
         "test_robustness.py",
         "test_tune.py",
     ]

@@ -1,0 +1,197 @@
+"""The recipe that reproduces tables: its tasks, its cells, its measures."""
+
+import csv
+import json
+
+import data
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import exporting
+from export import checkpoint
+from export.onnx import export_onnx
+from reproduction import methods, tables, tasks
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks of a few units."""
+    sizes = {"filters": 4, "num_primary_capsules": 2, "decoder_units": (4,)}
+    monkeypatch.setitem(methods.CAPSNETS, "cpu", sizes)
+    monkeypatch.setitem(methods.CNNS, "cpu", {"filters": (2, 2, 2), "units": (4, 4)})
+
+
+def reproduce(folder, *arguments):
+    arguments = (*arguments, "--output", folder, "--synthetic", "--limit", 80)
+    return exporting.recipe_here("reproduce", *arguments)
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_of_every_table_can_be_built():
+    for table in tables.TABLES.values():
+        for cell in table.cells(1):
+            for budget in methods.BUDGETS:
+                plan = methods.training_of(cell.method, cell.task, budget)
+                assert plan.optimizer(100).learning_rate <= 1e-3
+        assert set(table.published) <= {(c.task, c.method) for c in table.cells(1)}
+    assert {c.task for t in tables.TABLES.values() for c in t.cells(1)} <= set(tasks.TASKS)
+
+
+def test_reference_networks():
+    """The sizes of the papers, at the budget for GPUs."""
+    network, _ = methods.build("l2", "mnist", "gpu", (28, 28, 1), 10)
+    assert network.count_params() == 8_215_568 + 11_520  # with the decoder
+    network, options = methods.build("l1_fc", "cifar10", "gpu", (32, 32, 3), 10, (0.5, 0.25))
+    assert network.decoder is None and options == {"routing_learning_rate": 0.25}
+    routing = network.class_layer.routing
+    assert (routing.penalty, routing.penalty_weight) == ("l1", 0.5)
+    assert network.class_layer.input.shape[1:] == (64 * 8 * 8, 8)
+
+
+def test_schedules():
+    halved = methods.PUBLISHED["mnist"].optimizer(5000)._learning_rate
+    np.testing.assert_allclose([halved(step) for step in (0, 1000, 2000)], [1e-3, 5e-4, 2.5e-4])
+    cosine = methods.SHORT.optimizer(50)._learning_rate
+    np.testing.assert_allclose([cosine(step) for step in (0, 25, 50)], [1e-3, 5e-4, 0], atol=1e-9)
+
+
+def test_clothes_are_mirrored_and_shifted(rng):
+    image = rng.integers(1, 255, size=(6, 5, 1)).astype("float32")
+    batch = tf.constant(np.repeat(image[None], 200, axis=0))
+    found = tasks.mirrored_and_shifted(batch, (1, 2)).numpy()
+    padded = [np.pad(x, [(2, 2), (2, 2), (0, 0)]) for x in (image, image[:, ::-1])]
+    possible = [
+        x[row : row + 6, column : column + 5]
+        for x in padded
+        for row in range(5)
+        for column in range(5)
+    ]
+    matches = [[np.array_equal(x, y) for y in possible] for x in found]
+    assert np.all(np.sum(matches, 1) == 1)  # each is one of the 50
+    assert np.sum(matches, 0).astype(bool).sum() > 40  # 49 expected
+    again = tasks.mirrored_and_shifted(batch, (1, 2)).numpy()
+    np.testing.assert_array_equal(found, again)
+
+
+def test_table(small, tmp_path, monkeypatch):
+    arguments = ("table2", "--tasks", "mnist", "--methods", "l2", "l2_fc", "--epochs", 1)
+    result = reproduce(tmp_path, *arguments, "--seeds", 2)
+    assert result.returncode == 0, result.stderr
+    cells = rows(tmp_path / "cells.csv")
+    assert [(row["method"], row["seed"]) for row in cells] == [
+        (method, seed) for method in ("l2", "l2_fc") for seed in "01"
+    ]
+    for row in cells:
+        assert row["command"].startswith("python recipes/reproduce.py table2 ")
+        assert row["commit"] and row["machine"] and len(row["date"]) == 10
+        report = json.loads(
+            (tmp_path / "mnist" / f"{row['method']}-{row['seed']}" / "report.json").read_text()
+        )
+        assert float(row["test_error"]) == pytest.approx(100 * (1 - report["test_accuracy"]))
+    table = rows(tmp_path / "table2.csv")
+    errors = [float(row["test_error"]) for row in cells[:2]]
+    assert float(table[0]["test_error"]) == pytest.approx(np.mean(errors))
+    assert float(table[0]["deviation"]) == pytest.approx(np.std(errors, ddof=1))
+    assert table[0]["published"] == ""  # which synthetic images have not
+    assert f"{np.mean(errors):.2f} ± " in (tmp_path / "table2.md").read_text()
+    assert (tmp_path / "table2.png").exists()
+
+    # An engineer can take any cell from here.
+    loaded = checkpoint.load(tmp_path / "mnist/l2-0")
+    report = export_onnx(loaded.model, tmp_path / "model.onnx", checkpoint=loaded)
+    assert report.largest_difference <= 1e-5
+
+    # Finished cells are not run again, and other tables have them too.
+    monkeypatch.setattr(keras.Model, "fit", None)
+    assert reproduce(tmp_path, *arguments, "--seeds", 2).returncode == 0
+    assert rows(tmp_path / "cells.csv") == cells
+    result = reproduce(tmp_path, "figure3", "--methods", "l2", "--epochs", 1, "--seeds", 1)
+    assert result.returncode == 0 and (tmp_path / "figure3.png").exists()
+    assert [row["test_error"] for row in rows(tmp_path / "figure3.csv")] == [cells[0]["test_error"]]
+
+    for more, message in [
+        (("table3",), "invalid choice: 'table3' (choose from"),
+        (("table2", "--methods", "l3"), "--methods of table2 must be of ['dynamic', 'l2',"),
+        (("figure3", "--tasks", "cifar10"), "--tasks of figure3 must be of ['mnist'], received"),
+        (("table2", "--budget", "gpu"), "is of a study with other arguments"),
+        (("table2", "--epochs", 2), "is of a study with other arguments"),
+    ]:
+        result = reproduce(tmp_path, *more)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+        assert message in result.stderr
+
+
+class Stop(Exception):
+    """What interrupts a run."""
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in")  # of the file that stays open
+def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
+    arguments = ("multi_mnist", "--methods", "l1", "--seeds", 1, "--epochs", 2)
+    assert reproduce(tmp_path / "whole", *arguments).returncode == 0
+    save = keras.callbacks.BackupAndRestore.on_epoch_end
+    calls = []
+
+    def save_and_stop(self, epoch, logs=None):
+        save(self, epoch, logs)
+        calls.append(epoch)
+        if epoch == 0:
+            raise Stop
+
+    monkeypatch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", save_and_stop)
+    with pytest.raises(Stop):
+        reproduce(tmp_path / "parts", *arguments)
+    assert not (tmp_path / "parts/cells.csv").exists()
+    assert reproduce(tmp_path / "parts", *arguments).returncode == 0
+    assert calls == [0, 1]
+    whole, parts = (
+        checkpoint.load(tmp_path / name / "multi_mnist/l1-0").model.get_weights()
+        for name in ("whole", "parts")
+    )
+    for one, two in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_measures(small, tmp_path):
+    result = reproduce(tmp_path, "affine", "--methods", "cnn", "l2", "--seeds", 1, "--epochs", 1)
+    assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "affine.csv")
+    assert [row["method"] for row in table] == ["cnn", "l2"]
+    for row in table:
+        assert all(0 <= float(row[name]) <= 100 for name in ("affine", "noise", "fgsm", "bim"))
+        assert float(row["bim"]) >= float(row["test_error"])  # an attack does not help
+
+    result = reproduce(tmp_path, "figure2", "--seeds", 1, "--epochs", 1)
+    assert result.returncode == 0, result.stderr
+    (row,) = rows(tmp_path / "figure2.csv")
+    folder = tmp_path / "mnist/l2_fc-0"
+    network = checkpoint.load(folder).model
+    decoder = keras.saving.load_model(folder / "decoder.keras")
+    x = data.load("mnist", limit=80, synthetic=True).test[0]
+    poses = keras.Model(network.input, network.class_layer.output).predict(x, verbose=0)
+    longest = np.linalg.norm(poses, axis=-1).argmax(-1)
+    poses[np.arange(10) != longest[:, None]] = 0
+    error = np.mean((decoder.predict(poses, verbose=0) / 255 - x / 255) ** 2)
+    assert float(row["mean_squared_error"]) == pytest.approx(error, rel=1e-4)
+
+    result = reproduce(tmp_path, "figure4", "--methods", "dynamic", "l2", "--epochs", 1)
+    assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "figure4.csv")
+    assert float(table[0]["of_dynamic"]) == 1 and float(table[1]["seconds_per_100_steps"]) > 0
+
+
+@pytest.mark.parametrize("goal, reached", [(0.0, True), (1.1, False)])
+def test_time_to_goal(small, tmp_path, monkeypatch, goal, reached):
+    monkeypatch.setattr("reproduction.measures.GOAL", goal)
+    arguments = ("time_to_99", "--methods", "l2", "--seeds", 1, "--epochs", 1)
+    result = reproduce(tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    (row,) = rows(tmp_path / "time_to_99.csv")
+    assert bool(row["seconds"]) == reached and row["steps"] == "1"
