@@ -42,3 +42,7 @@ def test_capsule_regression():
 def test_loss_study():
     text = output("loss_study.py")
     assert "| hidden layers | ms together |" in text and "steps on each of 3 toys" in text
+
+
+def test_pictures_made_on_the_fly():
+    assert "| multi_mnist | l2 |" in output("pictures.py")

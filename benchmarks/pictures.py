@@ -1,0 +1,86 @@
+"""Training pictures made on the fly, beside the training that takes them.
+
+In one interleaved run: a training step on a batch that is at hand, and one on a batch that the
+generator has to bring; and the generator alone. Training waits for its pictures as far as the ratio
+of the two steps is above 1. The networks are the small ones of `reproduce.py --budget cpu`: a
+larger network leaves more time for the pictures. Digits are generated, of MNIST's shape and number.
+"""
+
+import argparse
+import datetime
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+
+import data
+
+import keras
+import numpy as np
+from bench import commit
+from device import versions
+from timing import interleaved, milliseconds, table
+
+from export.command import Parser, positive
+from reproduction import methods, tasks
+
+ROWS = {  # tasks whose pictures are made on the fly, and a method
+    "multi_mnist": "l2",
+    "distorted_mnist": "efficient_capsnet",
+    "placed_mnist": "l2_fc",
+}
+STEPS = 5  # of a measurement
+DIGITS = 54_000
+
+
+def measure(name, method, repeats, count):
+    """Seconds of steps on one batch, of steps on new batches, and of new batches alone."""
+    images = data.load("mnist", synthetic=True)
+    x, y = images.train
+    x, y = (np.resize(part, (count, *part.shape[1:])) for part in (x, y))
+    images = data.Images(images.name, images.class_names, images.source, (x, y), *[images.test] * 2)
+    task = tasks.TASKS[name][1](images)
+    plan = methods.training_of(method, name, "cpu")
+    model, options = methods.build(method, name, "cpu", task.input_shape, 10)
+    model.compile(plan.optimizer(10_000), **options)
+    first = next(iter(task.batches(plan.batch_size, 0, 0)))
+    fed, alone = (iter(task.batches(plan.batch_size, seed, 0)) for seed in (1, 2))
+    seconds = interleaved(
+        {
+            "one": lambda: [model.train_on_batch(*first) for _ in range(STEPS)],
+            "new": lambda: [model.train_on_batch(*next(fed)) for _ in range(STEPS)],
+            "alone": lambda: [next(alone) for _ in range(STEPS)],
+        },
+        repeats,
+    )
+    return {row: times / STEPS for row, times in seconds.items()}, plan.batch_size
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--repeats", type=positive(int), default=15)
+    parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    print(f"# Pictures made on the fly\n\n{versions()}, {datetime.date.today()}{commit()}")
+    lines = []
+    for name, method in list(ROWS.items())[: 1 if args.quick else None]:
+        keras.utils.set_random_seed(0)
+        seconds, batch = measure(name, method, args.repeats, 200 if args.quick else DIGITS)
+        ratio = np.median(seconds["new"] / seconds["one"])
+        rate = batch / np.median(seconds["alone"])
+        times = *milliseconds(seconds["one"]), *milliseconds(seconds["new"])
+        lines.append((name, method, *times, f"{ratio:.3f}", f"{rate:,.0f}"))
+    table(
+        "A training step",
+        (
+            *("task", "method", "ms, one batch", "quartiles", "ms, new batches", "quartiles"),
+            *("ratio", "pictures a second, alone"),
+        ),
+        lines,
+    )
+
+
+if __name__ == "__main__":
+    main()
