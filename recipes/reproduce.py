@@ -4,7 +4,8 @@ A cell of a table is a method on a task from one seed. Finished cells are in cel
 each with its command, commit, machine and date, and are not run again; an interrupted one goes on.
 The checkpoint folder of each cell is left there. --budget gpu has the papers' networks, and hours
 of training. --budget cpu has smaller networks and fewer passes, for minutes on two cores: it
-compares methods with each other, not with the papers.
+compares methods with each other, not with the papers. With KERAS_BACKEND=jax networks train on JAX;
+pictures are made by TensorFlow on the CPU, which must be installed too.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ import time
 
 import training
 
+import keras
 import numpy as np
 import psutil
+import tensorflow as tf
 
 import studies
 from export.command import Parser, fail, positive
@@ -161,7 +164,9 @@ KINDS = {
 
 start_up = time.time() - psutil.Process().create_time()
 args = read_arguments()
-training.check_backend()
+training.check_backend(("tensorflow",) if args.table == "affine" else ("tensorflow", "jax"))
+if keras.backend.backend() == "jax":
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow makes the pictures only
 table = TABLES[args.table]
 if args.synthetic:
     table = dataclasses.replace(table, published={})

@@ -86,10 +86,13 @@ def read_arguments(description, epochs, add_arguments):
     return args
 
 
-def check_backend():
-    """Ends the program where Keras does not run on TensorFlow."""
-    if keras.backend.backend() != "tensorflow":
-        fail(f"recipes train on TensorFlow: KERAS_BACKEND is {keras.backend.backend()!r}")
+def check_backend(backends=("tensorflow",)):
+    """Ends the program where Keras runs on another backend than one of these."""
+    if keras.backend.backend() not in backends:
+        fail(
+            f"this recipe trains on {' or '.join(backends)}: KERAS_BACKEND is "
+            f"{keras.backend.backend()!r}"
+        )
 
 
 def run_arguments(args):
