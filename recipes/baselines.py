@@ -180,11 +180,6 @@ def run_regression(cell):
     schedule = open_schedule(cell.output)
     encoder = make_encoder(images)
     model = CapsuleRegression(images.num_classes, CAPSULE_DIM, encoder=encoder)
-    started = []
-    timer = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: started.append(time.perf_counter()),
-        on_epoch_end=lambda epoch, logs: logs.update(seconds=time.perf_counter() - started[-1]),
-    )
     try:
         model.compile(metrics=["accuracy"], momentum=0.9)
         model.fit(
@@ -193,7 +188,7 @@ def run_regression(cell):
             epochs=schedule.epoch if schedule.finished else cell.steps,
             validation_data=images.validation,
             verbose=0,
-            callbacks=[timer, keras.callbacks.CSVLogger(history, append=True), schedule],
+            callbacks=[training.timer(), keras.callbacks.CSVLogger(history, append=True), schedule],
         )
     except ValueError as error:  # such as too few images, without one of some class
         fail(error)

@@ -269,11 +269,21 @@ def backup(output):
     )
 
 
+def timer():
+    """A callback that adds the seconds of each epoch, its validation included, to its logs."""
+    started = []
+    return keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: started.append(time.perf_counter()),
+        on_epoch_end=lambda epoch, logs: logs.update(seconds=time.perf_counter() - started[-1]),
+    )
+
+
 def _callbacks(output, history, synthetic):
     label = {"synthetic": 1.0} if synthetic else {}  # a column of history.csv
     return [
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
+        timer(),
         keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
         keras.callbacks.ModelCheckpoint(
             output / "model.keras",
@@ -297,14 +307,13 @@ def fit(model, images, args, batches, steps, validation):
         validation: What Keras takes as validation data.
 
     Returns:
-        History as columns, and seconds of training.
+        History as columns, and the seconds of all its epochs.
     """
     output = args.output
     synthetic = images.source["loader"] == "synthetic"
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
-    started = time.perf_counter()
     model.fit(
         batches(done * steps),
         epochs=args.epochs,
@@ -314,13 +323,12 @@ def fit(model, images, args, batches, steps, validation):
         validation_batch_size=args.batch_size,
         callbacks=_callbacks(output, history, synthetic),
     )
-    seconds = time.perf_counter() - started
     history = read_history(output / "history.csv")
     if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
         fail("training diverged; try a lower --learning-rate", code=1)
     model.load_weights(output / "model.keras")
     model.save(output / "model.keras", include_optimizer=False)
-    return history, seconds
+    return history, sum(history["seconds"])
 
 
 def write_report(args, images, model, history, seconds, accuracy, metric="accuracy", more=None):

@@ -93,7 +93,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path):
     run_tiny(monkeypatch, tmp_path / "parts", "--epochs", 1)
     keras.utils.set_random_seed(99)
     parts = run_tiny(monkeypatch, tmp_path / "parts", "--epochs", 3, "--resume")
-    assert read_csv(tmp_path / "whole/history.csv") == read_csv(tmp_path / "parts/history.csv")
+    whole_history, parts_history = (
+        training.read_history(tmp_path / name / "history.csv") for name in ("whole", "parts")
+    )
+    seconds = parts_history.pop("seconds")
+    assert len(seconds) == len(whole_history.pop("seconds")) == 3
+    assert parts_history == whole_history
+    report = json.loads((tmp_path / "parts/report.json").read_text())
+    assert report["training_seconds"] == pytest.approx(sum(seconds), abs=0.01)  # of both parts
     for a, b in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
