@@ -29,7 +29,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/regression.py
 	$(BIN)/python benchmarks/loss_study.py
-	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python benchmarks/generators.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

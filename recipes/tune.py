@@ -19,11 +19,11 @@ import training
 import grpc
 import keras
 
-import trial_results
 from export.command import fail, first_line, positive
-from hypermodels import HYPERMODELS
-from trial_oracles import ORACLES, failure
-from trial_search import TrialSearch, read_role
+from search import results
+from search.hypermodels import HYPERMODELS
+from search.oracles import ORACLES, failure
+from search.trials import TrialSearch, read_role
 
 # What makes a search another one; --max-trials may be raised.
 STUDY = ("model", "data", "tuner", "executions", "epochs", "batch_size")
@@ -142,8 +142,8 @@ def report_of(oracle, best):
 def finish(search):
     """Results of the search; the best model, trained again."""
     oracle = search.oracle
-    print(trial_results.write(oracle, images, args.search))
-    best, *_ = trial_results.ranked(oracle.trials.values()) or [None]
+    print(results.write(oracle, images, args.search))
+    best, *_ = results.ranked(oracle.trials.values()) or [None]
     if best is None:
         first = failure(oracle.trials[oracle.start_order[0]]) or "its worker tells why"
         fail(f"all {len(oracle.trials)} trials failed; the first: {first}", code=1)

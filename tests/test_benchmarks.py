@@ -45,4 +45,4 @@ def test_loss_study():
 
 
 def test_pictures_made_on_the_fly():
-    assert "| multi_mnist | l2 |" in output("pictures.py")
+    assert "| multi_mnist | l2 |" in output("generators.py")

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 
 from export import checkpoint
-from hypermodels import HYPERMODELS
+from reproduction import methods
+from search.hypermodels import HYPERMODELS
+from search.oracles import ORACLES
+from search.results import ranked, write
+from search.trials import TrialSearch
 from small_capsnet import small_capsnet
 from test_recipes import OFFLINE, RECIPES, refused
-from trial_oracles import ORACLES
-from trial_results import ranked, write
-from trial_search import TrialSearch
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -100,6 +101,24 @@ def test_the_space_of_capsule_networks_begins_at_the_digits_recipe():
         assert hypermodel.build(hp).count_params() > 0
     # larger images have larger windows
     assert small_capsnet((28, 28, 1), 10).class_layer.input.shape == (None, 6 * 6 * 8, 8)
+
+
+@pytest.mark.parametrize("routing", ["l1", "dynamic"])
+def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
+    images = data.load("mnist", limit=100, synthetic=True)
+    hypermodel = HYPERMODELS[f"{routing}_routing"](images, arguments(batch_size=30, epochs=2))
+    hp = space_of(hypermodel)
+    model = hypermodel.build(hp)
+    by_hand, _ = methods.build(f"{routing}_fc", "mnist", "cpu", (28, 28, 1), 10)
+    assert model.count_params() == by_hand.count_params()
+    rate = model.optimizer.get_config()["learning_rate"]["config"]
+    assert (rate["initial_learning_rate"], rate["decay_steps"]) == (methods.SHORT.rate, 2 * 3)
+    assert set(hp.values) == {"learning_rate", *(["penalty", "routing_rate"] * (routing == "l1"))}
+    if routing == "l1":
+        hp.values |= {"penalty": 0.5, "routing_rate": 0.25}
+        model = hypermodel.build(hp)
+        assert model.class_layer.routing.penalty_weight == 0.5
+        assert float(model.routing_optimizer.learning_rate) == 0.25
 
 
 class Parabola(keras_tuner.HyperModel):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 import pictures
-from trial_oracles import COMPLETED, OBJECTIVE
+from search.oracles import COMPLETED, OBJECTIVE
 
 FILES = ("trials.csv", "trials.md", "parallel.png")
 ABSENT = -0.12  # height of the values that a trial has no use for, on axes from 0 to 1

@@ -13,7 +13,7 @@ from keras_tuner.src import config, protos
 from keras_tuner.src.distribute import oracle_chief, oracle_client
 
 from export.command import fail
-from trial_oracles import describe
+from search.oracles import describe
 
 ADDRESS = ("KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 TUNER_ID = "KERASTUNER_TUNER_ID"
@@ -43,7 +43,7 @@ class TrialSearch(BaseTuner):
     the results. Nothing but numbers is kept of it.
 
     Args:
-        oracle: One of `trial_oracles.ORACLES`.
+        oracle: One of `oracles.ORACLES`.
         hypermodel: One of `hypermodels.HYPERMODELS`.
         folder: Folder of the search; goes on with what is in it.
         executions: How often each trial is trained.

@@ -1,0 +1,1 @@
+"""What `tune.py` is made of: spaces, oracles, trials and results."""
