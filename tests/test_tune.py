@@ -112,7 +112,7 @@ def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
     by_hand, _ = methods.build(f"{routing}_fc", "mnist", "cpu", (28, 28, 1), 10)
     assert model.count_params() == by_hand.count_params()
     rate = model.optimizer.get_config()["learning_rate"]["config"]
-    assert (rate["initial_learning_rate"], rate["decay_steps"]) == (methods.SHORT.rate, 2 * 3)
+    assert (rate["initial_learning_rate"], rate["decay_steps"]) == (methods.RATES[routing], 2 * 3)
     assert set(hp.values) == {"learning_rate", *(["penalty", "routing_rate"] * (routing == "l1"))}
     if routing == "l1":
         hp.values |= {"penalty": 0.5, "routing_rate": 0.25}

@@ -150,7 +150,8 @@ class RoutingHyperModel(_NetworkHyperModel):
     routing = "dynamic"
 
     def build(self, hp):
-        rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log", default=methods.SHORT.rate)
+        default = methods.RATES[self.routing]
+        rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log", default=default)
         chosen = None
         if self.routing in PENALISED:
             penalty, routing_rate = methods.CHOSEN[self.routing]
