@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
-PARALLEL := --numprocesses 2
+PARALLEL := --numprocesses 2 --durations 15
 
 .PHONY: demo test test-backends lint bench
 
