@@ -1,5 +1,6 @@
 """What a study of losses found: its table, and each claim of the paper beside its numbers."""
 
+import functools
 import statistics
 
 import numpy as np
@@ -7,6 +8,12 @@ import numpy as np
 HINGES = ("hinge", "squared_hinge", "cubed_hinge")
 EXPECTATIONS = ("expectation", "regularised_expectation")
 STRUGGLING = ("l1", "chebyshev", "tanimoto", "expectation")
+ROBUST = (
+    ("the expectation loss is", ("expectation",)),
+    ("the regularised expectation loss is", ("regularised_expectation",)),
+    ("the Tanimoto loss is", ("tanimoto",)),
+    ("margin losses are", HINGES),
+)
 SETTLED = 0.1  # share of the iterations after which the speed of learning is taken
 PRINTED_LINEAR = 0.93
 LINEAR_TOLERANCE = 0.005  # the paper prints whole percents
@@ -177,7 +184,13 @@ def label_noise(results, names, depths):
         best = max(values, key=values.__getitem__)
         holds &= min(values[name] for name in names) > values["log"]
         shown = listed(values, dict.fromkeys((*names, "log", best)))
-        numbers.append(f"depth {depth}, {100 * level:g} %: {shown} (best: {best})")
+        # At least: what it has right of the other labels is at most all of them.
+        trained = results.by_loss("train_accuracy", "mnist", depth, level)["log"]
+        by_heart = max(0, trained - (1 - level)) / level
+        numbers.append(
+            f"depth {depth}, {100 * level:g} %: {shown} (best: {best}; changed labels that log "
+            f"loss learned by heart: at least {100 * by_heart:.0f} %)"
+        )
     return holds, "; ".join(numbers)
 
 
@@ -239,22 +252,13 @@ CLAIMS = (
         "log loss",
         input_noise,
     ),
-    (
-        "MNIST, 1 hidden layer: expectation losses are more robust against label noise than log "
-        "loss",
-        lambda results: label_noise(results, EXPECTATIONS, SHALLOW),
-    ),
-    (
-        "MNIST, 2 or more hidden layers: the same",
-        lambda results: label_noise(results, EXPECTATIONS, DEEP),
-    ),
-    (
-        "MNIST, 1 hidden layer: so is the Tanimoto loss",
-        lambda results: label_noise(results, ("tanimoto",), SHALLOW),
-    ),
-    (
-        "MNIST, 2 or more hidden layers: so is the Tanimoto loss",
-        lambda results: label_noise(results, ("tanimoto",), DEEP),
+    *(
+        (
+            f"MNIST, {hidden}: {title} more robust against label noise than log loss",
+            functools.partial(label_noise, names=names, depths=depths),
+        )
+        for hidden, depths in (("1 hidden layer", SHALLOW), ("2 or more hidden layers", DEEP))
+        for title, names in ROBUST
     ),
     (
         "Linear MNIST: log loss is more robust against label noise than margin losses",
