@@ -43,8 +43,8 @@ def measure(name, method, repeats, count):
     images = data.Images(images.name, images.class_names, images.source, (x, y), *[images.test] * 2)
     task = tasks.TASKS[name][1](images)
     plan = methods.training_of(method, name, "cpu")
-    model, options = methods.build(method, name, "cpu", task.input_shape, 10)
-    model.compile(plan.optimizer(10_000), **options)
+    model = methods.build(method, name, "cpu", task.input_shape, 10)
+    plan.compile(model, 10_000)
     first = next(iter(task.batches(plan.batch_size, 0, 0)))
     fed, alone = (iter(task.batches(plan.batch_size, seed, 0)) for seed in (1, 2))
     seconds = interleaved(

@@ -39,27 +39,32 @@ def test_every_cell_of_every_table_can_be_built():
         for cell in table.cells(1):
             for budget in methods.BUDGETS:
                 plan = methods.training_of(cell.method, cell.task, budget)
-                assert plan.optimizer(100).learning_rate <= 3e-3
+                assert plan.epochs and plan.batch_size and plan.schedule(plan.rate, 100)(0) > 0
         assert set(table.published) <= {(c.task, c.method) for c in table.cells(1)}
     assert {c.task for t in tables.TABLES.values() for c in t.cells(1)} <= set(tasks.TASKS)
 
 
 def test_reference_networks():
     """The sizes of the papers, at the budget for GPUs."""
-    network, _ = methods.build("l2", "mnist", "gpu", (28, 28, 1), 10)
+    network = methods.build("l2", "mnist", "gpu", (28, 28, 1), 10)
     assert network.count_params() == 8_215_568 + 11_520  # with the decoder
-    network, options = methods.build("l1_fc", "cifar10", "gpu", (32, 32, 3), 10, (0.5, 0.25))
-    assert network.decoder is None and options == {"routing_learning_rate": 0.25}
+    network = methods.build("l1_fc", "cifar10", "gpu", (32, 32, 3), 10, 0.5)
     routing = network.class_layer.routing
     assert (routing.penalty, routing.penalty_weight) == ("l1", 0.5)
-    assert network.class_layer.input.shape[1:] == (64 * 8 * 8, 8)
+    assert network.decoder is None and network.class_layer.input.shape[1:] == (64 * 8 * 8, 8)
 
 
-def test_schedules():
-    halved = methods.PUBLISHED["mnist"].optimizer(5000)._learning_rate
+def test_schedules(small):
+    halved = methods.PUBLISHED["mnist"].schedule(1e-3, 5000)
     np.testing.assert_allclose([halved(step) for step in (0, 1000, 2000)], [1e-3, 5e-4, 2.5e-4])
-    cosine = methods.SHORT.optimizer(50)._learning_rate
-    np.testing.assert_allclose([cosine(step) for step in (0, 25, 50)], [1e-3, 5e-4, 0], atol=1e-9)
+    network = methods.build("l1", "mnist", "cpu", (28, 28, 1), 10)
+    methods.training_of("l1", "mnist", "cpu").compile(network, 50)
+    for optimizer, rate in [
+        (network.optimizer, methods.RATES["l1"]),
+        (network.routing_optimizer, methods.ROUTING_RATES["l1"]),
+    ]:
+        found = [optimizer._learning_rate(step) for step in (0, 25, 50)]
+        np.testing.assert_allclose(found, [rate, rate / 2, 0], rtol=1e-6, atol=1e-12)
 
 
 def test_clothes_are_mirrored_and_shifted(rng):

@@ -109,7 +109,7 @@ def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
     hypermodel = HYPERMODELS[f"{routing}_routing"](images, arguments(batch_size=30, epochs=2))
     hp = space_of(hypermodel)
     model = hypermodel.build(hp)
-    by_hand, _ = methods.build(f"{routing}_fc", "mnist", "cpu", (28, 28, 1), 10)
+    by_hand = methods.build(f"{routing}_fc", "mnist", "cpu", (28, 28, 1), 10)
     assert model.count_params() == by_hand.count_params()
     rate = model.optimizer.get_config()["learning_rate"]["config"]
     assert (rate["initial_learning_rate"], rate["decay_steps"]) == (methods.RATES[routing], 2 * 3)
@@ -118,7 +118,7 @@ def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
         hp.values |= {"penalty": 0.5, "routing_rate": 0.25}
         model = hypermodel.build(hp)
         assert model.class_layer.routing.penalty_weight == 0.5
-        assert float(model.routing_optimizer.learning_rate) == 0.25
+        assert float(model.routing_optimizer.learning_rate) == 0.25  # of its first step
 
 
 class Parabola(keras_tuner.HyperModel):

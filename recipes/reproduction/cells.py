@@ -69,11 +69,10 @@ def run(cell, args):
     studies.open_cell(own)
     training.check_output(own)
     keras.utils.set_random_seed(cell.seed)
-    model, options = methods.build(
+    model = methods.build(
         cell.method, cell.task, args.budget, task.input_shape, task.images.num_classes
     )
-    optimizer = plan.optimizer(epochs * (count // size))
-    model.compile(optimizer, metrics=[task.make_metric()], **options)
+    plan.compile(model, epochs * (count // size), [task.make_metric()])
 
     def batches(first_step):
         return task.batches(size, cell.seed, first_step)

@@ -34,10 +34,8 @@ def step_times(names, args):
     for name in names:
         plan = methods.training_of(name, "mnist", args.budget)
         keras.utils.set_random_seed(0)
-        model, options = methods.build(
-            name, "mnist", args.budget, task.input_shape, task.images.num_classes
-        )
-        model.compile(plan.optimizer(STEPS * ROUNDS), **options)
+        model = methods.build(name, "mnist", args.budget, task.input_shape, task.images.num_classes)
+        plan.compile(model, STEPS * ROUNDS)
         size = min(plan.batch_size, len(task.images.train[0]))
         x, y = next(iter(task.batches(size, 0, 0)))
         for _ in range(3):  # compiles
@@ -138,12 +136,12 @@ def time_to_goal(cell, args, before):
     plan = methods.training_of(cell.method, cell.task, args.budget)
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
-    model, options = methods.build(
+    model = methods.build(
         cell.method, cell.task, args.budget, task.input_shape, task.images.num_classes
     )
     size = min(plan.batch_size, len(task.images.train[0]))
     most = (args.epochs or plan.epochs) * (len(task.images.train[0]) // size)
-    model.compile(plan.optimizer(most), metrics=["accuracy"], **options)
+    plan.compile(model, most, ["accuracy"])
     goal = _Goal()
     history = model.fit(
         task.batches(size, cell.seed, 0),

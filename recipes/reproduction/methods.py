@@ -6,7 +6,7 @@ import keras
 
 import networks
 from kcaps.losses import LogLoss
-from kcaps.models import capsnet, efficient_capsnet
+from kcaps.models import CapsNet, capsnet, efficient_capsnet
 from kcaps.routing import ROUTINGS, DiscriminativeRouting
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
@@ -18,10 +18,11 @@ METHODS = (
 )
 BUDGETS = ("cpu", "gpu")
 
-# Chosen for the networks of the budget `"cpu"`, on validation images, by `tune.py`: docs/results.md
-# has the searches. Penalty weight λ and routing rate γ; Adam's rate, of the others that of dynamic.
-CHOSEN = {"l1": (0.0501, 1.37e-5), "l2": (0.0501, 1.37e-5)}
-RATES = {"dynamic": 1.26e-3, "l1": 2.72e-3, "l2": 2.72e-3}
+# Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
+# searches. Others take Adam's rate from dynamic routing.
+PENALTY_WEIGHTS = {"l1": 0.0501, "l2": 0.0501}  # λ
+ROUTING_RATES = {"l1": 1e-6, "l2": 1e-6}  # γ at the start
+RATES = {"dynamic": 1.26e-3, "l1": 2.72e-3, "l2": 2.72e-3}  # Adam's at the start
 MULTI_MNIST_PENALTY = 1e-3  # the paper's, for these pictures
 
 # The reference networks, and small ones that train in minutes on two cores.
@@ -43,9 +44,10 @@ class Training:
         epochs: Passes over the training images.
         batch_size: Images of a step.
         rate: Adam's learning rate at the start.
-        decay: Factor of the rate every `decay_steps` steps. None lets it fall along a cosine, to
+        decay: Factor of the rates every `decay_steps` steps. None lets them fall along a cosine, to
             zero at the end.
         decay_steps: Positive integer.
+        routing_rate: Rate of the routing coefficients at the start, where the network has some.
     """
 
     epochs: int
@@ -53,14 +55,23 @@ class Training:
     rate: float = 1e-3
     decay: float | None = None
     decay_steps: int = 1000
+    routing_rate: float = 0.0
 
-    def optimizer(self, steps):
-        """Adam for so many steps in all."""
+    def schedule(self, rate, steps):
+        """The rate as it falls from its start over so many steps in all."""
         schedules = keras.optimizers.schedules
         if self.decay is None:
-            return keras.optimizers.Adam(schedules.CosineDecay(self.rate, steps))
-        rate = schedules.ExponentialDecay(self.rate, self.decay_steps, self.decay)
-        return keras.optimizers.Adam(rate)
+            return schedules.CosineDecay(rate, steps)
+        return schedules.ExponentialDecay(rate, self.decay_steps, self.decay)
+
+    def compile(self, network, steps, metrics=None):
+        """Compiles a network for so many steps in all."""
+        optimizer = keras.optimizers.Adam(self.schedule(self.rate, steps))
+        if not isinstance(network, CapsNet):
+            network.compile(optimizer, LogLoss(), metrics=metrics)
+            return
+        rate = self.schedule(self.routing_rate, steps) if network.routing_variables else None
+        network.compile(optimizer, routing_learning_rate=rate, metrics=metrics)
 
 
 # On two cores, all networks have the same few passes, at `RATES`.
@@ -84,14 +95,14 @@ def training_of(method, task, budget):
     """The `Training` of a method on a task under a budget."""
     if method == "efficient_capsnet" and task.startswith(("distorted", "moved")):
         return EFFICIENT[budget]
-    if budget == "gpu":
-        return PUBLISHED[task]
-    rate = RATES.get(method.removesuffix(NO_DECODER), RATES["dynamic"])
-    return dataclasses.replace(SHORT, rate=rate)
+    routing = method.removesuffix(NO_DECODER)
+    plan = PUBLISHED[task] if budget == "gpu" else SHORT
+    rate = plan.rate if budget == "gpu" else RATES.get(routing, RATES["dynamic"])
+    return dataclasses.replace(plan, rate=rate, routing_rate=ROUTING_RATES.get(routing, 0.0))
 
 
-def build(method, task, budget, shape, num_classes, chosen=None):
-    """A network that is not compiled, and what `compile` takes beside its optimizer and metrics.
+def build(method, task, budget, shape, num_classes, penalty_weight=None):
+    """A network from pixels to one value for each class, not compiled.
 
     Args:
         method: One of `METHODS`.
@@ -99,27 +110,22 @@ def build(method, task, budget, shape, num_classes, chosen=None):
         budget: `"cpu"` or `"gpu"`.
         shape: Tuple `(height, width, channels)`.
         num_classes: Positive integer.
-        chosen: Penalty weight and routing rate of `"l1"` and `"l2"`, in place of `CHOSEN`.
-
-    Returns:
-        Model from pixels to one value for each class, and a dict.
+        penalty_weight: That of `"l1"` and `"l2"`. Defaults to the one of the task.
     """
     if method == "efficient_capsnet":
-        return efficient_capsnet(shape, num_classes), {}
+        return efficient_capsnet(shape, num_classes)
     if method == "cnn":
-        network = networks.sabour_cnn(shape, num_classes, **CNNS[budget])
-        return network, {"loss": LogLoss()}
-    routing, compiled = method.removesuffix(NO_DECODER), {}
+        return networks.sabour_cnn(shape, num_classes, **CNNS[budget])
+    routing = method.removesuffix(NO_DECODER)
     options = dict(CAPSNETS[budget])
     if task == "cifar10":
         options["num_primary_capsules"] *= 2
         options["activation"] = "leaky_relu"
     if method.endswith(NO_DECODER):
         options["decoder_units"] = None
-    if routing in CHOSEN:
-        penalty, rate = chosen or CHOSEN[routing]
-        if task == "multi_mnist":
-            penalty = MULTI_MNIST_PENALTY
-        routing = DiscriminativeRouting(routing, penalty_weight=penalty)
-        compiled = {"routing_learning_rate": rate}
-    return capsnet(shape, num_classes, routing=routing, **options), compiled
+    if routing in PENALTY_WEIGHTS:
+        if penalty_weight is None:
+            is_multi = task == "multi_mnist"
+            penalty_weight = MULTI_MNIST_PENALTY if is_multi else PENALTY_WEIGHTS[routing]
+        routing = DiscriminativeRouting(routing, penalty_weight=penalty_weight)
+    return capsnet(shape, num_classes, routing=routing, **options)

@@ -151,22 +151,23 @@ class RoutingHyperModel(_NetworkHyperModel):
 
     def build(self, hp):
         default = methods.RATES[self.routing]
-        rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log", default=default)
-        chosen = None
+        rates = {"rate": hp.Float("learning_rate", 3e-4, 1e-2, sampling="log", default=default)}
+        penalty = None
         if self.routing in PENALISED:
-            penalty, routing_rate = methods.CHOSEN[self.routing]
-            chosen = (
-                hp.Float("penalty", 1e-5, 1e-1, sampling="log", default=penalty),
-                hp.Float("routing_rate", 1e-7, 1e-4, sampling="log", default=routing_rate),
+            default = methods.PENALTY_WEIGHTS[self.routing]
+            penalty = hp.Float("penalty", 1e-5, 1e-1, sampling="log", default=default)
+            default = methods.ROUTING_RATES[self.routing]
+            rates["routing_rate"] = hp.Float(
+                "routing_rate", 1e-7, 1e-4, sampling="log", default=default
             )
         images, batch_size = self.images, min(self.args.batch_size, len(self.images.train[0]))
         method = f"{self.routing}{methods.NO_DECODER}"
-        network, options = methods.build(
-            method, images.name, "cpu", images.shape, images.num_classes, chosen
+        network = methods.build(
+            method, images.name, "cpu", images.shape, images.num_classes, penalty
         )
-        plan = dataclasses.replace(methods.SHORT, rate=rate)
-        optimizer = plan.optimizer(self._epochs(hp) * (len(images.train[0]) // batch_size))
-        network.compile(optimizer, metrics=["accuracy"], **options)
+        plan = dataclasses.replace(methods.SHORT, **rates)
+        steps = self._epochs(hp) * (len(images.train[0]) // batch_size)
+        plan.compile(network, steps, ["accuracy"])
         return network
 
 
