@@ -25,10 +25,10 @@ from bench import commit
 from device import versions
 from timing import milliseconds, table
 
-import toys
 from export.command import Parser, positive
 from kcaps.losses import CLASSIFICATION_LOSSES
-from stacked import Stack
+from loss_comparison import toys
+from loss_comparison.stacks import Stack
 
 UNITS, BATCH, RATE = 200, 50, 6e-4
 STEPS = toys.SIZE // BATCH  # of an epoch

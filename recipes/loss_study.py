@@ -15,13 +15,13 @@ import time
 
 import training
 
-import loss_cells
-import loss_findings
-import loss_pictures
 import studies
-import toys
 from export.command import Parser, fail, positive
 from kcaps.losses import CLASSIFICATION_LOSSES
+from loss_comparison import cells as loss_cells
+from loss_comparison import findings as loss_findings
+from loss_comparison import pictures as loss_pictures
+from loss_comparison import toys
 
 GROUPS = {"toy": tuple(toys.TOYS), "all": (*toys.TOYS, *loss_cells.IMAGES)}
 TYPES = {"data": str, "loss": str, "depth": int, "iteration": int}  # others are floats

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import kcaps
-import loss_cells
-import loss_findings
 from exporting import recipe_here as recipe
-from stacked import Stack
+from loss_comparison import cells as loss_cells
+from loss_comparison import findings as loss_findings
+from loss_comparison.stacks import Stack
 from test_regression_recipes import rows
 
 pytestmark = pytest.mark.tensorflow

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import toys
 from kcaps.losses import CLASSIFICATION_LOSSES
-from stacked import Stack
+from loss_comparison import toys
+from loss_comparison.stacks import Stack
 
 IMAGES = ("mnist", "cifar10")
 TOY_UNITS, TOY_BATCH, IMAGE_BATCH = 200, 50, 100
