@@ -21,7 +21,7 @@ BUDGETS = ("cpu", "gpu")
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
 # searches. Others take Adam's rate from dynamic routing.
 PENALTY_WEIGHTS = {"l1": 0.0501, "l2": 0.0501}  # λ
-ROUTING_RATES = {"l1": 1e-6, "l2": 1e-6}  # γ at the start
+ROUTING_RATES = {"l1": 5e-6, "l2": 5e-6}  # γ at the start
 RATES = {"dynamic": 1.26e-3, "l1": 2.72e-3, "l2": 2.72e-3}  # Adam's at the start
 MULTI_MNIST_PENALTY = 1e-3  # the paper's, for these pictures
 
