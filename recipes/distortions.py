@@ -5,17 +5,17 @@ import tensorflow as tf
 
 import passes
 
-# What distorts a digit, drawn anew for each one.
+# What distorts a digit, drawn anew for each one; all but the smoothness grow with `strength`.
 ROTATION = 15.0  # degrees, at most, to either side
 SCALING = 0.15  # relative change of height and width at most, each on its own
 SHEAR = 0.2  # columns by which neighbouring rows part at most
 SHIFT = 1.5  # pixels at most
 SMOOTHNESS = 4.0  # pixels: deviation of the Gaussian that smooths the elastic field
-STRENGTH = 1.1  # pixels: deviation of the elastic displacements
+ELASTICITY = 1.1  # pixels: deviation of the elastic displacements
 THICKENING = 0.4  # share by which a digit becomes its dilation or its erosion at most
 
 
-def distorted(images, labels, seed, batch_size, start=0):
+def distorted(images, labels, seed, batch_size, start=0, strength=1.0):
     """Distorted images without end; the same ones for the same seed.
 
     Images come in shuffled passes, each distorted in another way in each pass.
@@ -26,24 +26,26 @@ def distorted(images, labels, seed, batch_size, start=0):
         seed: Integer from 0 to 2³² - 1.
         batch_size: Positive integer.
         start: Number of the first batch; those before it cost no distortions.
+        strength: Factor of all distortions.
 
     Returns:
         `tf.data.Dataset` of batches of float32 images from 0 to 255, and labels.
     """
     images, labels = tf.constant(images), tf.constant(labels)
-    displacements = _displacements(*images.shape[1:3])
+    displacements = _displacements(*images.shape[1:3], strength)
 
     def read(number, indices):
         batch = tf.cast(tf.gather(images, indices)[..., 0], tf.float32)
         seeds = tf.random.experimental.stateless_split((seed, number), 3)
-        batch = _moved(_thickened(batch, seeds[0]), seeds[1:], displacements)
+        batch = _thickened(batch, seeds[0], strength)
+        batch = _moved(batch, seeds[1:], displacements, strength)
         return batch[..., None], tf.gather(labels, indices)
 
     batches = passes.shuffled(len(images), batch_size, seed, start)
     return batches.map(read, num_parallel_calls=2).prefetch(2)
 
 
-def _thickened(images, seed):
+def _thickened(images, seed, strength):
     """Images mixed with their dilations or erosions."""
 
     def extreme(function):
@@ -52,12 +54,13 @@ def _thickened(images, seed):
         return function(function(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
 
     shape = (tf.shape(images)[0], 1, 1)
-    amount = tf.random.stateless_uniform(shape, seed, -THICKENING, THICKENING)
+    most = strength * THICKENING
+    amount = tf.random.stateless_uniform(shape, seed, -most, most)
     other = tf.where(amount > 0, extreme(tf.maximum), extreme(tf.minimum))
     return images + tf.abs(amount) * (other - images)
 
 
-def _displacements(height, width):
+def _displacements(height, width, strength):
     """Displacements that are added up with random weights: `(3 + k, height * width)`.
 
     The first three, y, x and 1 from the centre, make affine maps. The others are Gaussian bumps,
@@ -70,7 +73,7 @@ def _displacements(height, width):
         values = np.exp(-(((np.arange(size) - centres[:, None]) / SMOOTHNESS) ** 2) / 2)
         return values / np.linalg.norm(values, axis=0)
 
-    elastic = STRENGTH * np.einsum("iy,jx->ijyx", bumps(height), bumps(width))
+    elastic = strength * ELASTICITY * np.einsum("iy,jx->ijyx", bumps(height), bumps(width))
     centre = np.array([height - 1, width - 1]).reshape(2, 1, 1) / 2
     affine = np.concatenate([np.mgrid[:height, :width] - centre, np.ones((1, height, width))])
     return (
@@ -80,11 +83,11 @@ def _displacements(height, width):
     )
 
 
-def _moved(images, seeds, displacements):
+def _moved(images, seeds, displacements, strength):
     """Images whose pixels come from places displaced at random, by bilinear interpolation."""
     count, height, width = tf.shape(images)[0], *images.shape[1:]
     bumps = tf.random.stateless_normal((count, 2, len(displacements) - 3), seeds[1])
-    weights = tf.concat([_affine(count, seeds[0]), bumps], axis=-1)  # (b, 2, 3 + k)
+    weights = tf.concat([_affine(count, seeds[0], strength), bumps], axis=-1)  # (b, 2, 3 + k)
     places = tf.tensordot(weights, displacements, 1)  # (b, 2, height * width)
     # Places beyond the margin of zeros around an image are as good as at its edge.
     size = tf.constant([[height], [width]], tf.float32)
@@ -104,10 +107,10 @@ def _moved(images, seeds, displacements):
     return tf.reshape(upper + down * (lower - upper), (-1, height, width))
 
 
-def _affine(count, seed):
+def _affine(count, seed, strength):
     """Random affine maps as weights of y, x and 1, `(count, 2, 3)`."""
     angle, tall, wide, shear, down, right = tf.unstack(
-        tf.random.stateless_uniform((6, count), seed, -1.0, 1.0)
+        tf.random.stateless_uniform((6, count), seed, -strength, strength)
     )
     angle = angle * (ROTATION * np.pi / 180)
     tall, wide = 1 + SCALING * tall, 1 + SCALING * wide

@@ -148,7 +148,7 @@ def test_the_published_order():
 def test_distorted_digits():
     import tensorflow as tf
 
-    from distorted_mnist import distorted
+    from distortions import distorted
 
     images = np.zeros((30, 28, 28, 1), "uint8")
     images[:, 8:20, 8:20] = 255
@@ -173,6 +173,10 @@ def test_distorted_digits():
     np.testing.assert_array_equal(later, batches[4][0])
     (other, _), *_ = distorted(images, labels, 6, 20).take(1).as_numpy_iterator()
     assert np.any(other != batches[0][0])
+    for strength, change in [(0.0, 0.0), (0.1, 0.1)]:
+        (x, y), *_ = distorted(images, labels, 5, 20, strength=strength).take(1).as_numpy_iterator()
+        change = change * 255
+        assert np.abs(x - images[0]).mean() <= change and (y == batches[0][1]).all()
 
 
 def test_training_on_distorted_digits(tmp_path):
