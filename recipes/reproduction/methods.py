@@ -91,7 +91,7 @@ PUBLISHED = {
     "placed_mnist": Training(30, 128, decay=0.96),
 }
 EFFICIENT = {
-    "cpu": Training(20, 64),
+    "cpu": Training(20, 32),
     "gpu": Training(150, 16, 5e-4, decay=0.97, decay_steps=3375),  # steps of an epoch
 }
 
