@@ -7,6 +7,7 @@ picture counts as right where both of its digits are found. The decoder rebuilds
 import os
 
 import data
+import distribution
 import training
 
 import keras
@@ -86,6 +87,7 @@ def batches(first_step):
 history, seconds = training.fit(
     model, images, args, batches, len(images.train[0]) // size, targets(*held_out)
 )
+model = distribution.finish(args, model)
 metric = ExactMatch(overlaps.PARTS)
 metric.update_state(
     np.eye(images.num_classes)[test[1]].max(1),

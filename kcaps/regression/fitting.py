@@ -102,9 +102,7 @@ class Fitting(Adaptation, Replicated):
         grouped = self._can_group and self.update == "epoch"
         first = (x[:1], y[:1]) if encoded else None
         if grouped:
-            x, y, weights, size = by_class(
-                x, y, self._classes(y), weights, size, num_replicas()
-            )
+            x, y, weights, size = by_class(x, y, self._classes(y), weights, size, num_replicas())
         if shuffle is None:
             shuffle = self.update == "batch"
         if encoded and validation_data is not None:
