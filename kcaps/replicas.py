@@ -70,6 +70,13 @@ class Replicated:
 
             return super()._make_function(with_vectors if self._has_workers else step_function)
 
+        def _get_metrics_result_or_logs(self, logs):
+            if self.distribute_strategy.num_replicas_in_sync == 1:
+                return super()._get_metrics_result_or_logs(logs)
+            # Logs of a step are means over the replicas, of which some may have more examples.
+            results = self.get_metrics_result()
+            return {name: results.get(name, value) for name, value in logs.items()}
+
     def _on_replicas(self, function, *args):
         """Calls the function once on each replica."""
         if HAS_REPLICAS:
