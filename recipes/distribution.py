@@ -116,6 +116,8 @@ def _mirrored():
 
 
 def _multi_worker():
+    # On one core TensorFlow has one such thread: a reduction that waits for others keeps it.
+    tf.config.threading.set_inter_op_parallelism_threads(max(4, os.cpu_count()))
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:  # such as a port that is in use
