@@ -23,7 +23,7 @@ STRATEGIES = ("none", "mirrored", "multi-worker")
 _RESTARTS = 20
 _COUNT = "KCAPS_RESTARTS"
 # What a worker needs of the chief's folder to go on.
-_STATE = ("run.json", "history.csv", "model.keras", "backup")
+_STATE = ("run.json", "history.csv", "sweep.csv", "model.keras", "backup")
 
 
 def add_argument(parser):
@@ -54,8 +54,7 @@ def start(args):
     distribute = getattr(args, "distribute", "none")
     if distribute == "none":
         return
-    with quiet_tensorflow():
-        strategy = _mirrored() if distribute == "mirrored" else _multi_worker()
+    strategy = _mirrored() if distribute == "mirrored" else _multi_worker()
     size, replicas = getattr(args, "batch_size", 0), strategy.num_replicas_in_sync
     if size % replicas:
         fail(f"--batch-size must be a multiple of the {replicas} replicas. Received: {size}.")
@@ -105,21 +104,22 @@ def finish(args, model):
 
 
 def _mirrored():
-    if tf.config.list_physical_devices("GPU"):
-        return tf.distribute.MirroredStrategy()
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or []) < 2:
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    devices, cpu = None, tf.config.list_physical_devices("CPU")[0]
+    if not tf.config.list_physical_devices("GPU"):
+        devices = ["CPU:0", "CPU:1"]
+        if len(tf.config.get_logical_device_configuration(cpu) or []) < 2:
+            halves = [tf.config.LogicalDeviceConfiguration()] * 2
+            tf.config.set_logical_device_configuration(cpu, halves)
+    with quiet_tensorflow():
+        return tf.distribute.MirroredStrategy(devices)
 
 
 def _multi_worker():
     # On one core TensorFlow has one such thread: a reduction that waits for others keeps it.
     tf.config.threading.set_inter_op_parallelism_threads(max(4, os.cpu_count()))
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with quiet_tensorflow():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:  # such as a port that is in use
         fail(f"the cluster of TF_CONFIG cannot be joined: {first_line(error)}")
     except tf.errors.OpError as error:
