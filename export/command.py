@@ -10,7 +10,7 @@ import sys
 
 
 @contextlib.contextmanager
-def quiet_tensorflow(is_program=False):
+def quiet_tensorflow(is_program=False, start=True):
     """Context in which TensorFlow is imported without its start-up messages.
 
     They come from C++ before any log level applies, and would bury the one line that these
@@ -19,6 +19,7 @@ def quiet_tensorflow(is_program=False):
     Args:
         is_program: Whether the importing module runs as a program that needs TensorFlow, whatever
             backend the environment asks for. A checkpoint does not depend on the backend.
+        start: Whether to start TensorFlow's runtime, after which its devices are settled.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if is_program:
@@ -31,7 +32,8 @@ def quiet_tensorflow(is_program=False):
         yield
         import tensorflow as tf
 
-        tf.config.list_logical_devices()  # starts the runtime, which has messages of its own
+        if start:
+            tf.config.list_logical_devices()  # starts the runtime, which has messages of its own
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

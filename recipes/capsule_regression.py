@@ -4,6 +4,7 @@ import csv
 import os
 
 import data
+import distribution
 import training
 
 import keras
@@ -38,6 +39,7 @@ def add_arguments(parser):
         "validation error is kept",
     )
     parser.add_argument("--dims", type=positive(int), nargs="+", default=[1, 2, 4, 8, 16])
+    distribution.add_argument(parser)
 
 
 def sweep(args, images, encoder):
@@ -88,6 +90,7 @@ else:
     schedule = open_schedule(args.output)
     row = fit(args, images, model, schedule, [logger])
     finish(args, images, model, row)
+    model = distribution.finish(args, model)
     pictures.draw(model, images, training.read_history(args.output / "history.csv"), args.output)
 accuracy = 100 * (1 - row["test_error"])
 print(

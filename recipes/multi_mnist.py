@@ -7,6 +7,7 @@ picture counts as right where both of its digits are found. The decoder rebuilds
 import os
 
 import data
+import distribution
 import training
 
 import keras
@@ -77,6 +78,7 @@ def batches(first_step):
 history, seconds = training.fit(
     model, images, args, batches, len(images.train[0]) // size, overlaps.targets(*held_out)
 )
+model = distribution.finish(args, model)
 outputs = model.predict(test[0], batch_size=args.batch_size, verbose=0)
 accuracy = overlaps.exact_match(outputs, test[1])
 training.write_report(args, images, model, history, seconds, accuracy, metric.name)

@@ -12,23 +12,21 @@ import time
 import zipfile
 
 import data
-
-from export.command import Parser, fail, positive, quiet_tensorflow
-
-with quiet_tensorflow():
-    import tensorflow as tf
+import distribution
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 import kcaps
 import pictures
 import regression_pictures
+from export.command import Parser, fail, positive
 
 # Arguments that may differ between a run and its continuation.
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
-_FREE_ARGUMENTS += ("search", "export", "silence")
+_FREE_ARGUMENTS += ("search", "export", "silence", "distribute")
 _FILES = (
     *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
     *pictures.FILES,
@@ -49,6 +47,7 @@ def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
             help="class capsules",
         )
         parser.add_argument("--learning-rate", type=positive(float), default=learning_rate)
+        distribution.add_argument(parser)
 
     return begin_any(description, epochs, add)
 
@@ -62,7 +61,9 @@ def begin_any(description, epochs, add_arguments):
         add_arguments: Function that adds a recipe's own arguments to the parser.
     """
     args = read_arguments(description, epochs, add_arguments)
-    check_output(args)
+    if distribution.writes(args):
+        check_output(args)
+    distribution.start(args)
     keras.utils.set_random_seed(args.seed)
     return args
 
@@ -195,6 +196,7 @@ def open_folder(args, images, count_epochs=None):
             "arguments": run_arguments(args),
             "seed": args.seed,
             "epochs": args.epochs,
+            "replicas": tf.distribute.get_strategy().num_replicas_in_sync,
             "versions": {
                 "python": platform.python_version(),
                 "keras": keras.__version__,
@@ -207,6 +209,7 @@ def open_folder(args, images, count_epochs=None):
     )
     done = (count_epochs or epochs_done)(output)
     _keep_history(output / "history.csv", done)
+    distribution.check_same(done)
     return done
 
 
@@ -315,7 +318,7 @@ def fit(model, images, args, batches, steps, validation):
     history = read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     model.fit(
-        batches(done * steps),
+        distribution.share(batches(done * steps)),
         epochs=args.epochs,
         steps_per_epoch=steps,
         shuffle=False,  # the batches are shuffled already
@@ -381,6 +384,7 @@ def run(model, images, args, augment=None, report=None):
 
     steps = len(images.train[0]) // size
     history, seconds = fit(model, images, args, batches, steps, images.validation)
+    model = distribution.finish(args, model)
     lengths = model.predict(images.test[0], batch_size=args.batch_size, verbose=0)
     accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
     write_report(args, images, model, history, seconds, accuracy, more=report)

@@ -21,6 +21,7 @@ else:
     # Recipes and exporters are TensorFlow's, and so are many examples of the documentation.
     collect_ignore = [
         "test_baselines.py",
+        "test_distribution.py",
         "test_docs.py",
         "test_loss_study.py",
         "test_overlaps.py",

@@ -5,18 +5,19 @@ import keras
 from kcaps import losses
 from kcaps.layers import CapsuleMask, DigitCaps
 from kcaps.models import parts
+from kcaps.replicas import Replicated, num_replicas
 from kcaps.validation import non_negative, one_of, positive_int
 
 if keras.backend.backend() == "jax":
-    from kcaps.models.jax_steps import TrainingSteps, num_replicas
+    from kcaps.models.jax_steps import TrainingSteps
 else:
-    from kcaps.models.in_place_steps import TrainingSteps, num_replicas
+    from kcaps.models.in_place_steps import TrainingSteps
 
 UPDATES = ("alternating", "joint")
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class CapsNet(TrainingSteps, keras.Model):
+class CapsNet(TrainingSteps, Replicated, keras.Model):
     """Capsule network built and trained like any functional Keras model.
 
     Two things are added to `keras.Model`:

@@ -59,12 +59,3 @@ def _torch_gradients(objectives):
 
 
 _GRADIENTS = {"tensorflow": _tensorflow_gradients, "torch": _torch_gradients}
-
-
-def num_replicas():
-    """Number of replicas that share a batch."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync

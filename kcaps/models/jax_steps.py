@@ -115,8 +115,3 @@ class _Values:
         """Takes the values that the variables were left with in `scope`."""
         for variables in self.groups:
             self.assign(variables, [scope.get_current_value(variable) for variable in variables])
-
-
-def num_replicas():
-    """Number of replicas that share a batch: JAX shards one program instead."""
-    return 1

@@ -6,6 +6,7 @@ from keras import ops
 from kcaps.regression.moments import SecondMoments, inverse_factor, principal_directions, stream
 from kcaps.regression.state import TrainingState
 from kcaps.regression.subspace import SubspaceProjection
+from kcaps.replicas import in_scope
 
 # Mean squared lengths of features for which first weights of unit length are neither without effect
 # nor certain of everything.
@@ -17,6 +18,7 @@ _LARGEST = {"float32": 1e60, "float64": 1e200}
 class Adaptation:
     """Mixin of `CapsuleRegression`: `adapt`, and what it takes from data outside of training."""
 
+    @in_scope
     def adapt(self, x, y=None, sample_weight=None, batch_size=None, steps=None):
         """Prepares the encoder, the second moments of the features, and the first weights.
 

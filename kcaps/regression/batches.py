@@ -1,5 +1,6 @@
 """Arrays as batches, in the order and form in which EM reads them fastest."""
 
+import math
 import numbers
 
 import keras
@@ -75,12 +76,16 @@ def weights_of(classes, class_weight):
     return np.array([factors.get(k, 1.0) for k in classes])
 
 
-def by_class(x, y, classes, weights, batch_size):
-    """Examples in batches of one class each, filled up with examples of weight zero."""
+def by_class(x, y, classes, weights, batch_size, divisor=1):
+    """Examples in batches of one class each, filled up with examples of weight zero.
+
+    The size of the batches is about `batch_size`, and a multiple of `divisor`.
+    """
     most = np.bincount(classes).max()
     size = int(np.ceil(most / np.ceil(most / batch_size)))
     # Rounded up, so that similar data do not compile anew.
     step = 2 ** max(size.bit_length() - 5, 0)
+    step = math.lcm(step, divisor)
     size = -(-size // step) * step
     weights = np.ones(len(x)) if weights is None else weights
     order, real = [], []

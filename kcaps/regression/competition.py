@@ -89,6 +89,7 @@ class Competition(keras.layers.Layer):
         self.kernel = self.add_weight(
             shape=(n, int(input_shape[-1]), c, int(self.dims.max())),
             initializer=self._initial,
+            aggregation="only_first_replica",  # steps of EM are the same on all
             name="kernel",
         )
 

@@ -9,12 +9,13 @@ from kcaps.regression import em
 from kcaps.regression.adaptation import Adaptation
 from kcaps.regression.batches import by_class, in_memory, of_validation, split, weights_of
 from kcaps.regression.moments import numbers
+from kcaps.replicas import Replicated, in_scope, num_replicas, total
 
 # A batch has by default so many examples that this many numbers are computed at once.
 _BATCH_NUMBERS = 2**24
 
 
-class Fitting(Adaptation):
+class Fitting(Adaptation, Replicated):
     """Mixin of `CapsuleRegression`: `fit`, and the steps that Keras calls on a batch."""
 
     def _begin(self):
@@ -24,6 +25,7 @@ class Fitting(Adaptation):
         self._encoded = self._grouped = False  # what the batches of a running `fit` are
         self._functions = {}
 
+    @in_scope
     def fit(
         self,
         x=None,
@@ -100,7 +102,7 @@ class Fitting(Adaptation):
         grouped = self._can_group and self.update == "epoch"
         first = (x[:1], y[:1]) if encoded else None
         if grouped:
-            x, y, weights, size = by_class(x, y, self._classes(y), weights, size)
+            x, y, weights, size = by_class(x, y, self._classes(y), weights, size, num_replicas())
         if shuffle is None:
             shuffle = self.update == "batch"
         if encoded and validation_data is not None:
@@ -113,6 +115,9 @@ class Fitting(Adaptation):
         else:
             x, more = in_memory(x, y, weights, size)
             options |= more
+            if num_replicas() > 1:  # for which the start of each pass takes long
+                options = {"steps_per_epoch": len(x), **options}
+                x = x.repeat()
         return self._run(encoded, grouped, first, x=x, **options)
 
     def _ready(self, x, y=None, sample_weight=None, steps=None):
@@ -130,6 +135,7 @@ class Fitting(Adaptation):
             self._prepare()
         elif self._state is None:
             self._prepare()
+        self._take_over([self.competition.kernel, self._state.factor, self._state.ridge])
 
     def _check(self, x, y, weights):
         """Refuses arrays that cannot be those of this model."""
@@ -142,6 +148,7 @@ class Fitting(Adaptation):
                 f"model's inputs. Received: {x.shape}."
             )
 
+    @in_scope
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`, on inputs, also while `fit` runs."""
         if not self.built:
@@ -161,7 +168,7 @@ class Fitting(Adaptation):
             if first is not None:
                 # Keras builds metrics from the model's inputs, which these are not, and reads
                 # all of them, also those that batches of one class do not reach.
-                self._step(first, training=False)
+                self._on_replicas(self._step, first, False)
             callbacks = keras.tree.flatten(callbacks or [])
             return super().fit(callbacks=[_Maximisation(), *callbacks], **options)
         finally:
@@ -242,7 +249,7 @@ class Fitting(Adaptation):
         features = ops.cast(x, weights.dtype) if self._encoded else self._encode(x)
         statistics, losses, errors, outputs = expect(features, classes, weights)
         if training and self.update == "batch":
-            self._maximise(statistics, em.maximisation)
+            self._maximise(total(statistics), em.maximisation)
         elif training:
             self._state.add(statistics)
         loss = next(metric for metric in self.metrics if metric.name == "loss")

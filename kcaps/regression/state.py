@@ -19,19 +19,28 @@ class TrainingState:
     def __init__(self, competition, factor, ridge, options):
         kernel = competition.kernel
 
-        def variable(value):
-            return keras.Variable(value, dtype=kernel.dtype, trainable=False)
+        def variable(value, dtype=kernel.dtype):
+            # The same on all replicas.
+            aggregation = {"aggregation": "only_first_replica"}
+            return keras.Variable(value, dtype=dtype, trainable=False, **aggregation)
+
+        def total(shape):
+            # Each replica adds up its own examples; the replicas' sums are added when one reads.
+            aggregation = {"synchronization": "on_read", "aggregation": "sum"}
+            return keras.Variable(
+                np.zeros(shape), dtype=kernel.dtype, trainable=False, **aggregation
+            )
 
         self.velocity = variable(np.zeros(kernel.shape))
-        self.gradient = variable(np.zeros(kernel.shape))
-        self.weights = variable(np.zeros(kernel.shape[0]))
+        self.gradient = total(kernel.shape)
+        self.weights = total(kernel.shape[:1])
         self.factor = variable(factor)
         self.ridge = variable(ridge)
         self.momentum = variable(options["momentum"])
         self.threshold = variable(options["threshold"])
         self.rate = variable(options["rate"])
-        self.updates = keras.Variable(0, dtype="int32", trainable=False)
-        self.refused = keras.Variable(0, dtype="int32", trainable=False)  # steps that overflowed
+        self.updates = variable(0, "int32")
+        self.refused = variable(0, "int32")  # steps that overflowed
 
     @property
     def variables(self):

@@ -1,0 +1,190 @@
+"""Training on several devices, or by several workers on as many machines: `--distribute`."""
+
+import atexit
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+
+from export.command import fail, first_line, quiet_tensorflow
+
+# A strategy of several workers must be there before TensorFlow's runtime starts.
+with quiet_tensorflow(start=not any(word.startswith("--di") for word in sys.argv)):
+    import tensorflow as tf
+
+import keras
+
+STRATEGIES = ("none", "mirrored", "multi-worker")
+
+# How often a worker starts anew because another one was lost.
+_RESTARTS = 20
+_COUNT = "KCAPS_RESTARTS"
+# What a worker needs of the chief's folder to go on.
+_STATE = ("run.json", "history.csv", "sweep.csv", "model.keras", "backup")
+
+
+def add_argument(parser):
+    parser.add_argument(
+        "--distribute",
+        choices=STRATEGIES,
+        default="none",
+        help="mirrored: all GPUs of this machine, or two CPU devices where it has none; "
+        "multi-worker: the machines in TF_CONFIG, on each of which the same command runs",
+    )
+
+
+def writes(args):
+    """Whether this process is the one that writes the checkpoint folder: the chief."""
+    if getattr(args, "distribute", "none") != "multi-worker":
+        return True
+    cluster, kind, index = _task()
+    return kind == "chief" or ("chief" not in cluster and index == 0)
+
+
+def start(args):
+    """Makes the strategy that is asked for that of the whole program.
+
+    All workers run the same program on the same batches, of which each takes its part. Only the
+    chief writes the checkpoint folder and speaks; the output of others is a copy, in a temporary
+    folder. A worker that loses another one starts anew and waits for it.
+    """
+    distribute = getattr(args, "distribute", "none")
+    if distribute == "none":
+        return
+    strategy = _mirrored() if distribute == "mirrored" else _multi_worker()
+    size, replicas = getattr(args, "batch_size", 0), strategy.num_replicas_in_sync
+    if size % replicas:
+        fail(f"--batch-size must be a multiple of the {replicas} replicas. Received: {size}.")
+    tf.distribute.experimental_set_strategy(strategy)
+    if writes(args):
+        return
+    sys.stdout = open(os.devnull, "w")
+    shared, args.output = args.output, pathlib.Path(tempfile.mkdtemp(prefix="worker-"))
+    atexit.register(shutil.rmtree, args.output, ignore_errors=True)
+    if args.resume:
+        _copy(shared, args.output)
+
+
+def share(batches):
+    """Batches of which each replica takes an equal part, in order."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options) if tf.distribute.has_strategy() else batches
+
+
+def check_same(epochs):
+    """Ends the program where workers found checkpoints of different numbers of epochs."""
+
+    def sums():
+        numbers = tf.constant([epochs, epochs**2], "float64")
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, numbers)
+
+    strategy = tf.distribute.get_strategy()
+    total, squares = strategy.experimental_local_results(strategy.run(sums))[0].numpy()
+    if total**2 != squares * strategy.num_replicas_in_sync:
+        fail("workers see different checkpoints: give an --output that all machines share")
+
+
+def finish(args, model):
+    """The trained model without a strategy; other workers than the chief end here.
+
+    Args:
+        args: Arguments from `training.begin`.
+        model: Model that is also in `model.keras` of the output.
+    """
+    if not tf.distribute.has_strategy():
+        return model
+    tf.distribute.experimental_set_strategy(None)
+    if not writes(args):
+        raise SystemExit
+    return keras.saving.load_model(args.output / "model.keras")
+
+
+def _mirrored():
+    devices, cpu = None, tf.config.list_physical_devices("CPU")[0]
+    if not tf.config.list_physical_devices("GPU"):
+        devices = ["CPU:0", "CPU:1"]
+        if len(tf.config.get_logical_device_configuration(cpu) or []) < 2:
+            halves = [tf.config.LogicalDeviceConfiguration()] * 2
+            tf.config.set_logical_device_configuration(cpu, halves)
+    with quiet_tensorflow():
+        return tf.distribute.MirroredStrategy(devices)
+
+
+def _multi_worker():
+    # On one core TensorFlow has one such thread: a reduction that waits for others keeps it.
+    tf.config.threading.set_inter_op_parallelism_threads(max(4, os.cpu_count()))
+    try:
+        with quiet_tensorflow():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:  # such as a port that is in use
+        fail(f"the cluster of TF_CONFIG cannot be joined: {first_line(error)}")
+    except tf.errors.OpError as error:
+        _start_anew(f"the cluster of TF_CONFIG cannot be joined: {first_line(error)}")
+    sys.excepthook = _on_error
+    return strategy
+
+
+def _task():
+    """The cluster, the kind of this task and its number, from a `TF_CONFIG` that is sound."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        fail(
+            "--distribute multi-worker needs TF_CONFIG in the environment, with the addresses of "
+            'all workers and the number of this one: {"cluster": {"worker": ["host:port", …]}, '
+            '"task": {"type": "worker", "index": 0}}; see docs/scaling.md'
+        )
+    try:
+        config = json.loads(text)
+        cluster, task = dict(config["cluster"]), dict(config["task"])
+        kind, index = task["type"], int(task["index"])
+        if set(cluster) - {"chief", "worker"}:
+            raise ValueError(f"its jobs must be chief and worker, received {sorted(cluster)}")
+        for name, addresses in cluster.items():
+            if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
+                raise ValueError(f"{name} must be a list of host:port, received {addresses!r}")
+        if len(cluster.get("chief", [])) > 1:
+            raise ValueError("there must be one chief at most")
+        everyone = [address for addresses in cluster.values() for address in addresses]
+        if len(set(everyone)) < len(everyone):
+            raise ValueError("an address is there twice")
+        if kind not in cluster or not 0 <= index < len(cluster[kind]):
+            raise ValueError(f"there is no {kind} {index} in its cluster")
+    except (ValueError, KeyError, TypeError) as error:
+        fail(f"TF_CONFIG cannot be used: {error!r}")
+    return cluster, kind, index
+
+
+def _is_address(text):
+    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
+
+
+def _copy(source, target):
+    for name in _STATE:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        elif (source / name).exists():
+            shutil.copy2(source / name, target / name)
+
+
+def _on_error(kind, error, trace):
+    """`sys.excepthook` of a worker."""
+    if issubclass(kind, Exception) and "Collective ops is aborted" in str(error):
+        _start_anew("another worker was lost")
+    sys.__excepthook__(kind, error, trace)
+
+
+def _start_anew(reason):
+    """Replaces this process by its own command, which goes on with the run and waits for all."""
+    count = int(os.environ.get(_COUNT, 0)) + 1
+    if count > _RESTARTS:
+        fail(f"{reason}; this worker has started anew {_RESTARTS} times", code=1)
+    print(f"{reason}: starting anew from the checkpoint", file=sys.stderr, flush=True)
+    time.sleep(1)
+    command = [word for word in sys.orig_argv if not word.startswith("--ov")]
+    os.environ[_COUNT] = str(count)
+    os.execv(sys.executable, [*command, "--resume"])
