@@ -79,8 +79,8 @@ def test_one_class_is_refused(digits):
 
 def test_recipe(tmp_path):
     arguments = ("--synthetic", "--limit", 40, "--epochs", 1, "--batch-size", 12, "--routing", "l1")
-    recipe = exporting.ROOT / "recipes/multi_mnist.py"
-    result = exporting.python(recipe, *arguments, "--output", tmp_path / "ckpt", cwd=tmp_path)
+    arguments = (*arguments, "--output", tmp_path / "ckpt")
+    result = exporting.recipe_here("multi_mnist", *arguments)
     assert result.returncode == 0, result.stderr
     assert "both digits right in" in result.stdout.splitlines()[-1]
     report = json.loads((tmp_path / "ckpt/report.json").read_text())

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+import exporting
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
@@ -219,7 +220,8 @@ def test_data_that_cannot_be_had(tmp_path, name):
 def test_recipes_run_on_synthetic_images(tmp_path, name):
     """The whole published network, for two steps."""
     arguments = ("--synthetic", "--limit", 20, "--batch-size", 8, "--epochs", 1)
-    result = recipe(name, *arguments, "--routing", "l1", "--output", tmp_path / "ckpt")
+    arguments = (*arguments, "--routing", "l1", "--output", tmp_path / "ckpt")
+    result = exporting.recipe_here(name, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("test accuracy")
     assert "synthetic" in result.stdout.splitlines()[-1]
@@ -237,7 +239,7 @@ def test_recipes_run_on_synthetic_images(tmp_path, name):
 def test_study_of_iterations(monkeypatch, tmp_path):
     run_tiny(monkeypatch, tmp_path / "ckpt", "--epochs", 1, routing="dynamic")
     study = ("routing_iterations", "--iterations", 6, "--images", 60, "--model")
-    result = recipe(*study, tmp_path / "ckpt")
+    result = exporting.recipe_here(*study, tmp_path / "ckpt")
     assert result.returncode == 0, result.stderr
     rows = read_csv(tmp_path / "ckpt/routing_iterations.csv")
     assert (tmp_path / "ckpt/routing_iterations.png").exists()
