@@ -22,12 +22,8 @@ BUDGETS = ("cpu", "gpu")
 # searches. Others take Adam's rate from dynamic routing.
 PENALTY_WEIGHTS = {"l1": 0.0501, "l2": 0.0501}  # λ
 ROUTING_RATES = {"l1": 5e-6, "l2": 5e-6}  # γ at the start
-RATES = {
-    "dynamic": 1.26e-3,
-    "l1": 2.72e-3,
-    "l2": 2.72e-3,
-    "uniform": 2.72e-3,
-}  # Adam's at the start
+# Adam's at the start.
+RATES = {"dynamic": 1.26e-3, "l1": 2.72e-3, "l2": 2.72e-3, "uniform": 2.72e-3}
 MULTI_MNIST_PENALTY = 1e-3  # the paper's, for these pictures
 
 # The reference networks, and small ones that train in minutes on two cores.
