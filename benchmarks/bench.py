@@ -10,7 +10,6 @@ import datetime
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # By default one process takes the whole GPU, and the fresh ones that measure memory find none.
@@ -33,6 +32,7 @@ from timing import interleaved, milliseconds, table, verdict
 
 from export.command import Parser, positive
 from kcaps.routing import ROUTINGS, DynamicRouting
+from reproduction import provenance
 
 REFERENCE = {
     "batch_size": 64,
@@ -182,12 +182,8 @@ SECTIONS = {
 
 def commit():
     """The commit of this checkout as the end of a line, or nothing outside of git."""
-    command = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return f", commit {output.strip()}"
+    name = provenance.commit("-dirty")
+    return f", commit {name}" if name else ""
 
 
 def names_of(known):

@@ -1,10 +1,13 @@
 """What differs between backends: gradients, waiting, memory, the machine's name."""
 
-import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+
 import keras
+
+from reproduction.provenance import gpu_name, machine
 
 BACKEND = keras.backend.backend()
 
@@ -68,24 +71,6 @@ def wait(result):
         tf.test.experimental.sync_devices()
 
 
-def gpu_name():
-    """Name of the first GPU, or None where the backend computes on the CPU."""
-    if BACKEND == "jax":
-        import jax
-
-        device = jax.devices()[0]
-        return None if device.platform == "cpu" else device.device_kind
-    if BACKEND == "torch":
-        import torch
-
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    return tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else None
-
-
 def memory():
     """MiB in use now and at the peak: of the GPU where there is one, else of this process."""
     if gpu_name() is None:
@@ -112,6 +97,5 @@ def memory():
 
 def versions():
     """Machine and versions in one line, without anything that identifies the machine."""
-    machine = gpu_name() or f"{os.cpu_count()} CPU cores"
     backend = sys.modules[BACKEND]
-    return f"{machine}, Keras {keras.__version__}, {BACKEND} {backend.__version__}"
+    return f"{machine()}, Keras {keras.__version__}, {BACKEND} {backend.__version__}"

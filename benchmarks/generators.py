@@ -43,8 +43,7 @@ def measure(name, method, repeats, count):
     images = data.Images(images.name, images.class_names, images.source, (x, y), *[images.test] * 2)
     task = tasks.TASKS[name][1](images)
     plan = methods.training_of(method, name, "cpu")
-    model = methods.build(method, name, "cpu", task.input_shape, 10)
-    plan.compile(model, 10_000)
+    model = methods.compiled(method, name, "cpu", task, 10_000)
     first = next(iter(task.batches(plan.batch_size, 0, 0)))
     fed, alone = (iter(task.batches(plan.batch_size, seed, 0)) for seed in (1, 2))
     seconds = interleaved(

@@ -77,14 +77,14 @@ def share(batches):
 
 def check_same(epochs):
     """Ends the program where workers found checkpoints of different numbers of epochs."""
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
 
     def sums():
         numbers = tf.constant([epochs, epochs**2], "float64")
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, numbers)
 
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return
     total, squares = strategy.experimental_local_results(strategy.run(sums))[0].numpy()
     if total**2 != squares * strategy.num_replicas_in_sync:
         fail("workers see different checkpoints: give an --output that all machines share")

@@ -20,7 +20,6 @@ from kcaps.metrics import ExactMatch
 from kcaps.models import capsnet
 from kcaps.routing import DiscriminativeRouting
 
-HELD_OUT_SEED = 0  # of the pictures of validation and test, which are the same in every run
 SHOWN = 8
 
 
@@ -56,9 +55,7 @@ def coloured(parts):
 
 args = training.begin(__doc__.splitlines()[0], epochs=20, batch_size=128, learning_rate=1e-3)
 images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
-held_out, test = (
-    overlaps.held_out(part, HELD_OUT_SEED) for part in (images.validation, images.test)
-)
+held_out, test = map(overlaps.held_out, (images.validation, images.test))
 routing = args.routing
 if routing in ("l1", "l2"):
     routing = DiscriminativeRouting(routing, penalty_weight=0.001)  # the paper's, for this data

@@ -8,6 +8,7 @@ from kcaps.metrics import ExactMatch
 
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
+HELD_OUT_SEED = 0  # of pictures for validation and test, which are the same in every run
 
 
 def overlapping(images, labels, seed, batch_size, start=0):
@@ -85,9 +86,10 @@ def shifted(images, margin, seed):
     return tf.gather(padded, columns, axis=3, batch_dims=2)
 
 
-def held_out(digits, seed):
+def held_out(digits):
     """One picture for each digit, with a random partner: arrays as `overlapping` yields them."""
-    return tuple(part.numpy() for part in next(iter(overlapping(*digits, seed, len(digits[0])))))
+    batches = overlapping(*digits, HELD_OUT_SEED, len(digits[0]))
+    return tuple(part.numpy() for part in next(iter(batches)))
 
 
 def targets(pictures, labels, parts):

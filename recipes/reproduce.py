@@ -21,18 +21,21 @@ import tensorflow as tf
 
 import studies
 from export.command import Parser, fail, positive
-from reproduction import cells, measures, pictures, provenance, summary, tasks
-from reproduction.cells import Cell
+from reproduction import measures, pictures, provenance, summary
+from reproduction.cells import Cell, run
 from reproduction.methods import BUDGETS
 from reproduction.tables import TABLES
 
 SHOWN = 10  # test images in a picture
-TYPES = {  # of the columns of measures; others hold floats
+TYPES = {  # of the columns of cells.csv and of measures; others hold floats
     "task": str,
     "method": str,
     "seed": int,
+    "best_epoch": int,
+    "epochs": int,
     "steps": int,
     "batch_size": int,
+    "parameters": int,
     "seconds": lambda text: float(text) if text else "",
     **dict.fromkeys(provenance.COLUMNS, str),
 }
@@ -69,22 +72,8 @@ def path(ending):
     return args.output / f"{args.table}{ending}"
 
 
-def complete():
-    """Trains the cells that are wanted and not finished; returns the rows of all of them."""
-    for number, cell in enumerate(wanted, 1):
-        if cell in cells.read(args.output):
-            continue
-        print(f"{number} of {len(wanted)}: {cell}", flush=True)
-        row = cells.run(cell, args)
-        # Read again: another process may have added some.
-        training.write_csv(args.output / "cells.csv", [*cells.read(args.output).values(), row])
-        print(f"  test error {row['test_error']:.2f} %", flush=True)
-    found = cells.read(args.output)
-    return {cell: found[cell] for cell in wanted}
-
-
 def measured(name, measure):
-    """Rows of `<name>.csv`, one a cell; `measure`, a function of a cell, gives those missing."""
+    """Rows of `<name>.csv` by wanted cell; `measure`, a function of a cell, gives those missing."""
     file = args.output / f"{name}.csv"
 
     def read():
@@ -95,9 +84,17 @@ def measured(name, measure):
         if cell not in read():
             print(f"{name}, {number} of {len(wanted)}: {cell}", flush=True)
             row = dataclasses.asdict(cell) | measure(cell) | provenance.here()
+            # Read again: another process may have added some.
             training.write_csv(file, [*read().values(), row])
+            if "test_error" in row:
+                print(f"  test error {row['test_error']:.2f} %", flush=True)
     found = read()
-    return [found[cell] for cell in wanted]
+    return {cell: found[cell] for cell in wanted}
+
+
+def complete():
+    """Rows of the wanted cells; trains those that are not finished."""
+    return measured("cells", lambda cell: run(cell, args))
 
 
 def errors():
@@ -122,13 +119,11 @@ def decoders():
     complete()
 
     def measure(cell):
-        decoder, poses, error = measures.train_decoder(cell, args)
-        images = tasks.load(cell.task, args).test[0]
-        title = f"{table.title}{note}"
-        pictures.rebuilt(title, decoder, poses[:SHOWN], images[:SHOWN], path(".png"))
+        images, rebuilt, error = measures.train_decoder(cell, args)
+        pictures.rebuilt(f"{table.title}{note}", images[:SHOWN], rebuilt[:SHOWN], path(".png"))
         return {"mean_squared_error": error}
 
-    return measured("decoders", measure)
+    return list(measured("decoders", measure).values())
 
 
 def robustness():
@@ -136,7 +131,7 @@ def robustness():
     rows = errors()
     found = measured("robustness", lambda cell: measures.robustness_of(cell, args))
     for row in rows:
-        of_method = [r for r in found if r["method"] == row["method"]]
+        of_method = [r for cell, r in found.items() if cell.method == row["method"]]
         row |= {name: float(np.mean([r[name] for r in of_method])) for name in measures.ROBUSTNESS}
     return rows
 
@@ -151,7 +146,8 @@ def step_times():
 
 def times_to_goal():
     """Times from the program's start until enough of the validation images are right."""
-    return measured("time_to_99", lambda cell: measures.time_to_goal(cell, args, start_up))
+    found = measured("time_to_99", lambda cell: measures.time_to_goal(cell, args, start_up))
+    return list(found.values())
 
 
 KINDS = {
@@ -176,6 +172,7 @@ arguments = {name: getattr(args, name) for name in ("budget", "epochs", "synthet
 studies.open_folder(args.output, "reproduction", arguments)
 rows = KINDS.get(args.table, errors)()
 training.write_csv(path(".csv"), rows)
-path(".md").write_text(summary.markdown(rows))
-print(summary.markdown(rows), end="")
+text = summary.markdown(rows)
+path(".md").write_text(text)
+print(text, end="")
 print(f"{table.title}{note}: {args.table}.md and .csv in {args.output}{os.sep}")

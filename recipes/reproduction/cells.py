@@ -10,21 +10,7 @@ import numpy as np
 
 import networks
 import studies
-from reproduction import methods, provenance, tasks
-
-COLUMNS = {  # of cells.csv
-    "task": str,
-    "method": str,
-    "seed": int,
-    "test_error": float,  # in per cent, as the next one
-    "validation_error": float,
-    "best_epoch": int,
-    "epochs": int,
-    "batch_size": int,
-    "parameters": int,
-    "seconds": float,
-    **dict.fromkeys(provenance.COLUMNS, str),
-}
+from reproduction import methods, tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +26,8 @@ class Cell:
         return output / self.task / f"{self.method}-{self.seed}"
 
 
-def read(output):
-    """Rows of the finished cells, by cell."""
-    rows = studies.read_rows(output / "cells.csv", COLUMNS)
-    return {Cell(row["task"], row["method"], row["seed"]): row for row in rows}
-
-
 def run(cell, args):
-    """Trains a cell, or goes on with it; returns its row.
+    """Trains a cell, or goes on with it; returns what `cells.csv` tells of it.
 
     The weights that are best on the validation images are kept; the test images are read once.
     """
@@ -69,10 +49,9 @@ def run(cell, args):
     studies.open_cell(own)
     training.check_output(own)
     keras.utils.set_random_seed(cell.seed)
-    model = methods.build(
-        cell.method, cell.task, args.budget, task.input_shape, task.images.num_classes
+    model = methods.compiled(
+        cell.method, cell.task, args.budget, task, epochs * (count // size), [task.make_metric()]
     )
-    plan.compile(model, epochs * (count // size), [task.make_metric()])
 
     def batches(first_step):
         return task.batches(size, cell.seed, first_step)
@@ -88,7 +67,6 @@ def run(cell, args):
     training.write_report(own, task.images, model, history, seconds, accuracy, task.metric)
     best = int(np.argmin(history["val_loss"]))
     return {
-        **dataclasses.asdict(cell),
         "test_error": round(100 * (1 - accuracy), 3),
         "validation_error": round(100 * (1 - history[f"val_{task.metric}"][best]), 3),
         "best_epoch": best + 1,
@@ -96,5 +74,4 @@ def run(cell, args):
         "batch_size": size,
         "parameters": parameters,
         "seconds": round(seconds, 1),
-        **provenance.here(),
     }

@@ -5,6 +5,7 @@ import time
 import keras
 import numpy as np
 
+import overlaps
 import robustness
 from kcaps.layers import CapsuleMask
 from kcaps.models.architectures import decoder
@@ -34,8 +35,7 @@ def step_times(names, args):
     for name in names:
         plan = methods.training_of(name, "mnist", args.budget)
         keras.utils.set_random_seed(0)
-        model = methods.build(name, "mnist", args.budget, task.input_shape, task.images.num_classes)
-        plan.compile(model, STEPS * ROUNDS)
+        model = methods.compiled(name, "mnist", args.budget, task, STEPS * ROUNDS)
         size = min(plan.batch_size, len(task.images.train[0]))
         x, y = next(iter(task.batches(size, 0, 0)))
         for _ in range(3):  # compiles
@@ -63,8 +63,8 @@ def train_decoder(cell, args):
     """Trains a decoder for the class capsules of a finished cell, whose weights stay as they are.
 
     Returns:
-        The decoder, the poses of the test images, and the mean squared error of their pixels in
-        [0, 1] when rebuilt from their longest capsules.
+        The test images, these rebuilt from their longest capsules, and the mean squared error of
+        pixels in [0, 1].
     """
     task = tasks.load(cell.task, args)
     model = keras.saving.load_model(cell.folder(args.output) / "model.keras")
@@ -83,7 +83,7 @@ def train_decoder(cell, args):
     poses = network.predict(test, batch_size=plan.batch_size, verbose=0)
     masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
     pixels = rebuild.predict(masked, verbose=0)
-    return rebuild, poses, float(np.mean(((pixels - test) / 255) ** 2))
+    return test, pixels, float(np.mean(((pixels - test) / 255) ** 2))
 
 
 def robustness_of(cell, args):
@@ -100,8 +100,8 @@ def robustness_of(cell, args):
     layer = next((layer for layer in model.layers if layer.name == "logits"), model.layers[-1])
     scores = keras.Model(model.input, layer.output)
     return {
-        "affine": error(robustness.affine(task.images.test[0], tasks.HELD_OUT_SEED)),
-        "noise": error(robustness.noisy(images, NOISE, tasks.HELD_OUT_SEED)),
+        "affine": error(robustness.affine(task.images.test[0], overlaps.HELD_OUT_SEED)),
+        "noise": error(robustness.noisy(images, NOISE, overlaps.HELD_OUT_SEED)),
         **{
             name: error(
                 robustness.white_box(scores, images, labels, EPSILON, steps, robustness.lead)
@@ -136,12 +136,9 @@ def time_to_goal(cell, args, before):
     plan = methods.training_of(cell.method, cell.task, args.budget)
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
-    model = methods.build(
-        cell.method, cell.task, args.budget, task.input_shape, task.images.num_classes
-    )
     size = min(plan.batch_size, len(task.images.train[0]))
     most = (args.epochs or plan.epochs) * (len(task.images.train[0]) // size)
-    plan.compile(model, most, ["accuracy"])
+    model = methods.compiled(cell.method, cell.task, args.budget, task, most, ["accuracy"])
     goal = _Goal()
     history = model.fit(
         task.batches(size, cell.seed, 0),

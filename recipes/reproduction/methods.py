@@ -7,15 +7,9 @@ import keras
 import networks
 from kcaps.losses import LogLoss
 from kcaps.models import CapsNet, capsnet, efficient_capsnet
-from kcaps.routing import ROUTINGS, DiscriminativeRouting
+from kcaps.routing import DiscriminativeRouting
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
-METHODS = (
-    *ROUTINGS,
-    *(f"{name}{NO_DECODER}" for name in ROUTINGS),
-    "efficient_capsnet",
-    "cnn",
-)
 BUDGETS = ("cpu", "gpu")
 
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
@@ -106,7 +100,8 @@ def build(method, task, budget, shape, num_classes, penalty_weight=None):
     """A network from pixels to one value for each class, not compiled.
 
     Args:
-        method: One of `METHODS`.
+        method: `"efficient_capsnet"`, `"cnn"`, or the name of a routing, with `NO_DECODER` after it
+            for a network without a decoder.
         task: Name of the task.
         budget: `"cpu"` or `"gpu"`.
         shape: Tuple `(height, width, channels)`.
@@ -130,3 +125,18 @@ def build(method, task, budget, shape, num_classes, penalty_weight=None):
             penalty_weight = MULTI_MNIST_PENALTY if is_multi else PENALTY_WEIGHTS[routing]
         routing = DiscriminativeRouting(routing, penalty_weight=penalty_weight)
     return capsnet(shape, num_classes, routing=routing, **options)
+
+
+def compiled(method, name, budget, task, steps, metrics=None):
+    """A network that is compiled for so many steps on a task.
+
+    Args:
+        method, budget: As for `build`.
+        name: Name of the task.
+        task: `tasks.Task`.
+        steps: Positive integer.
+        metrics: As for Keras.
+    """
+    network = build(method, name, budget, task.input_shape, task.images.num_classes)
+    training_of(method, name, budget).compile(network, steps, metrics)
+    return network

@@ -1,11 +1,9 @@
 """Pictures of reproduced tables and figures."""
 
-import keras
 import numpy as np
 from matplotlib import pyplot as plt
 
 import pictures
-from kcaps.layers import CapsuleMask
 
 
 def errors(title, found, path):
@@ -69,10 +67,8 @@ def times(title, rows, path):
     _save(figure, path)
 
 
-def rebuilt(title, decoder, poses, images, path):
-    """Test images above what a decoder makes of their longest capsules."""
-    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
-    decoded = decoder.predict(masked, verbose=0)
+def rebuilt(title, images, decoded, path):
+    """Images above what a decoder makes of their capsules."""
     figure, axes = plt.subplots(
         2, len(images), figsize=(len(images), 2.6), layout="constrained", squeeze=False
     )

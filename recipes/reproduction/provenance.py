@@ -17,19 +17,25 @@ def here():
     path = pathlib.Path(sys.argv[0])
     return {
         "command": shlex.join(["python", f"recipes/{path.name}", *sys.argv[1:]]),
-        "commit": _commit(path.parent),
-        "machine": gpu_name() or f"{os.cpu_count()} CPU cores",
+        "commit": commit(),
+        "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
 
 
-def _commit(folder):
-    """Short name of the commit, with a plus where files differ from it; empty without git."""
+def commit(mark="+"):
+    """Short name of the commit, with the mark where files differ from it; empty without git."""
+    folder = str(pathlib.Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", f"--dirty={mark}", "--exclude=*"]
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def machine():
+    """What computes, without anything that identifies it."""
+    return gpu_name() or f"{os.cpu_count()} CPU cores"
 
 
 def gpu_name():
@@ -39,6 +45,10 @@ def gpu_name():
 
         device = jax.devices()[0]
         return None if device.platform == "cpu" else device.device_kind
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
     import tensorflow as tf
 

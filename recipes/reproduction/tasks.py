@@ -14,7 +14,6 @@ import overlaps
 import robustness
 from kcaps.metrics import ExactMatch
 
-HELD_OUT_SEED = 0  # of pictures made for validation and test, which are the same in every run
 SHIFT = 2  # pixels that images of clothes are shifted by at most
 STRENGTH = 0.5  # of distortions: half of those that EM has in distorted_mnist.py
 
@@ -38,10 +37,6 @@ class Task:
     @property
     def input_shape(self):
         return self.test[0].shape[1:]
-
-    @property
-    def title(self):
-        return self.images.title
 
     def make_metric(self):
         return "accuracy" if self.metric == "accuracy" else ExactMatch(overlaps.PARTS)
@@ -92,8 +87,8 @@ def overlapping(images):
         pairs = overlaps.overlapping(*images.train, seed, batch_size, first_step)
         return pairs.map(overlaps.targets)
 
-    validation = overlaps.targets(*overlaps.held_out(images.validation, HELD_OUT_SEED))
-    test = overlaps.held_out(images.test, HELD_OUT_SEED)[:2]
+    validation = overlaps.targets(*overlaps.held_out(images.validation))
+    test = overlaps.held_out(images.test)[:2]
     return Task(images, batches, validation, test, ExactMatch(overlaps.PARTS).name)
 
 
@@ -104,7 +99,7 @@ def placed(images):
         return robustness.placed(*images.train, seed, batch_size, first_step)
 
     held_out = [
-        (robustness.canvas(part[0], HELD_OUT_SEED), part[1])
+        (robustness.canvas(part[0], overlaps.HELD_OUT_SEED), part[1])
         for part in (images.validation, images.test)
     ]
     return Task(images, batches, *held_out)
