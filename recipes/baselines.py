@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 import baseline_pictures as pictures
+import checkpoints
 import networks
 import studies
 from baseline_models import BASELINES
@@ -59,10 +60,6 @@ class Curve(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.times = []
-        for layer in self.model.layers:
-            if isinstance(layer, keras.layers.Dropout):  # a backup does not hold its count of draws
-                state = layer.seed_generator.state
-                state.assign([keras.ops.convert_to_numpy(state)[0], self.step])
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.step % SHORT == 0:
@@ -134,7 +131,8 @@ def run_network(cell):
     network = baseline.build(images, train_images.mean(0, dtype="float64"))
     interval = min(LONG, cell.steps)
     try:
-        done = interval * training.open_folder(cell, images)
+        epochs = training.open_folder(cell, images)
+        done = interval * epochs
         curve = Curve(cell.output / "curve.csv", done)
         if done and int(curve.rows[-1]["step"]) != done:
             raise ValueError("curve.csv is shorter than the backup")
@@ -144,6 +142,7 @@ def run_network(cell):
     try:
         network.fit(
             training.stream(train_images, train_labels, batch_size, cell.seed, done),
+            initial_epoch=epochs,
             epochs=cell.epochs,
             steps_per_epoch=interval,
             validation_data=tuple(part[:CURVE_IMAGES] for part in images.test),
@@ -153,7 +152,7 @@ def run_network(cell):
             callbacks=[
                 keras.callbacks.TerminateOnNaN(),
                 curve,
-                training.backup(cell.output),
+                checkpoints.Backup(cell.output / checkpoints.STATE),
             ],
         )
     except OSError as error:

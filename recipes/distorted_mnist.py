@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
+import checkpoints
 from distortions import distorted
 from export.command import fail, non_negative, positive
 from kcaps.regression import CapsuleRegression, SubspaceProjection
@@ -144,25 +145,21 @@ def measure(model, x, y):
 def backup(output, model, done, rows):
     """Writes what a resumed run goes on from; the weights last, as they say what is done."""
     training.write_csv(output / "history.csv", rows)
-    path = output / "backup/latest.weights.h5"
+    path = output / checkpoints.STATE
     path.parent.mkdir(exist_ok=True)
-    training.write_json(path.parent / "training_metadata.json", {"epoch": done})
-    with h5py.File(path.with_suffix(".part"), "w") as file:
-        file.attrs["chunks"] = done
-        file["kernel"] = keras.ops.convert_to_numpy(model.competition.kernel)
-        file["velocity"] = model.velocity
-    path.with_suffix(".part").replace(path)
+    kernel = keras.ops.convert_to_numpy(model.competition.kernel)
+    checkpoints.write_state(path, done, {"kernel": kernel, "velocity": model.velocity})
 
 
 def restore(output, model):
     """Gives a model the state after the last chunk; returns how many are done, and their rows."""
-    path = output / "backup/latest.weights.h5"
+    path = output / checkpoints.STATE
     if not path.exists():
         backup(output, model, 0, [])
     with h5py.File(path, "r") as file:
         model.competition.kernel.assign(file["kernel"][()])
         model.restart(file["velocity"][()])
-        done = int(file.attrs["chunks"])
+        done = int(file.attrs["epoch"])
     with open(output / "history.csv", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     return done, [row | {"examples": int(row["examples"])} for row in rows[:done]]

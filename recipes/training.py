@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import os
 import pathlib
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -14,11 +16,11 @@ import zipfile
 import data
 import distribution
 
-import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
+import checkpoints
 import kcaps
 import pictures
 import regression_pictures
@@ -32,6 +34,7 @@ _FILES = (
     *pictures.FILES,
     *regression_pictures.FILES,
 )
+_NOT_FINITE = "images hold NaN or infinity in the batch of step"
 _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
 
 
@@ -139,7 +142,6 @@ def _check_same_run(args):
         if done:
             if len(read_history(output / "history.csv")["val_loss"]) < done:
                 raise ValueError("history.csv is shorter than the backup")
-            h5py.File(output / "backup/latest.weights.h5", "r").close()
             if not zipfile.is_zipfile(output / "model.keras"):
                 raise ValueError("model.keras is no archive")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -153,8 +155,7 @@ def _check_same_run(args):
 
 
 def epochs_done(output):
-    progress = output / "backup" / "training_metadata.json"  # written by BackupAndRestore
-    return int(json.loads(progress.read_text())["epoch"]) if progress.exists() else 0
+    return checkpoints.epochs_in(output / checkpoints.STATE)
 
 
 def write_json(path, content):
@@ -180,7 +181,7 @@ def open_folder(args, images, count_epochs=None):
     Args:
         args: Arguments from `begin`.
         images: `data.Images`.
-        count_epochs: Function of the folder that tells it, where Keras' own backup does not.
+        count_epochs: Function of the folder that tells it, where `checkpoints.STATE` does not.
     """
     output = args.output
     for name in (*_EXPORTS, *(_FILES if args.overwrite else ())):  # exports are of an older model
@@ -265,13 +266,6 @@ def stream(images, labels, batch_size, seed, first_step=0, augment=None):
     return batches.map(read, num_parallel_calls=2).prefetch(2)
 
 
-def backup(output):
-    """The callback that keeps a run's state after each epoch, and goes on from it."""
-    return keras.callbacks.BackupAndRestore(
-        output / "backup", double_checkpoint=True, delete_checkpoint=False
-    )
-
-
 def timer():
     """A callback that adds the seconds of each epoch, its validation included, to its logs."""
     started = []
@@ -288,14 +282,22 @@ def _callbacks(output, history, synthetic):
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
         timer(),
         keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
-        keras.callbacks.ModelCheckpoint(
-            output / "model.keras",
-            monitor="val_loss",
-            save_best_only=True,
-            initial_value_threshold=min(history.get("val_loss", []), default=None),
+        checkpoints.BestModel(
+            output / "model.keras", min(history.get("val_loss", []), default=math.inf)
         ),
-        backup(output),
+        checkpoints.Backup(output / checkpoints.STATE),
     ]
+
+
+def _checked(batches, first_step):
+    """The batches, which end training at the first that has images that are not finite."""
+
+    def check(step, batch):
+        finite = tf.reduce_all(tf.math.is_finite(batch[0]))
+        with tf.control_dependencies([tf.debugging.Assert(finite, [_NOT_FINITE, step])]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    return batches.enumerate(first_step).map(check)
 
 
 def fit(model, images, args, batches, steps, validation):
@@ -317,20 +319,40 @@ def fit(model, images, args, batches, steps, validation):
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
-    model.fit(
-        distribution.share(batches(done * steps)),
-        epochs=args.epochs,
-        steps_per_epoch=steps,
-        shuffle=False,  # the batches are shuffled already
-        validation_data=validation,
-        validation_batch_size=args.batch_size,
-        callbacks=_callbacks(output, history, synthetic),
-    )
+    try:
+        model.fit(
+            distribution.share(_checked(batches(done * steps), done * steps)),
+            initial_epoch=done,
+            epochs=args.epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # the batches are shuffled already
+            validation_data=validation,
+            validation_batch_size=args.batch_size,
+            callbacks=_callbacks(output, history, synthetic),
+        )
+    except KeyboardInterrupt:
+        if not (output / "model.keras").exists():
+            checkpoints.write_model(model, output / "model.keras")
+        fail(f"interrupted after {epochs_done(output)} epochs; --resume goes on from there", 130)
+    except OSError as error:
+        fail(
+            f"--output {output} cannot be written any more ({error}); what was saved before is "
+            f"still there, and --resume goes on after {epochs_done(output)} epochs",
+            code=1,
+        )
+    except tf.errors.InvalidArgumentError as error:
+        step = re.search(rf"{_NOT_FINITE}\] \[(\d+)", error.message)
+        if step is None:
+            raise
+        fail(
+            f"{_NOT_FINITE} {step[1]}, epoch {int(step[1]) // steps + 1}; training stopped, and "
+            f"--resume goes on after {epochs_done(output)} epochs",
+            code=1,
+        )
     history = read_history(output / "history.csv")
     if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
         fail("training diverged; try a lower --learning-rate", code=1)
     model.load_weights(output / "model.keras")
-    model.save(output / "model.keras", include_optimizer=False)
     return history, sum(history["seconds"])
 
 

@@ -23,6 +23,7 @@ else:
         "test_baselines.py",
         "test_distribution.py",
         "test_docs.py",
+        "test_kills.py",
         "test_loss_study.py",
         "test_overlaps.py",
         "test_recipes.py",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import checkpoints
 import networks
 from export import checkpoint
 from export.onnx import export_onnx
@@ -159,7 +160,7 @@ def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch, capsys):
     arguments = ("--data", "digits", "--limit", 100, "--models", "tuned_mlp", "--steps", 200)
     arguments = (*arguments, "--output")
     study(*arguments, tmp_path / "whole")
-    save = keras.callbacks.BackupAndRestore.on_epoch_end
+    save = checkpoints.Backup.on_epoch_end
     calls = []
 
     def save_and_stop(self, epoch, logs=None):
@@ -168,17 +169,17 @@ def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch, capsys):
         if len(calls) <= 2:  # in the middle, and before the cell is in cells.csv
             raise Stop
 
-    monkeypatch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", save_and_stop)
+    monkeypatch.setattr(checkpoints.Backup, "on_epoch_end", save_and_stop)
     for _ in range(2):
         with pytest.raises(Stop):
             study(*arguments, tmp_path / "parts")
-    for name in ("curve.csv", "backup/training_metadata.json"):
+    for name in ("curve.csv", "backup/state.h5"):
         path = tmp_path / "parts/tuned_mlp" / name
-        before = path.read_text()
+        before = path.read_bytes()
         path.write_text("[]")
         message = refused(capsys, lambda: study(*arguments, tmp_path / "parts"))
         assert "cannot be resumed, it is damaged" in message and "Remove it" in message
-        path.write_text(before)
+        path.write_bytes(before)
     study(*arguments, tmp_path / "parts")
     assert calls == [0, 1]
     whole, parts = (

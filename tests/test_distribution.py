@@ -101,7 +101,7 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path):
     output = tmp_path / "shared"
     command = (RECIPES / "digits.py", *run, output, "--distribute", "multi-worker")
     with Cluster(tmp_path, *command) as cluster:
-        progress, deadline = output / "backup/training_metadata.json", time.monotonic() + 200
+        progress, deadline = output / "backup/state.h5", time.monotonic() + 200
         while not progress.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         cluster.processes[1].kill()

@@ -13,7 +13,9 @@ import training
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import checkpoints
 import exporting
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
@@ -116,6 +118,72 @@ def test_resume_without_a_run_starts_one_and_repeats_a_finished_one(monkeypatch,
     assert after | {"training_seconds": 0} == json.loads(before) | {"training_seconds": 0}
 
 
+def fit_tiny(monkeypatch, output, callback=None, augment=None):
+    """A run of two epochs with something that happens in the second; returns its arguments."""
+
+    def spoilt(*arguments):
+        callbacks = training_callbacks(*arguments)
+        return [*callbacks, callback] if callback else callbacks
+
+    training_callbacks = training._callbacks
+    monkeypatch.setattr(training, "_callbacks", spoilt)
+    args = begin(monkeypatch, "--synthetic", "--limit", 60, "--output", output)
+    images = data.load("digits", args.data_dir, args.limit, args.synthetic)
+    image = keras.Input(images.shape)
+    model = keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), metrics=["accuracy"])
+    training.run(model, images, args, augment)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    def interrupt(batch, logs):
+        raise KeyboardInterrupt
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=interrupt)
+    with pytest.raises(SystemExit) as stop:
+        fit_tiny(monkeypatch, tmp_path / "run", callback)
+    assert stop.value.code == 130
+    assert "interrupted after 0 epochs; --resume goes on" in capsys.readouterr().err
+    assert keras.saving.load_model(tmp_path / "run/model.keras").count_params() == 650
+    monkeypatch.undo()
+    again = begin(
+        monkeypatch, "--synthetic", "--limit", 60, "--output", tmp_path / "run", "--resume"
+    )
+    assert again.resume
+
+
+def test_a_full_disk_loses_no_earlier_checkpoint(monkeypatch, tmp_path, capsys):
+    written = checkpoints.write_state
+
+    def full(path, epoch, values):
+        if epoch == 2:
+            raise OSError(28, "No space left on device")
+        written(path, epoch, values)
+
+    monkeypatch.setattr(checkpoints, "write_state", full)
+    with pytest.raises(SystemExit) as stop:
+        fit_tiny(monkeypatch, tmp_path / "run")
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and "goes on after 1 epochs" in message
+    assert checkpoints.epochs_in(tmp_path / "run" / checkpoints.STATE) == 1
+    assert keras.saving.load_model(tmp_path / "run/model.keras").count_params() == 650
+
+
+def test_nan_is_reported_where_it_enters(monkeypatch, tmp_path, capsys):
+    def augment(images, seed):  # 54 images, batches of 16: steps 3 to 5 are of the second epoch
+        return tf.where(seed[1] == 4, np.nan, images)
+
+    with pytest.raises(SystemExit) as stop:
+        fit_tiny(monkeypatch, tmp_path / "run", augment=augment)
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert "NaN or infinity in the batch of step 4, epoch 2; training stopped" in message
+    assert "goes on after 1 epochs" in message and message.count("\n") == 1
+    state = checkpoints.epochs_in(tmp_path / "run" / checkpoints.STATE)
+    assert state == 1
+
+
 def test_the_same_seed_gives_the_same_model(monkeypatch, tmp_path):
     weights = [
         run_tiny(monkeypatch, tmp_path / name, "--seed", seed).get_weights()
@@ -181,8 +249,7 @@ def test_folders_that_hold_something(monkeypatch, tmp_path, capsys):
     for name, content in [
         ("model.keras", "no archive"),
         ("history.csv", ""),
-        ("backup/latest.weights.h5", "no weights"),
-        ("backup/training_metadata.json", "[]"),
+        ("backup/state.h5", "no state"),
         ("run.json", '{"arguments": [1]}'),
         ("run.json", "{"),
     ]:

@@ -209,7 +209,7 @@ def test_a_killed_run_on_distorted_digits_goes_on(tmp_path):
             break  # at some moment of the second chunk
     process.kill()
     process.communicate()
-    for name in ("history.part", "run.part", "part.keras", "backup/latest.weights.part"):
+    for name in ("history.part", "run.part", "part.keras", "backup/state.part"):
         (parts / name).write_bytes(b"half a fi")
     result = recipe("distorted_mnist", *arguments, parts, "--resume")
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import checkpoints
 import exporting
 from export import checkpoint
 from export.onnx import export_onnx
@@ -141,7 +142,7 @@ class Stop(Exception):
 def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
     arguments = ("multi_mnist", "--methods", "l1", "--seeds", 1, "--epochs", 2)
     assert reproduce(tmp_path / "whole", *arguments).returncode == 0
-    save = keras.callbacks.BackupAndRestore.on_epoch_end
+    save = checkpoints.Backup.on_epoch_end
     calls = []
 
     def save_and_stop(self, epoch, logs=None):
@@ -150,7 +151,7 @@ def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
         if epoch == 0:
             raise Stop
 
-    monkeypatch.setattr(keras.callbacks.BackupAndRestore, "on_epoch_end", save_and_stop)
+    monkeypatch.setattr(checkpoints.Backup, "on_epoch_end", save_and_stop)
     with pytest.raises(Stop):
         reproduce(tmp_path / "parts", *arguments)
     assert not (tmp_path / "parts/cells.csv").exists()

@@ -1,0 +1,99 @@
+"""What a run leaves after each epoch: the best model, and a state to go on from.
+
+Each is one file that is replaced whole, so that a process which ends at any moment, or a disk that
+is full, leaves the one before.
+"""
+
+import math
+
+import h5py
+import keras
+import numpy as np
+
+STATE = "backup/state.h5"  # in a checkpoint folder
+
+
+def write_model(model, path):
+    """Saves a model without its optimizer, aside and then in place."""
+    aside = path.with_name(f"part-{path.name}")
+    try:
+        model.save(aside, include_optimizer=False)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class BestModel(keras.callbacks.Callback):
+    """Keeps the model of the epoch with the lowest validation loss.
+
+    Args:
+        path: The file.
+        best: Lowest validation loss before.
+    """
+
+    def __init__(self, path, best=math.inf):
+        super().__init__()
+        self.path, self.best = path, best
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs["val_loss"] < self.best:
+            self.best = logs["val_loss"]
+            write_model(self.model, self.path)
+
+
+class Backup(keras.callbacks.Callback):
+    """Keeps all that training goes on from, and begins from it where the file exists.
+
+    That is all variables of the model and of its optimizers: weights, moving averages, counts of
+    random draws, moments. An epoch whose loss is not finite is not kept. `fit` must be given
+    `initial_epoch=epochs_in(path)`.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        self.path.parent.mkdir(exist_ok=True)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        if epochs_in(self.path):
+            with h5py.File(self.path, "r") as file:
+                values = [file[str(number)][()] for number in range(len(file))]
+            for variable, value in zip(_variables(model), values, strict=True):
+                variable.assign(value)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if np.isfinite(logs["loss"]):
+            values = map(keras.ops.convert_to_numpy, _variables(self.model))
+            write_state(self.path, epoch + 1, dict(enumerate(values)))
+
+
+def _variables(model):
+    optimizers = (model.optimizer, getattr(model, "routing_optimizer", None))
+    return [*model.variables, *(v for each in optimizers if each for v in each.variables)]
+
+
+def write_state(path, epoch, values):
+    """Writes arrays by name, and the number of epochs after which they are the state."""
+    aside = path.with_suffix(".part")
+    try:
+        with h5py.File(aside, "w") as file:
+            file.attrs["epoch"] = epoch
+            for name, value in values.items():
+                file[str(name)] = value
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def epochs_in(path):
+    """Epochs that the state is of; none where there is no file."""
+    if not path.exists():
+        return 0
+    with h5py.File(path, "r") as file:
+        return int(file.attrs["epoch"])
