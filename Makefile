@@ -5,7 +5,7 @@ OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
 PARALLEL := --numprocesses 2 --durations 15
 
-.PHONY: demo test test-backends lint bench
+.PHONY: demo test test-long test-backends lint bench
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -15,6 +15,9 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-long: .venv/installed
+	$(BIN)/python -m pytest $(PARALLEL) -m long
 
 test-backends: .venv-backends/installed
 	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest $(PARALLEL)

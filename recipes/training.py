@@ -1,5 +1,6 @@
 """What all recipes share: arguments, the checkpoint folder, training, and the final report."""
 
+import contextlib
 import csv
 import json
 import math
@@ -275,13 +276,13 @@ def timer():
     )
 
 
-def _callbacks(output, history, synthetic):
+def _callbacks(output, history, synthetic, log):
     label = {"synthetic": 1.0} if synthetic else {}  # a column of history.csv
     return [
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
         timer(),
-        keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
+        log,
         checkpoints.BestModel(
             output / "model.keras", min(history.get("val_loss", []), default=math.inf)
         ),
@@ -319,6 +320,7 @@ def fit(model, images, args, batches, steps, validation):
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+    log = keras.callbacks.CSVLogger(output / "history.csv", append=bool(history))
     try:
         model.fit(
             distribution.share(_checked(batches(done * steps), done * steps)),
@@ -328,7 +330,7 @@ def fit(model, images, args, batches, steps, validation):
             shuffle=False,  # the batches are shuffled already
             validation_data=validation,
             validation_batch_size=args.batch_size,
-            callbacks=_callbacks(output, history, synthetic),
+            callbacks=_callbacks(output, history, synthetic, log),
         )
     except KeyboardInterrupt:
         if not (output / "model.keras").exists():
@@ -349,6 +351,9 @@ def fit(model, images, args, batches, steps, validation):
             f"--resume goes on after {epochs_done(output)} epochs",
             code=1,
         )
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk, which is told already
+            log.on_train_end()  # closes its file where training did not come to its end
     history = read_history(output / "history.csv")
     if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
         fail("training diverged; try a lower --learning-rate", code=1)

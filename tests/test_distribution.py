@@ -94,6 +94,7 @@ def test_em_of_two_workers_equals_em_of_one(alone, tmp_path):
         check_equal(results, alone)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path):
     """The survivor starts anew by itself; the end is that of one process without a kill."""
     run = ("--limit", 120, "--batch-size", 16, "--epochs", 6, "--routing", "l1")

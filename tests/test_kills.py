@@ -8,6 +8,7 @@ import training
 
 import h5py
 import numpy as np
+import pytest
 
 import checkpoints
 import small_run
@@ -26,6 +27,7 @@ def state(output):
         return {name: file[name][()] for name in file} | dict(file.attrs)
 
 
+@pytest.mark.long
 def test_kills(tmp_path):
     # Processes that begin after the imports, which are most of what a start costs.
     context = multiprocessing.get_context("forkserver")

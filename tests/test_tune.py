@@ -311,6 +311,7 @@ def test_from_a_killed_search_to_onnx(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.long
 def test_a_chief_two_workers_and_a_death(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
