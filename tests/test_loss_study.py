@@ -177,6 +177,13 @@ def test_findings_come_from_the_numbers():
         assert (verdict == "reproduced") == (words == "are the fastest"), words
     assert first["Spiral, 5 hidden layers: the same"] == ("not measured", "")
 
+    convnet = fast | {"regularised_expectation": (0.1, 0.88, 0.97)}
+    for log, holds in ((0.9, True), (0.99, False)):
+        rows = curves_of(convnet | {"log": (0.1, log, 0.95), "cauchy_schwarz": (0.1, 0.9, 0.95)})
+        rows = [row | {"data": "cifar10", "depth": 4} for row in rows]
+        found = [value for claim, value in verdicts(rows).items() if "CIFAR-10" in claim]
+        assert [verdict == "reproduced" for verdict, _ in found] == [holds] * 3
+
     changed = curves_of({name: (0.1, 0.9) for name in FUNCTIONS} | {"log": (0.1, 0.8)})
     for row in changed:
         row["label_noise"] = 0.5

@@ -34,6 +34,7 @@ PRESETS = {
         "depths": (0, 1, 2, 3, 4, 5),
         "label_noise": (0.1, 0.25, 0.5, 0.75),
         "noisy": {"size": None, "travel": IMAGE_TRAVEL},  # size None: all training images
+        "convnet": {"iterations": 100_000, "filters": 64, "travel": IMAGE_TRAVEL},
     },
     "quick": {
         "toy": 3_000,
@@ -45,6 +46,7 @@ PRESETS = {
         # As many passes as in the paper: log loss learns the changed labels by heart. And a
         # rate with which deep networks train well.
         "noisy": {"size": 1_200, "travel": 0.6},
+        "convnet": {"iterations": 1_000, "filters": 32, "travel": 1.0},
     },
 }
 
@@ -52,15 +54,15 @@ PRESETS = {
 class Convnet:
     """The paper's network for CIFAR-10, with one loss, behind `Stack`'s interface."""
 
-    def __init__(self, loss, shape, num_classes, learning_rate):
+    def __init__(self, loss, shape, num_classes, filters, learning_rate):
         self.loss, self.shape, self.num_classes = loss, shape, num_classes
-        self.learning_rate = learning_rate
+        self.filters, self.learning_rate = filters, learning_rate
 
     def restart(self, seed):
         keras.utils.set_random_seed(seed)
         layers = []
         for pool in (keras.layers.MaxPooling2D, *[keras.layers.AveragePooling2D] * 2):
-            layers.append(keras.layers.Conv2D(64, 5, padding="same", activation="relu"))
+            layers.append(keras.layers.Conv2D(self.filters, 5, padding="same", activation="relu"))
             layers.append(keras.layers.BatchNormalization())
             layers.append(pool(3, strides=2, padding="same"))
         layers += [keras.layers.Flatten(), keras.layers.Dense(128, activation="relu")]
@@ -113,8 +115,10 @@ def _load(name, seed, data_dir, limit, synthetic):
 
 def iterations_of(name, depth, args):
     """How many chunks of how many iterations, with a measurement after each."""
+    preset = PRESETS[args.preset]
     kind = "toy" if name in toys.TOYS else "images" if depth else "linear"
-    asked = args.iterations or PRESETS[args.preset][kind]
+    by_preset = preset["convnet"]["iterations"] if name == "cifar10" else preset[kind]
+    asked = args.iterations or by_preset
     chunk = max(1, asked // MEASUREMENTS)
     return asked // chunk, chunk
 
@@ -123,7 +127,8 @@ def iterations_of(name, depth, args):
 def network(kind, losses, widths, rate):
     """Of one shape, for all its cells: what is compiled serves them all."""
     if kind == "cifar10":
-        return Convnet(*losses, widths[:-1], widths[-1], rate)
+        *shape, filters, num_classes = widths
+        return Convnet(*losses, tuple(shape), num_classes, filters, rate)
     functions = [CLASSIFICATION_LOSSES[loss].function for loss in losses]
     is_small = kind == "toy" or len(widths) == 2
     return Stack(functions, widths, rate, DROPOUT if kind == "mnist" else 0.0, is_small)
@@ -151,16 +156,19 @@ def run(cell, args):
     name, depth, share, losses = cell
     is_toy = name in toys.TOYS
     examples = load(name, args)
+    preset = PRESETS[args.preset]
     travel = TOY_TRAVEL if is_toy else IMAGE_TRAVEL
-    if share and depth:  # a linear network learns little by heart
-        noise_preset = PRESETS[args.preset]["noisy"]
+    if name == "cifar10":
+        travel = preset["convnet"]["travel"]
+    elif share and depth:  # a linear network learns little by heart
+        noise_preset = preset["noisy"]
         travel = noise_preset["travel"]
         kept = tuple(part[: noise_preset["size"]] for part in examples.train)
         examples = dataclasses.replace(examples, train=kept)
     x, y = examples.train
     num_classes = toys.NUM_CLASSES if is_toy else 10
-    units = TOY_UNITS if is_toy else args.units or PRESETS[args.preset]["units"]
-    hidden = [] if name == "cifar10" else [units] * depth
+    units = TOY_UNITS if is_toy else args.units or preset["units"]
+    hidden = [preset["convnet"]["filters"]] if name == "cifar10" else [units] * depth
     measurements, chunk = iterations_of(name, depth, args)
     rate = args.learning_rate or travel / (measurements * chunk)
     widths = (*x.shape[1:], *hidden, num_classes)
