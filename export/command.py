@@ -41,7 +41,12 @@ def quiet_tensorflow(is_program=False, start=True):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on stderr and exit code 2."""
+    """An argument parser whose errors are one line on stderr and exit code 2.
+
+    Ctrl-C is one line, too, from then on. `again` is what it says on how to go on.
+    """
+
+    again = None
 
     def __init__(self, description):
         super().__init__(
@@ -50,9 +55,18 @@ class Parser(argparse.ArgumentParser):
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace", line_buffering=True)
+        sys.excepthook = self._tell
 
     def error(self, message):
         fail(message)
+
+    def _tell(self, kind, error, trace):
+        """Is called for what nobody caught; after Ctrl-C, Python ends with the code of SIGINT."""
+        if issubclass(kind, KeyboardInterrupt):
+            more = f"; {self.again}" if self.again else ""
+            print(f"error: interrupted{more}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
 
 
 def fail(message, code=2):

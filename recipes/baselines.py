@@ -210,7 +210,7 @@ def run_cell(model, seed):
     cell = open_cell(model, seed)
     keras.utils.set_random_seed(seed)
     trained, results = (run_regression if model == REGRESSION else run_network)(cell)
-    trained.save(cell.output / "model.keras", include_optimizer=False)
+    checkpoints.write_model(trained, cell.output / "model.keras")
     report = {"seed": seed, "steps": cell.steps, **results}
     more = {"test_images": len(images.test[1]), "synthetic": args.synthetic}
     training.write_json(cell.output / "report.json", report | more)

@@ -124,9 +124,7 @@ def train(args, images, model):
         rows.append(row)
         if error < best:
             best = error
-            aside = args.output / "part.keras"
-            model.save(aside)
-            aside.replace(args.output / "model.keras")
+            checkpoints.write_model(model, args.output / "model.keras")
         backup(args.output, model, chunk + 1, rows)
         print(
             f"{row['examples']:,} examples: validation error {100 * error:.2f} %, {seconds:.0f} s",
@@ -245,7 +243,12 @@ if __name__ == "__main__":
     training.open_folder(args, images)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     draw_distorted(args, images, args.output / "distorted.png")
-    rows = train(args, images, model)
+    try:
+        rows = train(args, images, model)
+    except KeyboardInterrupt:
+        if not (args.output / "model.keras").exists():
+            checkpoints.write_model(model, args.output / "model.keras")
+        fail(f"interrupted; {args.again} goes on after the last chunk", code=130)
     best = finish(args, images, model, rows)
     draw_errors(rows, images, args.output / "error_by_examples.png")
     print(

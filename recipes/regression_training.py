@@ -8,6 +8,7 @@ import training
 import keras
 import numpy as np
 
+import checkpoints
 from export.command import fail
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
 
@@ -46,6 +47,15 @@ def fit(args, images, model, schedule, callbacks=()):
         )
     except ValueError as error:  # of steps that overflow
         fail(error, code=1)
+    except KeyboardInterrupt:
+        if schedule.backup:  # a sweep keeps its best finished model
+            if schedule.best_kernel is not None:
+                model.competition.kernel.assign(schedule.best_kernel)
+            checkpoints.write_model(model, args.output / "model.keras")
+        fail(f"interrupted after {schedule.epoch} iterations; {args.again} goes on", code=130)
+    finally:
+        for callback in callbacks:  # closes the history where training did not come to its end
+            callback.on_train_end()
     seconds = time.perf_counter() - started
     test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
     train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
@@ -63,7 +73,7 @@ def fit(args, images, model, schedule, callbacks=()):
 
 def finish(args, images, model, row, report=None):
     """Fills the checkpoint folder with a model, its results and the further numbers `report`."""
-    model.save(args.output / "model.keras")
+    checkpoints.write_model(model, args.output / "model.keras")
     training.write_json(
         args.output / "report.json",
         {

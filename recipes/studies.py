@@ -12,6 +12,7 @@ from export.command import fail
 
 def add_arguments(parser, output):
     """Adds the folder of results, and where the images come from."""
+    parser.again = "the same command goes on"
     parser.add_argument(
         "--output",
         type=pathlib.Path,
@@ -68,4 +69,5 @@ def open_cell(cell):
     except (OSError, ValueError, KeyError, TypeError):
         before = None
     cell.resume = before == training.run_arguments(cell)
+    cell.again = "the same command"
     cell.overwrite = not cell.resume  # such as one of another seed, or of a run that never began

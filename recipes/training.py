@@ -28,7 +28,7 @@ import regression_pictures
 from export.command import Parser, fail, positive
 
 # Arguments that may differ between a run and its continuation.
-_FREE_ARGUMENTS = ("output", "epochs", "resume", "overwrite", "data_dir")
+_FREE_ARGUMENTS = ("output", "epochs", "resume", "again", "overwrite", "data_dir")
 _FREE_ARGUMENTS += ("search", "export", "silence", "distribute")
 _FILES = (
     *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
@@ -88,6 +88,7 @@ def read_arguments(description, epochs, add_arguments):
     if args.seed < 0 or args.seed >= 2**32:
         fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
     args.recipe = pathlib.Path(sys.argv[0]).stem
+    args.again = "--resume"  # by which an interrupted run goes on
     return args
 
 
@@ -335,11 +336,13 @@ def fit(model, images, args, batches, steps, validation):
     except KeyboardInterrupt:
         if not (output / "model.keras").exists():
             checkpoints.write_model(model, output / "model.keras")
-        fail(f"interrupted after {epochs_done(output)} epochs; --resume goes on from there", 130)
+        fail(
+            f"interrupted after {epochs_done(output)} epochs; {args.again} goes on from there", 130
+        )
     except OSError as error:
         fail(
             f"--output {output} cannot be written any more ({error}); what was saved before is "
-            f"still there, and --resume goes on after {epochs_done(output)} epochs",
+            f"still there, and {args.again} goes on after {epochs_done(output)} epochs",
             code=1,
         )
     except tf.errors.InvalidArgumentError as error:
@@ -348,7 +351,7 @@ def fit(model, images, args, batches, steps, validation):
             raise
         fail(
             f"{_NOT_FINITE} {step[1]}, epoch {int(step[1]) // steps + 1}; training stopped, and "
-            f"--resume goes on after {epochs_done(output)} epochs",
+            f"{args.again} goes on after {epochs_done(output)} epochs",
             code=1,
         )
     finally:

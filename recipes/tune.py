@@ -56,6 +56,7 @@ def add_arguments(parser):
 def read_arguments():
     args = training.read_arguments(__doc__.splitlines()[0], None, add_arguments)
     model = HYPERMODELS[args.model]
+    args.again = "the same command"
     args.epochs = args.epochs or model.epochs
     args.batch_size = args.batch_size or model.batch_size
     args.search = args.search or pathlib.Path(f"{args.output}-search")

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -19,7 +21,7 @@ import export.onnx
 import export.saved_model
 from export import checkpoint, files, parity, summary, verify
 from export.onnx import export_onnx
-from exporting import contents, ended, python
+from exporting import ROOT, contents, ended, python
 
 MAINS = pytest.mark.parametrize("main", [export.onnx.main, export.saved_model.main])
 
@@ -457,6 +459,20 @@ def test_what_lies_beside_needs_overwrite_too(monkeypatch, checkpoint_copy, tmp_
         line = ended(monkeypatch, capsys, main, 2, "--model", checkpoint_copy, *arguments)
         assert "Replace it with --overwrite" in line
         assert contents(tmp_path) == before
+
+
+def test_ctrl_c_is_one_line_in_any_program():
+    script = (
+        "from export.command import Parser; Parser('A study.').again = 'the same command goes on';"
+        "raise {}"
+    )
+    for error, code, message in (
+        ("KeyboardInterrupt", -signal.SIGINT, "error: interrupted; the same command goes on\n"),
+        ("RuntimeError('of a bug')", 1, "Traceback"),
+    ):
+        command = [sys.executable, "-c", script.format(error)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert result.returncode == code and result.stderr.startswith(message)
 
 
 @pytest.mark.parametrize("stop", [OSError, KeyboardInterrupt])

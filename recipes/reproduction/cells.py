@@ -8,6 +8,7 @@ import training
 import keras
 import numpy as np
 
+import checkpoints
 import networks
 import studies
 from reproduction import methods, tasks
@@ -62,7 +63,7 @@ def run(cell, args):
     parameters = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     if model.layers[-1].name == "logits":
         model = networks.with_probabilities(model)
-        model.save(own.output / "model.keras", include_optimizer=False)
+        checkpoints.write_model(model, own.output / "model.keras")
     accuracy = task.accuracy(model, size)
     training.write_report(own, task.images, model, history, seconds, accuracy, task.metric)
     best = int(np.argmin(history["val_loss"]))

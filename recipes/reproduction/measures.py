@@ -5,6 +5,7 @@ import time
 import keras
 import numpy as np
 
+import checkpoints
 import overlaps
 import robustness
 from kcaps.layers import CapsuleMask
@@ -79,7 +80,7 @@ def train_decoder(cell, args):
     poses = network.predict(x, batch_size=plan.batch_size, verbose=0)
     masked = keras.ops.convert_to_numpy(CapsuleMask()(poses, labels=y))
     rebuild.fit(masked, x, epochs=args.epochs or plan.epochs, batch_size=plan.batch_size, verbose=2)
-    rebuild.save(cell.folder(args.output) / "decoder.keras")
+    checkpoints.write_model(rebuild, cell.folder(args.output) / "decoder.keras")
     poses = network.predict(test, batch_size=plan.batch_size, verbose=0)
     masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
     pixels = rebuild.predict(masked, verbose=0)
