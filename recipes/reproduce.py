@@ -165,7 +165,7 @@ if keras.backend.backend() == "jax":
     tf.config.set_visible_devices([], "GPU")  # TensorFlow makes the pictures only
 table = TABLES[args.table]
 if args.synthetic:
-    table = dataclasses.replace(table, published={})
+    table = dataclasses.replace(table, published={}, best_known={})
 wanted = chosen_cells()
 note = f" (budget: {args.budget}{', synthetic images' if args.synthetic else ''})"
 arguments = {name: getattr(args, name) for name in ("budget", "epochs", "synthetic", "limit")}

@@ -21,7 +21,8 @@ UNTRAINED = 0.3  # accuracy below which ten classes are not learned
 AS_GOOD = 0.002  # what "equally well" may be worse by
 OVERLAP = 0.02
 CONVNET = ("cifar10", 4)  # data and depth
-LINEAR, SHALLOW, DEEP = (0,), (1,), (2, 3, 4, 5)
+LINEAR = (0,)
+HIDDEN = {"1 hidden layer": (1,), "2 or 3 hidden layers": (2, 3), "4 or 5 hidden layers": (4, 5)}
 
 
 def table(curves):
@@ -286,7 +287,7 @@ CLAIMS = (
             f"MNIST, {hidden}: {title} more robust against label noise than log loss",
             functools.partial(label_noise, names=names, depths=depths),
         )
-        for hidden, depths in (("1 hidden layer", SHALLOW), ("2 or more hidden layers", DEEP))
+        for hidden, depths in HIDDEN.items()
         for title, names in ROBUST
     ),
     (

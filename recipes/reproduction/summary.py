@@ -21,11 +21,13 @@ def rows(table, cells):
             key = task, method
             found = [row for cell, row in cells.items() if (cell.task, cell.method) == key]
             if found:
-                result.append(_row(found, table.published.get(key, "")))
+                result.append(
+                    _row(found, table.published.get(key, ""), table.best_known.get(task, ""))
+                )
     return result
 
 
-def _row(cells, published):
+def _row(cells, published, best_known):
     errors = [cell["test_error"] for cell in cells]
     return {
         "task": cells[0]["task"],
@@ -34,6 +36,7 @@ def _row(cells, published):
         "deviation": float(np.std(errors, ddof=1)) if len(errors) > 1 else "",
         "validation_error": float(np.mean([cell["validation_error"] for cell in cells])),
         "published": published,
+        "best_known": best_known,
         "seeds": len(cells),
         "epochs": cells[0]["epochs"],
         "parameters": cells[0]["parameters"],
