@@ -80,12 +80,13 @@ class Competition(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def build(self, input_shape):
-        if input_shape[-1] is None:
+        if not input_shape[-1]:
             raise ValueError(
-                "`Competition` needs a known number of features. "
+                "`Competition` needs a known number of features, of 1 or more. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
         n, c = self.dims.shape
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={1: int(input_shape[-1])})
         self.kernel = self.add_weight(
             shape=(n, int(input_shape[-1]), c, int(self.dims.max())),
             initializer=self._initial,
