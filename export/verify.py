@@ -163,7 +163,7 @@ def main():
             tolerance=args.tolerance,
             max_accuracy_drop=args.max_accuracy_drop,
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         command.fail(error)
     except ParityError as error:
         command.fail(f"{path}: {error}", code=1)
