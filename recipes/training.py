@@ -161,8 +161,15 @@ def _check_same_model(output, model):
     try:
         checkpoints.check_state(output / checkpoints.STATE, model)
         model.load_weights(output / "model.keras")  # now, not only after hours of training
+        history = read_history(output / "history.csv")
+        names = set(history) - {"epoch", "seconds", "synthetic"}  # each of training and validation
+        others = {n.removeprefix("val_") if n.startswith("val_") else f"val_{n}" for n in names}
+        if names != others or not {"loss", "seconds"} <= set(history):
+            raise ValueError(f"history.csv has the columns {list(history)!r:.200}")
     except Exception as error:  # what Keras did not write fails in many ways inside it
-        fail(f"--output {output} cannot be resumed, its model is another: {first_line(error)}")
+        fail(
+            f"--output {output} cannot be resumed, its run is damaged or another: {first_line(error)}"
+        )
 
 
 def epochs_done(output):

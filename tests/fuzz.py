@@ -16,7 +16,7 @@ def fuzz(few, many, **strategies):
     The cases are the same each time, and nothing is kept between runs.
 
     Args:
-        few, many: Numbers of cases.
+        few, many: Numbers of cases; few may be None.
         **strategies: Of the check's arguments. Others are fixtures.
     """
 
@@ -43,7 +43,7 @@ def fuzz(few, many, **strategies):
             check.__doc__,
             check.__module__,
         )
-        counts = [few, pytest.param(many, marks=pytest.mark.long)]
+        counts = [pytest.param(many, marks=pytest.mark.long), *([few] if few else [])]
         return pytest.mark.parametrize("count", counts)(test)
 
     return decorate

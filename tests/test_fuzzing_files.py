@@ -3,23 +3,21 @@
 import contextlib
 import io
 import json
-import pathlib
 import random
 import shutil
 import sys
 import zipfile
 
-import data
-import training
-
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
+import checkpoints
 import export.onnx
-import export.saved_model
 import small_run
 from export import summary, verify
 from exporting import contents
+from fuzz import fuzz
 
 
 def ended(main, *arguments):
@@ -75,7 +73,9 @@ def zeroed(rng, content):
 
 
 def replaced(rng, content):
-    return rng.choice([b"", b"\xff\xfe\x00", b"{}", b"[" * 100_000, rng.randbytes(1000), content * 2])
+    return rng.choice(
+        [b"", b"\xff\xfe\x00", b"{}", b"[" * 100_000, rng.randbytes(1000), content * 2]
+    )
 
 
 BYTES = [flipped, cut, with_more, with_less, zeroed, replaced]
@@ -133,26 +133,59 @@ def resume(output, epochs=1):
         return ended(lambda: small_run.run(output))
 
 
-def run_program(program, output):
-    """Exit code and stderr of a program on a folder, and the files that it may make anew."""
-    return ended(program, "--model", output), set()
+def unreported(output):
+    (output / "model.onnx.json").unlink(missing_ok=True)
+    return ended(verify.main, "--model", output)
 
 
-TARGETS = {
-    "model.keras": [*BYTES, *[changed_archive] * 12],
-    "run.json": [*BYTES, *[changed_json] * 12],
-    "model.onnx": BYTES,
-    "model.onnx.json": [*BYTES, *[changed_json] * 6],
-    "report.json": [*BYTES, *[changed_json] * 3],
-    "backup/state.h5": BYTES,
-    "history.csv": BYTES,
-}
 READERS = {
-    "model.keras": ["verify", "verify", "resume"],
-    "run.json": ["verify", "resume", "summary"],
-    "model.onnx": ["verify", "unreported", "summary"],
-    "model.onnx.json": ["verify", "summary"],
-    "report.json": ["summary"],
-    "backup/state.h5": ["resume"],
-    "history.csv": ["resume"],
+    "verify": lambda output: ended(verify.main, "--model", output),
+    "unreported": unreported,
+    "summary": lambda output: ended(summary.main, "--model", output),
+    "export": lambda output: ended(export.onnx.main, "--model", output, "--overwrite"),
+    "resume": resume,
 }
+# Of each file: how it is damaged, and what reads it then.
+ARCHIVE, TEXT = [*BYTES, *[changed_archive] * 12], [*BYTES, *[changed_json] * 12]
+TARGETS = {
+    "model.keras": (ARCHIVE, ["verify", "verify", "resume", "export"]),
+    "run.json": (TEXT, ["verify", "summary", "resume", "export"]),
+    "model.onnx": (BYTES, ["verify", "unreported", "unreported", "summary"]),
+    "model.onnx.json": (TEXT, ["verify", "summary"]),
+    "report.json": (TEXT, ["summary"]),
+    "backup/state.h5": (BYTES, ["resume"]),
+    "history.csv": (BYTES, ["resume"]),
+}
+
+
+@fuzz(None, 300, name=st.sampled_from(list(TARGETS)), seed=st.integers(0, 2**32))
+def test_damaged_files(folder, tmp_path, name, seed):
+    output = tmp_path / "ckpt"
+    shutil.copytree(folder, output)
+    try:
+        check(folder, output, name, random.Random(seed))
+    finally:
+        shutil.rmtree(output)
+
+
+def check(folder, output, name, rng):
+    damages, readers = TARGETS[name]
+    content = (output / name).read_bytes()
+    damage, reader = rng.choice(damages), rng.choice(readers)
+    (output / name).write_bytes(damage(rng, content))
+    before = contents(output.parent)
+    code, err = READERS[reader](output)
+    after = contents(output.parent)
+    if code:
+        assert code in (1, 2), code
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+    if code or reader in ("verify", "summary"):
+        assert after.keys() - before.keys() == set(), "something was written"
+        lost = {path for path, inside in before.items() if after.get(path) != inside}
+        assert not lost - ({output / "model.onnx.json"} if reader == "unreported" else set())
+    elif name == "backup/state.h5":
+        old, new = (checkpoints.read_state(path / name) for path in (folder, output))
+        assert old[0] == new[0]
+        for key, value in old[1].items():
+            np.testing.assert_array_equal(new[1][key], value)
+    assert all(output in path.parents for path in after), "a file outside of the folder"

@@ -161,6 +161,20 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
             self.optimizer.build(self._other_variables())
             self.routing_optimizer.build(self.routing_variables)
 
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains the model; arguments and result as those of `keras.Model.fit`.
+
+        Raises:
+            ValueError: for an array of integer labels of which one is no class. In batches of a
+                dataset such a label makes the loss NaN.
+        """
+        validation = kwargs.get("validation_data")
+        held_out = validation[1] if isinstance(validation, tuple) and len(validation) > 1 else None
+        if getattr(self.loss, "ignore_class", None) is None:
+            for labels in (y, held_out):
+                parts.check_labels(labels, self.output_shape)
+        return super().fit(x, y, *args, **kwargs)
+
     def get_compile_config(self):
         config = super().get_compile_config()
         if config:
