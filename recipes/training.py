@@ -167,9 +167,8 @@ def _check_same_model(output, model):
         if names != others or not {"loss", "seconds"} <= set(history):
             raise ValueError(f"history.csv has the columns {list(history)!r:.200}")
     except Exception as error:  # what Keras did not write fails in many ways inside it
-        fail(
-            f"--output {output} cannot be resumed, its run is damaged or another: {first_line(error)}"
-        )
+        reason = first_line(error)
+        fail(f"--output {output} cannot be resumed, its run is damaged or another: {reason}")
 
 
 def epochs_done(output):
