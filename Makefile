@@ -42,6 +42,6 @@ bench: .venv/installed
 # Without TensorFlow, which shows that kcaps does not need it there.
 .venv-backends/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-backends
-	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt hypothesis jax keras mpmath numpy pytest pytest-xdist torch
+	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt jax keras mpmath numpy pytest pytest-xdist torch
 	.venv-backends/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
