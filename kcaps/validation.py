@@ -20,7 +20,7 @@ def positive_int(name, value):
 
 def positive_pair(name, value):
     """Returns `value`, an integer or two, as a pair, or raises a `ValueError` as above."""
-    if not isinstance(value, list | tuple | np.ndarray):
+    if not is_sequence(value):
         return (positive_int(name, value),) * 2
     if len(value) != 2:
         raise ValueError(
@@ -63,6 +63,11 @@ def one_of(name, value, choices):
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"`{name}` must be one of {listed}. Received: {name}={value!r}.")
     return value
+
+
+def is_sequence(value):
+    """Whether a value holds others in order; an array of no axis does not."""
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def from_config(name, value):

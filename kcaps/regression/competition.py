@@ -7,7 +7,7 @@ from keras import ops
 from kcaps.regression import architectures, em
 from kcaps.regression.interpolation import at_least_float32
 from kcaps.regression.posterior import Expectations, squared_lengths
-from kcaps.validation import positive_int
+from kcaps.validation import is_sequence, positive_int
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -58,7 +58,7 @@ class Competition(keras.layers.Layer):
         num_classes = positive_int("num_classes", num_classes)
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2. Received: {num_classes}.")
-        sequence = isinstance(capsule_dim, list | tuple | np.ndarray)
+        sequence = is_sequence(capsule_dim)
         dims = [positive_int("capsule_dim", d) for d in capsule_dim] if sequence else None
         if sequence and len(dims) != num_classes:
             raise ValueError(

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kcaps.validation import boolean, non_negative, positive_int
+from kcaps.validation import boolean, is_sequence, non_negative, positive_int
 
 SECONDS = 10  # between two backups
 
@@ -62,7 +62,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
     ):
         super().__init__()
         for name, values in (("thresholds", thresholds), ("patience", patience)):
-            if not isinstance(values, list | tuple | np.ndarray):
+            if not is_sequence(values):
                 raise ValueError(f"`{name}` must be a list. Received: {name}={values!r}.")
         if not isinstance(monitor, str):
             raise ValueError(f"`monitor` must be the name of a log. Received: {monitor!r}.")
