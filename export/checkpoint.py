@@ -50,8 +50,12 @@ def load(folder):
             cannot be read or has weights that are not finite.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "does not exist"
+    try:
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except OSError as error:  # such as of a name that is too long
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}. {FIX}") from error
+    if not is_folder:
+        state = "is not a folder" if exists else "does not exist"
         raise CheckpointError(f"checkpoint folder {folder} {state}. {FIX}")
     run = _read_run(folder / "run.json")
     path = folder / "model.keras"
@@ -59,7 +63,7 @@ def load(folder):
         raise CheckpointError(
             f"{folder} holds a run without model.keras: no epoch of it was finished. {FIX}"
         )
-    _check_archive(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them is checked below
@@ -84,8 +88,8 @@ def file_hash(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_archive(path):
-    """Refuses an archive that is cut, damaged, or holds what a Keras model does not."""
+def check_archive(path):
+    """Raises a `CheckpointError` for an archive that is cut or damaged, or no Keras model."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

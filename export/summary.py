@@ -5,6 +5,7 @@ python -m export.summary --model ckpt/
 
 import json
 import pathlib
+import sys
 
 from export.command import Parser, fail
 from export.files import report_path
@@ -31,14 +32,22 @@ def summarize(folder):
     if (folder / "report.json").is_file():
         report = json.loads((folder / "report.json").read_text())
         synthetic = " (synthetic data)" if report["synthetic"] else ""
-        parts.append(f"test accuracy {100 * report['test_accuracy']:.2f} %{synthetic}")
+        parts.append(f"test accuracy {100 * _number(report, 'test_accuracy', 1):.2f} %{synthetic}")
     onnx_report = report_path(folder / "model.onnx")
     if onnx_report.is_file():
-        difference = json.loads(onnx_report.read_text())["largest_difference"]
+        report = json.loads(onnx_report.read_text())
+        difference = _number(report, "largest_difference", sys.float_info.max)
         parts.append(f"largest difference Keras to ONNX Runtime {difference:.1e}")
     files = [name for name in ("model.keras", *EXPORTS) if (folder / name).exists()]
     parts.append("files: " + ", ".join(str(folder / name) for name in files))
     return " · ".join(parts)
+
+
+def _number(report, name, largest):
+    value = report[name]
+    if type(value) not in (int, float) or not 0 <= value <= largest:
+        raise ValueError(f"{name!r} must be from 0 to {largest:g}, received {value!r:.80}")
+    return value
 
 
 def main():
@@ -47,7 +56,7 @@ def main():
     folder = parser.parse_args().model
     try:
         print(summarize(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         fail(f"no summary of {folder}: {error}")
 
 

@@ -102,7 +102,7 @@ def read_report(path):
     report = report_path(path)
     try:
         content = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{report} cannot be read: {command.first_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{report} is not a report of an export")
@@ -163,7 +163,7 @@ def main():
             tolerance=args.tolerance,
             max_accuracy_drop=args.max_accuracy_drop,
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         command.fail(error)
     except ParityError as error:
         command.fail(f"{path}: {error}", code=1)

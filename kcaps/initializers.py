@@ -2,6 +2,8 @@
 
 import keras
 
+from kcaps.validation import positive
+
 
 @keras.saving.register_keras_serializable(package="kcaps")
 class VoteScaling(keras.initializers.Initializer):
@@ -30,9 +32,7 @@ class VoteScaling(keras.initializers.Initializer):
     """
 
     def __init__(self, scale=1.0, seed=None):
-        if not scale > 0:
-            raise ValueError(f"`scale` must be positive. Received: scale={scale}.")
-        self.scale = scale
+        self.scale = positive("scale", scale)
         self.seed = seed
 
     def __call__(self, shape, dtype=None):
@@ -40,6 +40,10 @@ class VoteScaling(keras.initializers.Initializer):
             raise ValueError(
                 "`VoteScaling` is for kernels of shape (num_inputs, input_dim, num_outputs, "
                 f"output_dim). Received: shape={tuple(shape)}."
+            )
+        if 0 in shape:
+            raise ValueError(
+                f"`shape` must have no axis of size 0. Received: shape={tuple(shape)}."
             )
         num_inputs, _, num_outputs, output_dim = shape
         stddev = self.scale * num_outputs / (0.25 * num_inputs * output_dim) ** 0.5

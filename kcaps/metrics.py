@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kcaps.labels import k_hot
+from kcaps.labels import targets
 from kcaps.validation import positive_int
 
 
@@ -43,7 +43,13 @@ class ExactMatch(keras.metrics.Mean):
         self.num_active = num_active
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        present = k_hot(y_true, y_pred.shape[-1]) > 0  # (b, j)
+        y_pred = ops.convert_to_tensor(y_pred)
+        present = targets(y_true, y_pred) > 0  # (b, j)
+        if self.num_active > y_pred.shape[-1]:
+            raise ValueError(
+                "`num_active` must not exceed the number of classes. Received: "
+                f"num_active={self.num_active}, y_pred of shape {tuple(y_pred.shape)}."
+            )
         _, longest = ops.top_k(y_pred, self.num_active)  # (b, num_active)
         found = ops.sum(ops.one_hot(longest, y_pred.shape[-1], dtype="float32"), axis=1) > 0
         matches = ops.all(ops.equal(present, found), axis=-1)

@@ -1,24 +1,60 @@
 """Checks of arguments, with one form of message for the whole library."""
 
+import math
 import numbers
+
+import keras
+import numpy as np
+
+_SIZES = 2**31  # what Keras' backends count with
 
 
 def positive_int(name, value):
     """Returns `value` as an int, or raises a `ValueError` that names the argument."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
+    if value >= _SIZES:
+        raise ValueError(f"`{name}` must be below 2³¹. Received: {name}={value!r}.")
     return int(value)
+
+
+def positive_pair(name, value):
+    """Returns `value`, an integer or two, as a pair, or raises a `ValueError` as above."""
+    if not is_sequence(value):
+        return (positive_int(name, value),) * 2
+    if len(value) != 2:
+        raise ValueError(
+            f"`{name}` must be a positive integer, or two of them. Received: {name}={value!r}."
+        )
+    return tuple(positive_int(name, size) for size in value)
 
 
 def non_negative(name, value):
     """Returns `value` as a float, or raises a `ValueError` that names the argument."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, numbers.Real)
-        or not 0 <= value < float("inf")
-    ):
+    if not 0 <= _as_float(value) < math.inf:
         raise ValueError(f"`{name}` must be a finite number >= 0. Received: {name}={value!r}.")
     return float(value)
+
+
+def positive(name, value):
+    """Returns `value` as a float, or raises a `ValueError` that names the argument."""
+    if not 0 < _as_float(value) < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite. Received: {name}={value!r}.")
+    return float(value)
+
+
+def fraction(name, value):
+    """Returns `value` as a float in [0, 1], or raises a `ValueError` that names the argument."""
+    if not 0 <= _as_float(value) <= 1:
+        raise ValueError(f"`{name}` must be a number from 0 to 1. Received: {name}={value!r}.")
+    return float(value)
+
+
+def boolean(name, value):
+    """Returns `value` as a bool, or raises a `ValueError` that names the argument."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}.")
+    return bool(value)
 
 
 def one_of(name, value, choices):
@@ -29,8 +65,33 @@ def one_of(name, value, choices):
     return value
 
 
-def fraction(name, value):
-    """Returns `value` as a float in [0, 1], or raises a `ValueError` that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be a number from 0 to 1. Received: {name}={value!r}.")
-    return float(value)
+def is_sequence(value):
+    """Whether a value holds others in order; an array of no axis does not."""
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def from_config(name, value):
+    """Returns what a config describes, and any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        return keras.saving.deserialize_keras_object(value)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"`{name}` cannot be made from its config: {error}") from error
+
+
+def agree(shape, other):
+    """Whether two shapes are the same as far as they are known."""
+    return len(shape) == len(other) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
+    )
+
+
+def _as_float(value):
+    """A real number as a float, infinite where it is too large for one; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

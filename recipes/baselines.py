@@ -134,6 +134,8 @@ def run_network(cell):
         epochs = training.open_folder(cell, images)
         done = interval * epochs
         curve = Curve(cell.output / "curve.csv", done)
+        if done:
+            checkpoints.check_state(cell.output / checkpoints.STATE, network)
         if done and int(curve.rows[-1]["step"]) != done:
             raise ValueError("curve.csv is shorter than the backup")
     except (OSError, IndexError, ValueError, KeyError, TypeError) as error:

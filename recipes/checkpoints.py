@@ -5,10 +5,13 @@ is full, leaves the one before.
 """
 
 import math
+import zlib
 
 import h5py
 import keras
 import numpy as np
+
+from export.command import first_line
 
 STATE = "backup/state.h5"  # in a checkpoint folder
 
@@ -62,15 +65,28 @@ class Backup(keras.callbacks.Callback):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         if epochs_in(self.path):
-            with h5py.File(self.path, "r") as file:
-                values = [file[str(number)][()] for number in range(len(file))]
-            for variable, value in zip(_variables(model), values, strict=True):
+            for variable, value in zip(_variables(model), _values(self.path), strict=True):
                 variable.assign(value)
 
     def on_epoch_end(self, epoch, logs=None):
         if np.isfinite(logs["loss"]):
             values = map(keras.ops.convert_to_numpy, _variables(self.model))
             write_state(self.path, epoch + 1, dict(enumerate(values)))
+
+
+def check_state(path, model):
+    """Raises a `ValueError` if a state cannot be that of this model; changes nothing."""
+    for variable, value in zip(model.variables, _values(path), strict=False):
+        if tuple(variable.shape) != value.shape:
+            raise ValueError(
+                f"{path.name} is of another model: {variable.path} has the shape "
+                f"{tuple(variable.shape)}, received {value.shape}"
+            )
+
+
+def _values(path):
+    _, values = read_state(path)
+    return [values[str(number)] for number in range(len(values))]
 
 
 def _variables(model):
@@ -83,17 +99,38 @@ def write_state(path, epoch, values):
     aside = path.with_suffix(".part")
     try:
         with h5py.File(aside, "w") as file:
-            file.attrs["epoch"] = epoch
             for name, value in values.items():
                 file[str(name)] = value
+            file.attrs["epoch"] = epoch
+            file.attrs["checksum"] = _checksum(epoch, file)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
+def read_state(path):
+    """The number of epochs and the arrays that `write_state` wrote.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            epoch, checksum = int(file.attrs["epoch"]), file.attrs.get("checksum")
+            if epoch < 0 or checksum not in (None, _checksum(epoch, file)):
+                raise ValueError("its checksum is wrong")
+            return epoch, {name: file[name][()] for name in file}
+    except Exception as error:  # damaged files fail in many ways
+        raise ValueError(f"{path.name} is damaged: {first_line(error)}") from error
+
+
+def _checksum(epoch, file):
+    result = zlib.crc32(str(epoch).encode())
+    for name in file:
+        result = zlib.crc32(np.ascontiguousarray(file[name][()]), zlib.crc32(name.encode(), result))
+    return result
+
+
 def epochs_in(path):
     """Epochs that the state is of; none where there is no file."""
-    if not path.exists():
-        return 0
-    with h5py.File(path, "r") as file:
-        return int(file.attrs["epoch"])
+    return read_state(path)[0] if path.exists() else 0

@@ -92,6 +92,8 @@ def load(name, data_dir=None, limit=None, synthetic=False, as_published=False):
         if whole:
             order = _published_order(len(train[0]))
             train = tuple(part[order] for part in train)
+    for split in (train, test):
+        _check(name, *split, len(class_names))
     (images, labels), test = (part[:limit] for part in train), tuple(part[:limit] for part in test)
     share = PUBLISHED_VALIDATION_SHARE if as_published else VALIDATION_SHARE
     cut = len(images) - max(1, round(share * len(images)))
@@ -105,6 +107,22 @@ def load(name, data_dir=None, limit=None, synthetic=False, as_published=False):
         validation=(images[cut:], labels[cut:]),
         test=test,
     )
+
+
+def _check(name, images, labels, num_classes):
+    """Refuses data that are not those of that name, as those of a folder that was tampered with."""
+    shapes = images.shape[1:], labels.shape
+    if images.dtype != np.uint8 or shapes != (SHAPES[name], (len(images),)) or not len(images):
+        fail(
+            f"data set {name!r} must hold images of bytes and of shape {SHAPES[name]}, and a label "
+            f"of each. Received: {images.dtype} of shape {images.shape}, labels of {labels.shape}"
+        )
+    wrong = labels[~np.isin(labels, np.arange(num_classes))]
+    if len(wrong):
+        fail(
+            f"data set {name!r} must hold labels from 0 to {num_classes - 1}. Received: "
+            f"{len(wrong)} others, such as {wrong[0]}"
+        )
 
 
 def _digits():

@@ -12,7 +12,6 @@ import time
 import data
 import training
 
-import h5py
 import keras
 import matplotlib
 import numpy as np
@@ -154,10 +153,9 @@ def restore(output, model):
     path = output / checkpoints.STATE
     if not path.exists():
         backup(output, model, 0, [])
-    with h5py.File(path, "r") as file:
-        model.competition.kernel.assign(file["kernel"][()])
-        model.restart(file["velocity"][()])
-        done = int(file.attrs["epoch"])
+    done, values = checkpoints.read_state(path)
+    model.competition.kernel.assign(values["kernel"])
+    model.restart(values["velocity"])
     with open(output / "history.csv", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     return done, [row | {"examples": int(row["examples"])} for row in rows[:done]]

@@ -86,13 +86,18 @@ try:
     loaded = checkpoint.load(args.model)
 except ValueError as error:
     fail(error)
-layer = loaded.model.class_layer
+layer = getattr(loaded.model, "class_layer", None)
+if layer is None:
+    fail(f"{args.model} holds a {type(loaded.model).__name__} without class capsules")
 if not isinstance(layer.routing, DynamicRouting):
     fail(f"{args.model} was trained with {type(layer.routing).__name__}, not dynamic routing")
 if args.iterations < layer.routing.num_iterations:
     fail(f"--iterations must be at least the {layer.routing.num_iterations} of {args.model}")
 source = loaded.run["data"]
-images = data.load(source["name"], args.data_dir, None, source["loader"] == "synthetic")
+name, shape = source.get("name"), tuple(loaded.model.input.shape[1:])
+if not isinstance(name, str) or data.SHAPES.get(name) != shape:
+    fail(f"{args.model} takes images of {shape}, which are not those of the data {name!r:.80}")
+images = data.load(name, args.data_dir, None, source["loader"] == "synthetic")
 test_images, labels = (part[: args.images] for part in images.test)
 network = keras.Model(loaded.model.input, layer.input)
 capsules = network.predict(test_images, batch_size=BATCH, verbose=0)

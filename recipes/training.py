@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 import time
-import zipfile
 
 import data
 import distribution
@@ -25,7 +24,8 @@ import checkpoints
 import kcaps
 import pictures
 import regression_pictures
-from export.command import Parser, fail, positive
+from export.checkpoint import check_archive
+from export.command import Parser, fail, first_line, positive
 
 # Arguments that may differ between a run and its continuation.
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "again", "overwrite", "data_dir")
@@ -140,13 +140,14 @@ def _check_same_run(args):
     output = args.output
     try:
         before = dict(json.loads((output / "run.json").read_text())["arguments"])
-        done = epochs_done(output)
+        done, history = epochs_done(output), output / "history.csv"
         if done:
-            if len(read_history(output / "history.csv")["val_loss"]) < done:
+            if len(read_history(history)["val_loss"]) < done:
                 raise ValueError("history.csv is shorter than the backup")
-            if not zipfile.is_zipfile(output / "model.keras"):
-                raise ValueError("model.keras is no archive")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            check_archive(output / "model.keras")
+        elif history.exists():
+            history.read_text()
+    except Exception as error:  # damaged files fail in many ways
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
     for key, value in run_arguments(args).items():
         if before.get(key) != value:
@@ -154,6 +155,21 @@ def _check_same_run(args):
                 f"--resume needs the arguments of the run in {output}: {key} was "
                 f"{before.get(key)!r}, received {value!r}"
             )
+
+
+def _check_same_model(output, model):
+    """Refuses a folder of another model, before anything in it is changed."""
+    try:
+        checkpoints.check_state(output / checkpoints.STATE, model)
+        model.load_weights(output / "model.keras")  # now, not only after hours of training
+        history = read_history(output / "history.csv")
+        names = set(history) - {"epoch", "seconds", "synthetic"}  # each of training and validation
+        others = {n.removeprefix("val_") if n.startswith("val_") else f"val_{n}" for n in names}
+        if names != others or not {"loss", "seconds"} <= set(history):
+            raise ValueError(f"history.csv has the columns {list(history)!r:.200}")
+    except Exception as error:  # what Keras did not write fails in many ways inside it
+        reason = first_line(error)
+        fail(f"--output {output} cannot be resumed, its run is damaged or another: {reason}")
 
 
 def epochs_done(output):
@@ -318,6 +334,8 @@ def fit(model, images, args, batches, steps, validation):
     """
     output = args.output
     synthetic = images.source["loader"] == "synthetic"
+    if epochs_done(output) and not args.overwrite:
+        _check_same_model(output, model)
     done = open_folder(args, images)
     history = read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)

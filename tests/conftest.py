@@ -32,7 +32,7 @@ else:
         "test_robustness.py",
         "test_tune.py",
     ]
-    collect_ignore_glob = ["test_export*.py"]
+    collect_ignore_glob = ["test_export*.py", "test_fuzzing*.py"]
 
 
 def pytest_collection_modifyitems(items):

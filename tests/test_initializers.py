@@ -36,7 +36,7 @@ def test_config_round_trip_and_seed():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="`scale` must be positive. Received: scale=0"):
+    with pytest.raises(ValueError, match="`scale` must be positive and finite. Received: scale=0"):
         VoteScaling(scale=0)
     with pytest.raises(ValueError, match=r"kernels of shape .* Received: shape=\(3, 4\)"):
         VoteScaling()((3, 4))

@@ -51,17 +51,21 @@ class CapsuleMask(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def build(self, input_shape):
-        if input_shape[1] is not None and self.num_active > input_shape[1]:
-            raise ValueError(
-                "`num_active` must not exceed the number of capsules. "
-                f"Received: num_active={self.num_active}, inputs of shape {tuple(input_shape)}."
-            )
+        self._check(input_shape)
         self.built = True
 
+    def _check(self, shape):
+        if shape[1] is not None and self.num_active > shape[1]:
+            raise ValueError(
+                "`num_active` must not exceed the number of capsules. "
+                f"Received: num_active={self.num_active}, inputs of shape {tuple(shape)}."
+            )
+
     def call(self, inputs, labels=None):
+        self._check(inputs.shape)  # others than those that the layer was built for
         num_capsules = inputs.shape[1]
         if labels is not None:
-            mask = k_hot(labels, num_capsules)  # (b, j)
+            mask = k_hot(labels, num_capsules, inputs.shape[0])  # (b, j)
         else:
             _, longest = ops.top_k(safe_norm(inputs), self.num_active)  # (b, num_active)
             mask = ops.sum(ops.one_hot(longest, num_capsules, dtype="float32"), axis=1)

@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.layers.digit_caps import DigitCaps
 from kcaps.routing import InvertedAttentionRouting, Votes
-from kcaps.validation import positive_int
+from kcaps.validation import from_config, positive_int
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -46,6 +46,9 @@ class ConcurrentCaps(keras.layers.Layer):
 
     def __init__(self, layers, num_iterations=2, **kwargs):
         num_iterations = positive_int("num_iterations", num_iterations)
+        if not isinstance(layers, list | tuple):
+            raise ValueError(f"`layers` must be a list of layers. Received: layers={layers!r}.")
+        layers = [from_config("layers", layer) for layer in layers]
         for layer in layers:
             routing = getattr(layer, "routing", None)
             if not isinstance(layer, DigitCaps) or not isinstance(
@@ -58,14 +61,23 @@ class ConcurrentCaps(keras.layers.Layer):
         if not layers:
             raise ValueError("`layers` must hold at least one layer. Received: layers=[].")
         super().__init__(**kwargs)
-        self.layers = list(layers)
+        self.layers = layers
         self.num_iterations = num_iterations
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def build(self, input_shape):
+        self.input_spec = keras.layers.InputSpec(
+            ndim=3, axes={1: input_shape[1], 2: input_shape[2]}
+        )
         for layer in self.layers:
             if not layer.built:  # loading has built it
                 layer.build(input_shape)
+            if tuple(layer.kernel.shape[:2]) != tuple(input_shape[1:]):
+                raise ValueError(
+                    "`layers` must follow one another: each takes the capsules of the one below. "
+                    f"Received: {layer.name!r} of {tuple(layer.kernel.shape[:2])} capsules and "
+                    f"components on {tuple(input_shape[1:])}."
+                )
             input_shape = layer.compute_output_shape(input_shape)
         self.built = True
 
@@ -92,8 +104,3 @@ class ConcurrentCaps(keras.layers.Layer):
             "layers": [keras.saving.serialize_keras_object(layer) for layer in self.layers],
             "num_iterations": self.num_iterations,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
-        return cls(**{**config, "layers": layers})

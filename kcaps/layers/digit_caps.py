@@ -78,9 +78,9 @@ class DigitCaps(keras.layers.Layer):
 
     def build(self, input_shape):
         _, num_inputs, input_dim = input_shape
-        if num_inputs is None or input_dim is None:
+        if not num_inputs or not input_dim:
             raise ValueError(
-                "`DigitCaps` needs a known number and dimension of input capsules. "
+                "`DigitCaps` needs a known number and dimension of input capsules, of 1 or more. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
         other_dtype = self.routing.dtype_policy != self.dtype_policy
@@ -97,6 +97,7 @@ class DigitCaps(keras.layers.Layer):
             constraint=self.kernel_constraint,
             name="kernel",
         )
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={1: num_inputs, 2: input_dim})
         self.routing.dtype_policy = self.dtype_policy
         self.routing.build(tuple(input_shape), tuple(self.kernel.shape))
         self.built = True

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.activations import squash
-from kcaps.validation import positive_int
+from kcaps.validation import one_of, positive_int, positive_pair
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -61,6 +61,9 @@ class PrimaryCaps(keras.layers.Layer):
     ):
         num_capsules = positive_int("num_capsules", num_capsules)
         capsule_dim = positive_int("capsule_dim", capsule_dim)
+        kernel_size = positive_pair("kernel_size", kernel_size)
+        strides = positive_pair("strides", strides)
+        padding = one_of("padding", padding, ("valid", "same"))
         super().__init__(**kwargs)
         self.num_capsules = num_capsules
         self.capsule_dim = capsule_dim
@@ -77,10 +80,10 @@ class PrimaryCaps(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
-        if None in input_shape[1:]:
+        if not all(input_shape[1:]):
             raise ValueError(
-                "`PrimaryCaps` needs inputs of known height, width and channels, because each "
-                "position has capsules of its own in the next layer. "
+                "`PrimaryCaps` needs inputs of known height, width and channels, of 1 or more, "
+                "because each position has capsules of its own in the next layer. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
         self.conv.build(input_shape)

@@ -21,8 +21,8 @@ Reference: [Janocha and Czarnecki, 2017](https://arxiv.org/abs/1702.05659), Tabl
 import keras
 from keras import ops
 
-from kcaps.labels import k_hot
-from kcaps.validation import fraction, one_of
+from kcaps.labels import targets
+from kcaps.validation import boolean, fraction, one_of
 
 ACTIVATIONS = ("softmax", "sigmoid")
 HINGE_MARGIN = 0.5
@@ -33,15 +33,15 @@ _register = keras.saving.register_keras_serializable(package="kcaps")
 def _targets(y_true, y_pred, label_smoothing=0.0):
     """Labels as a matrix of the predictions' dtype, smoothed: `(b, j)`."""
     label_smoothing = fraction("label_smoothing", label_smoothing)
-    targets = ops.cast(k_hot(y_true, y_pred.shape[-1]), y_pred.dtype)
+    classes = targets(y_true, y_pred)
     if label_smoothing:
-        targets = (1.0 - label_smoothing) * targets + label_smoothing / y_pred.shape[-1]
-    return targets
+        classes = (1.0 - label_smoothing) * classes + label_smoothing / y_pred.shape[-1]
+    return classes
 
 
 def _probabilities(y_pred, from_logits, activation):
     one_of("activation", activation, ACTIVATIONS)
-    if not from_logits:
+    if not boolean("from_logits", from_logits):
         return y_pred
     return ops.softmax(y_pred) if activation == "softmax" else ops.sigmoid(y_pred)
 
@@ -49,7 +49,7 @@ def _probabilities(y_pred, from_logits, activation):
 def _log_probabilities(y_pred, from_logits, activation):
     """log σ(o), exact where σ(o) itself would be rounded to zero."""
     one_of("activation", activation, ACTIVATIONS)
-    if not from_logits:
+    if not boolean("from_logits", from_logits):
         return ops.log(ops.maximum(y_pred, keras.config.epsilon()))
     if activation == "softmax":
         return ops.log_softmax(y_pred)
@@ -99,8 +99,8 @@ def expectation(y_true, y_pred, from_logits=True, activation="softmax", label_sm
     >>> kcaps.losses.expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    probabilities = _probabilities(y_pred, from_logits, activation)
-    errors = _targets(y_true, y_pred, label_smoothing) - probabilities
+    classes = _targets(y_true, y_pred, label_smoothing)
+    errors = classes - _probabilities(y_pred, from_logits, activation)
     return ops.sum(_absolute(errors), axis=-1)
 
 
@@ -115,8 +115,8 @@ def regularised_expectation(
     >>> kcaps.losses.regularised_expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    probabilities = _probabilities(y_pred, from_logits, activation)
-    errors = _targets(y_true, y_pred, label_smoothing) - probabilities
+    classes = _targets(y_true, y_pred, label_smoothing)
+    errors = classes - _probabilities(y_pred, from_logits, activation)
     return ops.sum(ops.square(errors), axis=-1)
 
 
@@ -129,8 +129,8 @@ def chebyshev(y_true, y_pred, from_logits=True, activation="softmax", label_smoo
     >>> kcaps.losses.chebyshev(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    probabilities = _probabilities(y_pred, from_logits, activation)
-    errors = _targets(y_true, y_pred, label_smoothing) - probabilities
+    classes = _targets(y_true, y_pred, label_smoothing)
+    errors = classes - _probabilities(y_pred, from_logits, activation)
     return ops.max(_absolute(errors), axis=-1)
 
 
@@ -190,8 +190,9 @@ def log(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=
     >>> kcaps.losses.log(np.array([1]), np.array([[0.0, 0.0]]))  # log 2
     """
     y_pred = ops.convert_to_tensor(y_pred)
+    classes = _targets(y_true, y_pred, label_smoothing)
     logs = _log_probabilities(y_pred, from_logits, activation)
-    return ops.negative(ops.sum(_targets(y_true, y_pred, label_smoothing) * logs, axis=-1))
+    return ops.negative(ops.sum(classes * logs, axis=-1))
 
 
 @_register
@@ -205,8 +206,9 @@ def squared_log(y_true, y_pred, from_logits=True, activation="softmax", label_sm
     >>> kcaps.losses.squared_log(np.array([1]), np.array([[0.0, 0.0]]))  # (log 2)²
     """
     y_pred = ops.convert_to_tensor(y_pred)
+    classes = _targets(y_true, y_pred, label_smoothing)
     logs = _log_probabilities(y_pred, from_logits, activation)
-    return ops.sum(ops.square(_targets(y_true, y_pred, label_smoothing) * logs), axis=-1)
+    return ops.sum(ops.square(classes * logs), axis=-1)
 
 
 @_register
@@ -218,10 +220,10 @@ def tanimoto(y_true, y_pred, from_logits=True, activation="softmax", label_smoot
     >>> kcaps.losses.tanimoto(np.array([1]), np.array([[0.0, 0.0]]))  # -0.5 / (0.5 + 1 - 0.5)
     """
     y_pred = ops.convert_to_tensor(y_pred)
+    classes = _targets(y_true, y_pred, label_smoothing)
     probabilities = _probabilities(y_pred, from_logits, activation)
-    targets = _targets(y_true, y_pred, label_smoothing)
-    common = ops.sum(probabilities * targets, axis=-1)
-    union = ops.sum(ops.square(probabilities) + ops.square(targets), axis=-1) - common
+    common = ops.sum(probabilities * classes, axis=-1)
+    union = ops.sum(ops.square(probabilities) + ops.square(classes), axis=-1) - common
     # At least three quarters of ‖y‖²; zero only for an example of no class.
     return ops.negative(common) / ops.maximum(union, keras.config.epsilon())
 
@@ -239,11 +241,11 @@ def cauchy_schwarz(y_true, y_pred, from_logits=True, activation="softmax", label
     >>> kcaps.losses.cauchy_schwarz(np.array([1]), np.array([[0.0, 0.0]]))  # log 2 / 2
     """
     y_pred = ops.convert_to_tensor(y_pred)
+    classes = _targets(y_true, y_pred, label_smoothing)
     logs = _log_probabilities(y_pred, from_logits, activation)
-    targets = _targets(y_true, y_pred, label_smoothing)
-    present = targets > 0
-    log_targets = ops.log(ops.where(present, targets, ops.ones_like(targets)))
+    present = classes > 0
+    log_classes = ops.log(ops.where(present, classes, ops.ones_like(classes)))
     # Logarithms of sums of exponentials: the sums themselves may be rounded to zero.
-    common = ops.logsumexp(ops.where(present, logs + log_targets, -1e30), axis=-1)
-    norms = ops.logsumexp(2.0 * logs, axis=-1) + ops.log(ops.sum(ops.square(targets), axis=-1))
+    common = ops.logsumexp(ops.where(present, logs + log_classes, -1e30), axis=-1)
+    norms = ops.logsumexp(2.0 * logs, axis=-1) + ops.log(ops.sum(ops.square(classes), axis=-1))
     return 0.5 * norms - common

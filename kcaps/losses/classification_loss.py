@@ -3,7 +3,7 @@
 import keras
 
 from kcaps.losses import classification
-from kcaps.validation import fraction, one_of
+from kcaps.validation import boolean, fraction, one_of
 
 _register = keras.saving.register_keras_serializable(package="kcaps")
 
@@ -34,7 +34,8 @@ class ClassificationLoss(keras.losses.Loss):
         if "activation" in options:
             one_of("activation", options["activation"], classification.ACTIVATIONS)
         if "label_smoothing" in options:
-            fraction("label_smoothing", options["label_smoothing"])
+            smoothing = fraction("label_smoothing", options["label_smoothing"])
+            options = {**options, "label_smoothing": smoothing}
         name = self.function.__name__ if name is None else name
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self._options = options
@@ -73,7 +74,7 @@ class _ProbabilityLoss(ClassificationLoss):
         dtype=None,
     ):
         options = {
-            "from_logits": bool(from_logits),
+            "from_logits": boolean("from_logits", from_logits),
             "activation": activation,
             "label_smoothing": label_smoothing,
         }

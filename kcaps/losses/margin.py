@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kcaps.labels import k_hot
+from kcaps.labels import targets
 from kcaps.validation import non_negative
 
 
@@ -60,7 +60,7 @@ class MarginLoss(keras.losses.Loss):
         self.absent_weight = absent_weight
 
     def call(self, y_true, y_pred):
-        present = ops.cast(k_hot(y_true, y_pred.shape[-1]), y_pred.dtype)  # (b, j)
+        present = targets(y_true, y_pred)  # (b, j)
         too_short = ops.square(ops.relu(self.present_margin - y_pred))
         too_long = ops.square(ops.relu(y_pred - self.absent_margin))
         losses = present * too_short + self.absent_weight * (1.0 - present) * too_long

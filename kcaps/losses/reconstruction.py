@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kcaps.validation import non_negative
+from kcaps.validation import agree, non_negative
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -27,7 +27,7 @@ class ReconstructionLoss(keras.losses.Loss):
         y_pred: Reconstructions of the same shape.
 
     Raises:
-        ValueError: if the weight is negative.
+        ValueError: if the weight is negative, or the shapes differ.
 
     Example:
 
@@ -47,6 +47,11 @@ class ReconstructionLoss(keras.losses.Loss):
         self.weight = weight
 
     def call(self, y_true, y_pred):
+        if not agree(y_true.shape, y_pred.shape):
+            raise ValueError(
+                "`y_pred` must have the shape of `y_true`. "
+                f"Received: {tuple(y_pred.shape)} and {tuple(y_true.shape)}."
+            )
         errors = ops.square(y_true - y_pred)
         return self.weight * ops.sum(errors, axis=tuple(range(1, len(errors.shape))))
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kcaps.labels import k_hot
+from kcaps.labels import targets
 from kcaps.validation import non_negative
 
 
@@ -46,7 +46,7 @@ class SpreadLoss(keras.losses.Loss):
         self.margin = margin
 
     def call(self, y_true, y_pred):
-        present = ops.cast(k_hot(y_true, y_pred.shape[-1]), y_pred.dtype)
+        present = targets(y_true, y_pred)
         lead = y_pred[:, :, None] - y_pred[:, None, :]  # (b, t, i): of class t over class i
         pairs = present[:, :, None] * (1.0 - present[:, None, :])
         return ops.sum(pairs * ops.square(ops.relu(self.margin - lead)), axis=(1, 2))  # (b,)

@@ -170,11 +170,12 @@ def efficient_capsnet(
 
 
 def _check_images(input_shape, smallest, reason):
-    sizes = [size or 0 for size in input_shape]
-    if len(sizes) != 3 or min(sizes[:2]) < smallest or sizes[2] < 1:
+    is_shape = isinstance(input_shape, list | tuple) and len(input_shape) == 3
+    sizes = [positive_int("input_shape", size) for size in input_shape] if is_shape else [0]
+    if min(sizes[:2]) < smallest:
         raise ValueError(
             f"`input_shape` must be (height, width, channels) with at least {smallest} × "
-            f"{smallest} pixels, because {reason}. Received: input_shape={tuple(input_shape)}."
+            f"{smallest} pixels, because {reason}. Received: input_shape={input_shape!r}."
         )
 
 

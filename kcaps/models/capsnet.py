@@ -6,7 +6,7 @@ from kcaps import losses
 from kcaps.layers import CapsuleMask, DigitCaps
 from kcaps.models import parts
 from kcaps.replicas import Replicated, num_replicas
-from kcaps.validation import non_negative, one_of, positive_int
+from kcaps.validation import from_config, non_negative, one_of, positive_int
 
 if keras.backend.backend() == "jax":
     from kcaps.models.jax_steps import TrainingSteps
@@ -69,10 +69,10 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
     # Keras recognises a functional model in a subclass by this signature.
     def __init__(self, *args, decoder=None, reconstruction_weight=0.0005, **kwargs):
         super().__init__(*args, **kwargs)
-        if isinstance(decoder, dict):
-            decoder = keras.saving.deserialize_keras_object(decoder)
-        self.decoder = decoder
+        self.decoder = decoder = from_config("decoder", decoder)
         self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
+        if decoder is not None and not isinstance(decoder, keras.layers.Layer):
+            raise ValueError(f"`decoder` must be a Keras model. Received: decoder={decoder!r}.")
         if decoder is not None and self.class_layer is None:
             raise ValueError(
                 "`decoder` needs class capsules to decode. Received: a graph without DigitCaps."
@@ -160,6 +160,20 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         if self.routing_variables and self.optimizer is not None:
             self.optimizer.build(self._other_variables())
             self.routing_optimizer.build(self.routing_variables)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Trains the model; arguments and result as those of `keras.Model.fit`.
+
+        Raises:
+            ValueError: for an array of integer labels of which one is no class. In batches of a
+                dataset such a label makes the loss NaN.
+        """
+        validation = kwargs.get("validation_data")
+        held_out = validation[1] if isinstance(validation, tuple) and len(validation) > 1 else None
+        if getattr(self.loss, "ignore_class", None) is None:
+            for labels in (y, held_out):
+                parts.check_labels(labels, self.output_shape)
+        return super().fit(x, y, *args, **kwargs)
 
     def get_compile_config(self):
         config = super().get_compile_config()

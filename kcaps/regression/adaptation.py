@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from kcaps.regression.features import flattened
 from kcaps.regression.moments import SecondMoments, inverse_factor, principal_directions, stream
 from kcaps.regression.state import TrainingState
 from kcaps.regression.subspace import SubspaceProjection
@@ -156,7 +157,7 @@ class Adaptation:
         """Features of a batch."""
         if self.encoder is not None:
             inputs = self.encoder(inputs, training=False)
-        inputs = ops.reshape(inputs, (-1, self.competition.kernel.shape[1]))
+        inputs = flattened(inputs, self.competition.kernel.shape[1])
         return ops.cast(inputs, self.competition.compute_dtype)
 
     def _features(self, inputs):

@@ -7,6 +7,7 @@ from keras import ops
 from kcaps.regression.competition import Competition
 from kcaps.regression.fitting import Fitting
 from kcaps.regression.options import Options
+from kcaps.validation import from_config
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -61,9 +62,7 @@ class CapsuleRegression(Options, Fitting, keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if isinstance(encoder, dict):
-            encoder = keras.saving.deserialize_keras_object(encoder)
-        self.encoder = _checked(encoder)
+        self.encoder = _checked(from_config("encoder", encoder))
         is_subspace = isinstance(initializer, str) and initializer == "subspace"
         self.initializer = initializer if is_subspace else keras.initializers.get(initializer)
         self.competition = Competition(

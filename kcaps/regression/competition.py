@@ -7,7 +7,7 @@ from keras import ops
 from kcaps.regression import architectures, em
 from kcaps.regression.interpolation import at_least_float32
 from kcaps.regression.posterior import Expectations, squared_lengths
-from kcaps.validation import positive_int
+from kcaps.validation import is_sequence, positive_int
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -58,7 +58,7 @@ class Competition(keras.layers.Layer):
         num_classes = positive_int("num_classes", num_classes)
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2. Received: {num_classes}.")
-        sequence = isinstance(capsule_dim, list | tuple | np.ndarray)
+        sequence = is_sequence(capsule_dim)
         dims = [positive_int("capsule_dim", d) for d in capsule_dim] if sequence else None
         if sequence and len(dims) != num_classes:
             raise ValueError(
@@ -80,12 +80,13 @@ class Competition(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def build(self, input_shape):
-        if input_shape[-1] is None:
+        if not input_shape[-1]:
             raise ValueError(
-                "`Competition` needs a known number of features. "
+                "`Competition` needs a known number of features, of 1 or more. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
         n, c = self.dims.shape
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={1: int(input_shape[-1])})
         self.kernel = self.add_weight(
             shape=(n, int(input_shape[-1]), c, int(self.dims.max())),
             initializer=self._initial,

@@ -348,9 +348,9 @@ class _Maximisation(keras.callbacks.Callback):
         if int(ops.convert_to_numpy(refused)):
             refused.assign(0)
             raise ValueError(
-                "A step was not finite: `x` or `sample_weight` has NaN or infinity, or they, "
-                "`ridge` or `rate` are too large for the model's dtype. The weights are those "
-                "before it."
+                "A step was not finite: `x` or `sample_weight` has NaN or infinity, `y` a number "
+                "that is no class, or `x`, `sample_weight`, `ridge` or `rate` are too large for "
+                "the model's dtype. The weights are those before it."
             )
 
 

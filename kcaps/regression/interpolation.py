@@ -101,7 +101,11 @@ def continued_fraction(beta, total_dim):
 
 
 def _checked(total_dim):
-    if np.min(total_dim) < 2:
+    try:
+        dims = np.asarray(total_dim, "float64")
+    except (TypeError, ValueError, OverflowError):
+        dims = np.nan
+    if not np.all((dims >= 2) & (dims < np.inf)):
         raise ValueError(f"`total_dim` must be at least 2. Received: total_dim={total_dim!r}.")
     return total_dim
 

@@ -15,8 +15,11 @@ def numbers(name, values):
     if values is None:
         return None
     array = np.asarray(values)
-    if array.dtype.kind in "OSUMmc":
-        raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}.")
+    if array.dtype.kind in "OSUMmc" or not array.ndim:
+        raise ValueError(
+            f"`{name}` must be an array of numbers. "
+            f"Received: shape {array.shape}, dtype {array.dtype}."
+        )
     return array
 
 

@@ -111,8 +111,8 @@ def squared_lengths(means):
     longest = _LONGEST[keras.backend.standardize_dtype(means.dtype)]
     # of the largest component, so that the joint length cannot exceed it
     bound = longest / (num_capsules * capsule_dim) ** 0.5
-    largest = ops.max(ops.abs(means), axis=(-2, -1), keepdims=True)  # (..., 1, 1)
-    scale = ops.stop_gradient(bound / ops.maximum(largest, bound))
+    largest = ops.max(ops.abs(means), axis=(-2, -1), keepdims=True, initial=bound)  # (..., 1, 1)
+    scale = ops.stop_gradient(bound / largest)
     return ops.sum(ops.square(means * scale), axis=-1)
 
 

@@ -1,5 +1,6 @@
 """The rounds in which the threshold of capsule regression falls."""
 
+import os
 import pathlib
 import time
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kcaps.validation import non_negative, positive_int
+from kcaps.validation import boolean, is_sequence, non_negative, positive_int
 
 SECONDS = 10  # between two backups
 
@@ -60,6 +61,11 @@ class ThresholdSchedule(keras.callbacks.Callback):
         backup=None,
     ):
         super().__init__()
+        for name, values in (("thresholds", thresholds), ("patience", patience)):
+            if not is_sequence(values):
+                raise ValueError(f"`{name}` must be a list. Received: {name}={values!r}.")
+        if not isinstance(monitor, str):
+            raise ValueError(f"`monitor` must be the name of a log. Received: {monitor!r}.")
         if len(thresholds) != len(patience) or not len(thresholds):
             raise ValueError(
                 "`thresholds` and `patience` must have one value for each round. "
@@ -67,7 +73,9 @@ class ThresholdSchedule(keras.callbacks.Callback):
             )
         self.thresholds = [non_negative("thresholds", value) for value in thresholds]
         self.patience = [positive_int("patience", value) for value in patience]
-        self.monitor, self.verbose = monitor, verbose
+        self.monitor, self.verbose = monitor, boolean("verbose", verbose)
+        if not isinstance(backup, str | os.PathLike | None):
+            raise ValueError(f"`backup` must be the path of a file. Received: backup={backup!r}.")
         self.backup = None if backup is None else pathlib.Path(backup)
         self._reset()
         self._saved = None
@@ -159,9 +167,16 @@ class ThresholdSchedule(keras.callbacks.Callback):
         aside.replace(self.backup)
 
     def _read(self):
-        with np.load(self.backup) as file:
-            saved = dict(file)
-        self.best, self.best_kernel = float(saved["best"]), saved.get("best_kernel")
-        self.rounds = saved["rounds"].tolist()
-        self.best_epoch, self.wait, self.length, self.epoch = saved["counts"].tolist()
+        try:
+            with np.load(self.backup) as file:
+                saved = dict(file)
+            self.best, self.best_kernel = float(saved["best"]), saved.get("best_kernel")
+            self.rounds = saved["rounds"].tolist()
+            counts = self.best_epoch, self.wait, self.length, self.epoch = saved["counts"].tolist()
+            if len(self.rounds) > len(self.thresholds) or min(*counts, *self.rounds) < 0:
+                raise ValueError("its rounds are not those of this schedule")
+            if not all(np.isfinite(saved[name]).all() for name in ("kernel", "velocity")):
+                raise ValueError("its weights are not finite")
+        except Exception as error:  # damaged files fail in many ways
+            raise ValueError(f"`backup` {self.backup} cannot be read: {error}") from error
         return saved

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kcaps.regression.features import flattened
 from kcaps.regression.moments import SecondMoments, principal_directions, stream
 from kcaps.validation import positive_int
 
@@ -46,6 +47,7 @@ class SubspaceProjection(keras.layers.Layer):
         num_components = positive_int("num_components", num_components)
         super().__init__(**kwargs)
         self.num_components = num_components
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.observe = None  # a function of its inputs, while a model around the layer adapts it
 
     def build(self, input_shape):
@@ -96,7 +98,7 @@ class SubspaceProjection(keras.layers.Layer):
     def call(self, inputs):
         if self.observe is not None:
             self.observe(inputs)
-        return ops.matmul(ops.reshape(inputs, (-1, self.kernel.shape[0])), self.kernel)
+        return ops.matmul(flattened(inputs, self.kernel.shape[0]), self.kernel)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_components)

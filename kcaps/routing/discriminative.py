@@ -6,7 +6,7 @@ from keras import ops
 from kcaps.activations import squash
 from kcaps.labels import k_hot
 from kcaps.routing.routing import Routing
-from kcaps.validation import non_negative, one_of
+from kcaps.validation import boolean, non_negative, one_of
 
 PENALTIES = ("l1", "l2")
 REDUCTIONS = ("sum", "mean")
@@ -118,11 +118,12 @@ class DiscriminativeRouting(Routing):
     ):
         penalty = one_of("penalty", penalty, PENALTIES)
         penalty_weight = non_negative("penalty_weight", penalty_weight)
+        balanced = boolean("balanced", balanced)
         reduction = one_of("reduction", reduction, REDUCTIONS)
         super().__init__(**kwargs)
         self.penalty = penalty
         self.penalty_weight = penalty_weight
-        self.balanced = bool(balanced)
+        self.balanced = balanced
         self.reduction = reduction
         self.coefficients_initializer = (
             None

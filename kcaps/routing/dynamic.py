@@ -6,7 +6,7 @@ from keras import ops
 from kcaps.activations import safe_norm, squash
 from kcaps.routing.routing import Routing
 from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
-from kcaps.validation import non_negative, positive_int
+from kcaps.validation import boolean, non_negative, positive_int
 
 
 def routing_objective(sums):
@@ -90,10 +90,12 @@ class DynamicRouting(Routing):
     ):
         num_iterations = positive_int("num_iterations", num_iterations)
         tolerance = None if tolerance is None else non_negative("tolerance", tolerance)
+        stop_gradient = boolean("stop_gradient", stop_gradient)
+        leaky = boolean("leaky", leaky)
         super().__init__(**kwargs)
         self.num_iterations = num_iterations
-        self.stop_gradient = bool(stop_gradient)
-        self.leaky = bool(leaky)
+        self.stop_gradient = stop_gradient
+        self.leaky = leaky
         self.tolerance = tolerance
 
     def iterate(self, inputs, kernel):

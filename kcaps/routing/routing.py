@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kcaps.routing.votes import Votes, components_first
+from kcaps.validation import agree
 
 # Compiled forms live beside the layers, not on them: a `tf.function` held as an attribute would
 # be traced into every SavedModel of the layer and would forbid copying it.
@@ -83,8 +84,17 @@ class Routing(keras.layers.Layer):
         if isinstance(inputs, keras.KerasTensor):
             return super().__call__(inputs, kernel, training=training)
         inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+        # Products of flattened capsules would take others for a batch of another size.
+        fits = len(kernel.shape) == 4 and agree(inputs.shape[1:], kernel.shape[:2])
+        if not fits or 0 in kernel.shape:
+            raise ValueError(
+                "`inputs` must have the shape (batch, num_inputs, input_dim), and `kernel` "
+                "(num_inputs, input_dim, num_outputs, output_dim), each of 1 or more. "
+                f"Received: shapes {tuple(inputs.shape)} and {tuple(kernel.shape)}."
+            )
         if not self.built:
             self.build(tuple(inputs.shape), tuple(kernel.shape))
+        inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -132,8 +142,8 @@ class Routing(keras.layers.Layer):
             json.dumps(self.get_config(), sort_keys=True, default=str),
             training,
             [variable.value for variable in variables],
-            ops.cast(inputs, self.compute_dtype),
-            ops.cast(kernel, self.compute_dtype),
+            inputs,
+            kernel,
         )
         for index, value in updates.items():
             variables[index].assign(value)
