@@ -159,7 +159,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
         aside.replace(self.backup)
 
     def _read(self):
-        with np.load(self.backup) as file:
+        with np.load(self.backup, allow_pickle=False) as file:
             saved = dict(file)
         self.best, self.best_kernel = float(saved["best"]), saved.get("best_kernel")
         self.rounds = saved["rounds"].tolist()
