@@ -5,7 +5,7 @@ OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
 PARALLEL := --numprocesses 2 --durations 15
 
-.PHONY: demo test test-long test-backends lint bench
+.PHONY: demo test test-long test-backends lint check-dependencies bench
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -26,6 +26,10 @@ test-backends: .venv-backends/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Needs no network. The tests compare imports with pyproject.toml and versions with the pins.
+check-dependencies: .venv/installed
+	$(BIN)/python -m pip check
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py

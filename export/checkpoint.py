@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import pathlib
+import stat
 import warnings
 import zipfile
 
@@ -92,18 +93,22 @@ def check_archive(path):
     """Raises a `CheckpointError` for an archive that is cut or damaged, or no Keras model."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            members = archive.infolist()
             damaged = archive.testzip()
     except Exception as error:  # zipfile, zlib and struct have no common base
         raise CheckpointError(f"{path} is damaged: {first_line(error)}. {FIX}") from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: its {damaged} has a wrong checksum. {FIX}")
-    for name in names:
+    names = [member.filename for member in members]
+    for member in members:
+        name = member.filename
         parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
         if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
             raise CheckpointError(
                 f"{path} cannot be loaded safely: its member {name!r} climbs out of the archive"
             )
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise CheckpointError(f"{path} cannot be loaded safely: its member {name!r} is a link")
         if name not in _MEMBERS and parts[:1] != ("assets",):
             raise CheckpointError(
                 f"{path} cannot be loaded safely: Keras does not write its member {name!r}"

@@ -48,8 +48,8 @@ class Backup(keras.callbacks.Callback):
     """Keeps all that training goes on from, and begins from it where the file exists.
 
     That is all variables of the model and of its optimizers: weights, moving averages, counts of
-    random draws, moments. An epoch whose loss is not finite is not kept. `fit` must be given
-    `initial_epoch=epochs_in(path)`.
+    random draws, moments. An epoch after which a loss is not finite is not kept. `fit` must be
+    given `initial_epoch=epochs_in(path)`.
 
     Args:
         path: The file.
@@ -69,7 +69,8 @@ class Backup(keras.callbacks.Callback):
                 variable.assign(value)
 
     def on_epoch_end(self, epoch, logs=None):
-        if np.isfinite(logs["loss"]):
+        # The last step of an epoch shows in the validation only.
+        if np.isfinite([logs["loss"], logs.get("val_loss", 0.0)]).all():
             values = map(keras.ops.convert_to_numpy, _variables(self.model))
             write_state(self.path, epoch + 1, dict(enumerate(values)))
 

@@ -35,7 +35,7 @@ _FILES = (
     *pictures.FILES,
     *regression_pictures.FILES,
 )
-_NOT_FINITE = "images hold NaN or infinity in the batch of step"
+_NOT_FINITE = "images hold NaN or infinity"
 _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
 
 
@@ -293,10 +293,24 @@ def timer():
     )
 
 
-def _callbacks(output, history, synthetic, log):
+class _StopAtNaN(keras.callbacks.Callback):
+    """Ends training at the first step after which the loss is not finite, and remembers it."""
+
+    where = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.where is None and not np.isfinite(logs["loss"]):
+            self.where = self.epoch, batch
+            self.model.stop_training = True
+
+
+def _callbacks(output, history, synthetic, log, divergence):
     label = {"synthetic": 1.0} if synthetic else {}  # a column of history.csv
     return [
-        keras.callbacks.TerminateOnNaN(),
+        divergence,
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
         timer(),
         log,
@@ -311,11 +325,18 @@ def _checked(batches, first_step):
     """The batches, which end training at the first that has images that are not finite."""
 
     def check(step, batch):
-        finite = tf.reduce_all(tf.math.is_finite(batch[0]))
-        with tf.control_dependencies([tf.debugging.Assert(finite, [_NOT_FINITE, step])]):
+        images = batch[0]
+        finite = tf.reduce_all(tf.reshape(tf.math.is_finite(images), (len(images), -1)), axis=1)
+        bad = tf.where(~finite)[:, 0]
+        told = [_NOT_FINITE, step, tf.size(bad), tf.size(finite), bad]
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, told)]):
             return tf.nest.map_structure(tf.identity, batch)
 
     return batches.enumerate(first_step).map(check)
+
+
+def _place(epoch, batch, steps):
+    return f"step {epoch * steps + batch}, epoch {epoch + 1}, batch {batch + 1} of {steps}"
 
 
 def fit(model, images, args, batches, steps, validation):
@@ -340,6 +361,7 @@ def fit(model, images, args, batches, steps, validation):
     history = read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     log = keras.callbacks.CSVLogger(output / "history.csv", append=bool(history))
+    divergence = _StopAtNaN()
     try:
         model.fit(
             distribution.share(_checked(batches(done * steps), done * steps)),
@@ -349,7 +371,7 @@ def fit(model, images, args, batches, steps, validation):
             shuffle=False,  # the batches are shuffled already
             validation_data=validation,
             validation_batch_size=args.batch_size,
-            callbacks=_callbacks(output, history, synthetic, log),
+            callbacks=_callbacks(output, history, synthetic, log, divergence),
         )
     except KeyboardInterrupt:
         if not (output / "model.keras").exists():
@@ -364,20 +386,28 @@ def fit(model, images, args, batches, steps, validation):
             code=1,
         )
     except tf.errors.InvalidArgumentError as error:
-        step = re.search(rf"{_NOT_FINITE}\] \[(\d+)", error.message)
-        if step is None:
+        told = re.search(rf"{_NOT_FINITE}\] \[(\d+)\] \[(\d+)\] \[(\d+)\] \[(.*?)\]", error.message)
+        if told is None:
             raise
+        step, count, size, positions = told.groups()
         fail(
-            f"{_NOT_FINITE} {step[1]}, epoch {int(step[1]) // steps + 1}; training stopped, and "
-            f"{args.again} goes on after {epochs_done(output)} epochs",
+            f"{count} of {size} {_NOT_FINITE}: {_place(*divmod(int(step), steps), steps)}, "
+            f"images {positions} of the batch (from 0); training stopped, what was saved before "
+            f"is still there, and {args.again} goes on after {epochs_done(output)} epochs",
             code=1,
         )
     finally:
         with contextlib.suppress(OSError):  # of a full disk, which is told already
             log.on_train_end()  # closes its file where training did not come to its end
     history = read_history(output / "history.csv")
-    if not (output / "model.keras").exists() or not np.isfinite(history["loss"]).all():
-        fail("training diverged; try a lower --learning-rate", code=1)
+    losses = [*history["loss"], *history["val_loss"]]
+    if not (output / "model.keras").exists() or not np.isfinite(losses).all():
+        where = f" at {_place(*divergence.where, steps)}" if divergence.where else ""
+        fail(
+            f"training diverged{where}: the loss is not finite. What was saved before is still "
+            "there; try a lower --learning-rate",
+            code=1,
+        )
     model.load_weights(output / "model.keras")
     return history, sum(history["seconds"])
 

@@ -46,3 +46,8 @@ def test_loss_study():
 
 def test_pictures_made_on_the_fly():
     assert "| multi_mnist | l2 |" in output("generators.py")
+
+
+def test_saving():
+    text = output("saving.py")
+    assert "| checkpointing |" in text and "share by the processor" in text

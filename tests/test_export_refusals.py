@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import zipfile
@@ -95,6 +96,25 @@ def test_damage_in_a_written_file_is_caught(monkeypatch, checkpoint_copy, capsys
     path.write_bytes(b"no file of ONNX")
     line = ended(monkeypatch, capsys, verify.main, 2, "--model", checkpoint_copy)
     assert "cannot be read as ONNX" in line
+
+
+def test_an_onnx_file_with_weights_outside_is_refused(monkeypatch, checkpoint_copy, capsys):
+    path = checkpoint_copy / "model.onnx"
+    loaded = checkpoint.load(checkpoint_copy)
+    export_onnx(loaded.model, path, checkpoint=loaded)
+    files.report_path(path).unlink()
+    proto = onnx.load(path)
+    for place in ("../outside", str(checkpoint_copy.parent / "outside"), "../../../etc/passwd"):
+        tensor = max(proto.graph.initializer, key=lambda x: len(x.raw_data) + len(x.external_data))
+        (checkpoint_copy.parent / "outside").write_bytes(tensor.raw_data or bytes(10**6))
+        del tensor.external_data[:]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+        path.write_bytes(proto.SerializeToString())
+        before = contents(checkpoint_copy.parent)
+        line = ended(monkeypatch, capsys, verify.main, 2, "--model", checkpoint_copy)
+        assert "cannot be read as ONNX" in line and contents(checkpoint_copy.parent) == before
 
 
 def test_a_wrong_saved_model_is_never_written(monkeypatch, checkpoint_copy, capsys):
@@ -261,6 +281,59 @@ def outside_weights(folder):
     rewrite(folder, change)
 
 
+def weights_elsewhere(folder):
+    """The same weights, linked to in a valid file beside the archive."""
+
+    def change(members):
+        (folder / "outside.h5").write_bytes(members["model.weights.h5"])
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file["layers"] = h5py.ExternalLink(str(folder / "outside.h5"), "/layers")
+        return members | {"model.weights.h5": content.getvalue()}
+
+    rewrite(folder, change)
+
+
+def weights_of_raw_bytes(folder):
+    """A weight whose numbers HDF5 would read from any file."""
+
+    def change(members):
+        (folder / "secret").write_bytes(bytes(10**6))
+        content = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(content, "r+") as file:
+            found = []
+            file.visititems(lambda name, x: found.append(x) if hasattr(x, "shape") else None)
+            name, shape, size = found[0].name, found[0].shape, found[0].nbytes
+            del file[name]
+            file.create_dataset(name, shape, "f4", external=[(str(folder / "secret"), 0, size)])
+        return members | {"model.weights.h5": content.getvalue()}
+
+    rewrite(folder, change)
+
+
+def linked_asset(folder):
+    """A member that an unpacking program makes a link to a folder outside."""
+    with zipfile.ZipFile(folder / "model.keras", "a") as archive:
+        link = zipfile.ZipInfo("assets/link")
+        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/tmp")
+
+
+def with_class(module, name):
+    """A config that names any class as the model."""
+
+    def damage(folder):
+        def change(members):
+            config = json.loads(members["config.json"])
+            config |= {"module": module, "class_name": name, "registered_name": None}
+            return members | {"config.json": json.dumps(config)}
+
+        rewrite(folder, change)
+
+    damage.__name__ = f"{module}.{name}"
+    return damage
+
+
 def damaged_byte(folder):
     content = bytearray((folder / "model.keras").read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -309,6 +382,12 @@ def with_weight(value):
         (climbing_assets, "climbs out of the archive"),
         (without_weights, "it has 0 members"),
         (outside_weights, "cannot be loaded safely"),
+        (weights_elsewhere, "cannot be loaded safely"),
+        (weights_of_raw_bytes, "cannot be loaded safely"),
+        (linked_asset, "is a link"),
+        (with_class("os", "system"), "cannot be loaded safely"),
+        (with_class("builtins", "eval"), "cannot be loaded safely"),
+        (with_class("nowhere.at_all", "Thing"), "cannot be loaded safely"),
         (damaged_byte, "is damaged"),
         (with_weight(np.nan), "has a weight that is not finite"),
         (with_weight(-np.inf), "has a weight that is not finite"),

@@ -10,6 +10,7 @@ import sys
 import data
 import training
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -170,18 +171,48 @@ def test_a_full_disk_loses_no_earlier_checkpoint(monkeypatch, tmp_path, capsys):
     assert keras.saving.load_model(tmp_path / "run/model.keras").count_params() == 650
 
 
-def test_nan_is_reported_where_it_enters(monkeypatch, tmp_path, capsys):
-    def augment(images, seed):  # 54 images, batches of 16: steps 3 to 5 are of the second epoch
-        return tf.where(seed[1] == 4, np.nan, images)
-
+def diverge(monkeypatch, output, capsys, callback=None, augment=None):
+    """A run that stops in its second epoch; returns its one line, and checks what it leaves."""
     with pytest.raises(SystemExit) as stop:
-        fit_tiny(monkeypatch, tmp_path / "run", augment=augment)
+        fit_tiny(monkeypatch, output, callback, augment)
     assert stop.value.code == 1
     message = capsys.readouterr().err
-    assert "NaN or infinity in the batch of step 4, epoch 2; training stopped" in message
-    assert "goes on after 1 epochs" in message and message.count("\n") == 1
-    state = checkpoints.epochs_in(tmp_path / "run" / checkpoints.STATE)
-    assert state == 1
+    assert message.count("\n") == 1 and "what was saved before is still there" in message.lower()
+    assert checkpoints.epochs_in(output / checkpoints.STATE) == 1
+    with h5py.File(output / checkpoints.STATE, "r") as file:
+        assert all(np.isfinite(file[name][()]).all() for name in file)
+    weights = keras.saving.load_model(output / "model.keras").get_weights()
+    assert all(np.isfinite(weight).all() for weight in weights)
+    return message
+
+
+def test_nan_is_reported_where_it_enters(monkeypatch, tmp_path, capsys):
+    def augment(images, seed):  # 54 images, batches of 16: steps 3 to 5 are of the second epoch
+        spoilt = tf.tensor_scatter_nd_update(images, [[2, 7, 7, 0], [5, 0, 0, 0]], [np.nan, np.inf])
+        return tf.where(seed[1] == 4, spoilt, images)
+
+    message = diverge(monkeypatch, tmp_path / "run", capsys, augment=augment)
+    assert "2 of 16 images hold NaN or infinity: step 4, epoch 2, batch 2 of 3" in message
+    assert "images 2 5 of the batch" in message and "goes on after 1 epochs" in message
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_loss_that_is_not_finite_ends_training_where_it_arises(
+    monkeypatch, tmp_path, capsys, batch
+):
+    """Weights spoilt by a step show in the loss of the next, or in the validation after it."""
+
+    steps = []
+
+    def spoil(step, logs):
+        steps.append(step)
+        if len(steps) == 3 + batch + 1:  # in the second epoch
+            callback.model.trainable_variables[0].assign(np.full((64, 10), np.nan))
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=spoil)
+    message = diverge(monkeypatch, tmp_path / "run", capsys, callback)
+    where = {1: "training diverged at step 5, epoch 2, batch 3 of 3:", 2: "training diverged:"}
+    assert where[batch] in message
 
 
 def test_the_same_seed_gives_the_same_model(monkeypatch, tmp_path):

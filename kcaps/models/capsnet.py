@@ -115,7 +115,8 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
                 f"routing_optimizer={routing_optimizer!r}, "
                 f"routing_learning_rate={routing_learning_rate!r}."
             )
-        if routing_optimizer is not None and routing_optimizer is optimizer:
+        is_object = isinstance(routing_optimizer, keras.optimizers.Optimizer)
+        if is_object and routing_optimizer is optimizer:  # one name makes two optimizers
             raise ValueError(
                 "`routing_optimizer` must be another optimizer than `optimizer`: each keeps the "
                 f"state of its own variables. Received: {routing_optimizer!r} for both."

@@ -168,7 +168,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
 
     def _read(self):
         try:
-            with np.load(self.backup) as file:
+            with np.load(self.backup, allow_pickle=False) as file:
                 saved = dict(file)
             self.best, self.best_kernel = float(saved["best"]), saved.get("best_kernel")
             self.rounds = saved["rounds"].tolist()

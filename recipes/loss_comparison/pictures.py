@@ -32,7 +32,7 @@ def draw(name, title, curves, noise, table, output):
     for path in sorted(output.glob(f"decisions_{name}_*.npy")):
         depth = path.stem.rsplit("_", 1)[1]
         losses = list(dict.fromkeys(row["loss"] for row in clean))
-        figure = _decisions(np.load(path), losses)
+        figure = _decisions(np.load(path, allow_pickle=False), losses)
         heading = f"Decisions, hidden layers: {depth} ({title})"
         _save(figure, heading, path.with_suffix(".png"))
 

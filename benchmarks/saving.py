@@ -1,0 +1,92 @@
+"""What checkpointing after each epoch costs, beside an epoch of `recipes/mnist.py`.
+
+The epoch is reckoned from the median of its training steps, all of which are alike; its validation
+is left out, which makes the share of checkpointing larger. Both are given in seconds of the clock
+and of the processor, which other programs on the machine disturb less. Steps use all cores and
+saving uses one: the share that counts is that of the clock, or, where others take the machine, of
+the processor's seconds with those of the steps divided by the cores.
+"""
+
+import datetime
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
+
+import keras
+import numpy as np
+from bench import commit
+from device import versions
+from timing import table, verdict
+
+import checkpoints
+from export.command import Parser, positive
+from kcaps.models import capsnet
+
+IMAGES, BATCH_SIZE = 54_000, 32  # of an epoch of recipes/mnist.py
+TARGET = 2.0  # per cent
+
+
+def clocks():
+    """Seconds of the clock on the wall, and of the processor in this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def watch(times):
+    """A callback that adds the clocks of each step to a list."""
+    started = []
+    return keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda step, logs: started.append(clocks()),
+        on_train_batch_end=lambda step, logs: times.append(clocks() - started.pop()),
+    )
+
+
+def measure(args, folder):
+    """Medians of a step, of writing the best model, and of writing the state."""
+    model = capsnet((28, 28, 1), 10, **({"filters": 8} if args.quick else {}))
+    model.compile("adam", metrics=["accuracy"])
+    best = checkpoints.BestModel(folder / "model.keras")
+    backup = checkpoints.Backup(folder / checkpoints.STATE)
+    rng, size, steps = np.random.default_rng(0), BATCH_SIZE, []
+    images = rng.integers(256, size=((args.repeats + 2) * size, 28, 28, 1)).astype("float32")
+    labels = rng.integers(10, size=len(images))
+    model.fit(images, labels, size, verbose=0, callbacks=[watch(steps), backup])
+    times = {"training step": steps[2:]}  # the first ones compile
+    best.set_model(model)
+    for name, callback in (("best model", best), ("state to go on from", backup)):
+        times[name] = []
+        for repeat in range(args.repeats):
+            start = clocks()
+            callback.on_epoch_end(repeat, {"loss": 1.0, "val_loss": -repeat})
+            times[name].append(clocks() - start)
+    return {name: np.median(values, axis=0) for name, values in times.items()}
+
+
+def main():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=positive(int), default=21)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    args = parser.parse_args()
+    print(f"# Checkpointing\n\n{versions()}, {datetime.date.today()}{commit()}")
+    with tempfile.TemporaryDirectory() as folder:
+        times = measure(args, pathlib.Path(folder))
+    steps = IMAGES // BATCH_SIZE
+    epoch = steps * times["training step"]
+    saving = times["best model"] + times["state to go on from"]
+    rows = [*times.items(), (f"epoch of {steps:,} steps", epoch), ("checkpointing", saving)]
+    table(
+        "An epoch of recipes/mnist.py and what is saved after it, medians",
+        ("", "seconds", "processor's seconds"),
+        [(name, *(f"{value:.3g}" for value in values)) for name, values in rows],
+    )
+    shares = 100 * saving / epoch * [1, os.cpu_count()]
+    for name, share in zip(("the clock", "the processor, steps on all cores"), shares, strict=True):
+        print(f"\n- share by {name}: {share:.3f} % {verdict(share, not args.quick and TARGET)}")
+
+
+if __name__ == "__main__":
+    main()
