@@ -90,6 +90,7 @@ class PrimaryCaps(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
+        self.compute_output_shape(inputs.shape)  # refuses images that are smaller than the kernel
         features = self.conv(inputs)
         if self.conv.data_format == "channels_first":
             features = ops.transpose(features, (0, 2, 3, 1))  # (b, h, w, types·k)

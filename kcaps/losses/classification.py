@@ -131,7 +131,7 @@ def chebyshev(y_true, y_pred, from_logits=True, activation="softmax", label_smoo
     y_pred = ops.convert_to_tensor(y_pred)
     classes = _targets(y_true, y_pred, label_smoothing)
     errors = classes - _probabilities(y_pred, from_logits, activation)
-    return ops.max(_absolute(errors), axis=-1)
+    return ops.max(_absolute(errors), axis=-1, initial=0.0)  # of an empty batch, too
 
 
 def _shortfall(y_true, y_pred):

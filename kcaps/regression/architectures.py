@@ -88,17 +88,22 @@ class AllVersusAll(Architecture):
         coupled = 1.0 / (ops.matmul(1.0 / flat, own) - (self.num_classes - 2.0))
         coupled = coupled / ops.sum(coupled, axis=-1, keepdims=True)
         votes = ops.matmul((ops.sign(flat - 0.5) + 1.0) / 2.0, own)
-        most = ops.max(votes, axis=-1, keepdims=True)
+        most = _maximum(votes)
         candidates = ops.cast(votes >= most, dtype) * coupled
         elected = _largest(candidates)
         likeliest = _largest(coupled)
-        rise = ops.max(coupled, -1, keepdims=True) - ops.max(candidates, -1, keepdims=True)
+        rise = _maximum(coupled) - _maximum(candidates)
         return coupled + rise * (elected - likeliest)
+
+
+def _maximum(values):
+    """Of the last axis, for values from 0 on. TensorFlow refuses an empty batch otherwise."""
+    return ops.max(values, axis=-1, keepdims=True, initial=0.0)
 
 
 def _largest(values):
     """1 at the largest value of each row, shared where several are the largest."""
-    mask = ops.cast(values >= ops.max(values, axis=-1, keepdims=True), values.dtype)
+    mask = ops.cast(values >= _maximum(values), values.dtype)
     return mask / ops.sum(mask, axis=-1, keepdims=True)
 
 

@@ -43,7 +43,8 @@ def _expectation(votes, means, variances, logits):
     log_normalizer = ops.sum(ops.log(2 * math.pi * variances), axis=-1)  # (b, j)
     log_density = -0.5 * (ops.sum(squares, axis=-1) + ops.expand_dims(log_normalizer, 1))
     log_activations = ops.log_sigmoid(logits)
-    return ops.softmax(ops.expand_dims(log_activations, 1) + log_density, axis=-1)
+    # Not `ops.softmax`, which warns of a single output capsule.
+    return ops.exp(ops.log_softmax(ops.expand_dims(log_activations, 1) + log_density, axis=-1))
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
