@@ -7,8 +7,8 @@ to memory.csv; at the end, or at Ctrl-C, memory.png shows it over time. The grow
 slope over the second half of the time, times its duration, as a share of its median: single rounds
 do not move it.
 
-`--new-models` trains new networks in each round, of which each compiles its own step: TensorFlow
-keeps those steps for as long as the process lives.
+`--new-models` trains new networks in each round, and calls `keras.backend.clear_session()` after
+it. Each compiles its own step, which TensorFlow keeps for as long as the process lives.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ def soak(args, images):
             difference = run_round(models[routing], images, args.output)
             if args.new_models:
                 models.clear()
-            keras.backend.clear_session()  # what a process does that goes on for long
+                keras.backend.clear_session()
             gc.collect()
             seconds = time.monotonic() - start
             mib = process.memory_info().rss / 2**20

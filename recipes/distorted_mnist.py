@@ -109,7 +109,7 @@ def train(args, images, model):
         try:
             history = model.fit(x, y, epochs=args.epochs, verbose=0)
         except ValueError as error:  # of steps that overflow
-            fail(error, code=1)
+            fail(f"chunk {chunk + 1} of {chunks}: {error} Those before are saved.", code=1)
         seconds += time.perf_counter() - started
         error, loss = measure(model, *images.validation)
         row = {

@@ -326,7 +326,8 @@ def _checked(batches, first_step):
 
     def check(step, batch):
         images = batch[0]
-        finite = tf.reduce_all(tf.reshape(tf.math.is_finite(images), (len(images), -1)), axis=1)
+        finite = tf.reshape(tf.math.is_finite(images), (tf.shape(images)[0], -1))
+        finite = tf.reduce_all(finite, axis=1)
         bad = tf.where(~finite)[:, 0]
         told = [_NOT_FINITE, step, tf.size(bad), tf.size(finite), bad]
         with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, told)]):

@@ -51,3 +51,14 @@ def test_pictures_made_on_the_fly():
 def test_saving():
     text = output("saving.py")
     assert "| checkpointing |" in text and "share by the processor" in text
+
+
+@pytest.mark.long
+def test_soak(tmp_path):
+    command = [sys.executable, BENCHMARKS / "soak.py", "--minutes", "0.7", "--output"]
+    result = subprocess.run([*command, tmp_path / "new"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "growth over the last half" in result.stdout
+    assert (tmp_path / "new/memory.png").stat().st_size < 100_000
+    again = subprocess.run([*command, tmp_path / "new"], capture_output=True, text=True)
+    assert again.returncode == 2 and again.stderr.count("\n") == 1
