@@ -5,7 +5,7 @@ OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
 PARALLEL := --numprocesses 2 --durations 15
 
-.PHONY: demo test test-long test-backends lint bench
+.PHONY: demo test test-long test-backends coverage mutants lint bench
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -22,6 +22,16 @@ test-long: .venv/installed
 test-backends: .venv-backends/installed
 	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch .venv-backends/bin/python -m pytest $(PARALLEL)
+
+# Of lines that the tests run, those in programs that they start included.
+coverage: .venv/installed
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report term --cov-fail-under 95
+
+# On torch, which starts soonest; then, on TensorFlow, the methods that call it.
+# One core: a mutant takes less time than its share of a busy machine costs others.
+mutants: .venv-mutants/installed
+	rm -rf mutants
+	$(MUTATE) KERAS_BACKEND=torch .venv-mutants/bin/mutmut run --max-children 1
 
 lint: .venv/installed
 	$(BIN)/ruff check .

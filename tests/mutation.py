@@ -1,4 +1,4 @@
-"""A plugin for mutation testing: mutmut's wrappers hide from Keras which arguments a layer takes."""
+"""A plugin for mutation testing: mutmut's wrappers hide a layer's arguments from Keras."""
 
 import inspect
 

@@ -91,7 +91,11 @@ def test_total_dimensions(function):
 
 def test_precisions():
     """Half precision and Python numbers are computed in float32; what has no levels is refused."""
-    for beta in (2, 2.0, np.float16(2), np.float32(2)):
-        assert keras.backend.standardize_dtype(at_least_float32(beta).dtype) == "float32"
+    usual = keras.config.floatx()
+    for floatx in ("float16", usual):
+        keras.config.set_floatx(floatx)
+        types = [at_least_float32(beta).dtype for beta in (2, 2.0, np.float16(2), np.float32(2))]
+        keras.config.set_floatx(usual)
+        assert set(map(keras.backend.standardize_dtype, types)) == {"float32"}
     with pytest.raises(ValueError, match="`beta.dtype` must be one of 'float32', 'float64'"):
         continued_fraction(ops.cast([2.0], "float16"), 6)

@@ -111,6 +111,8 @@ def test_another_class_fails_the_comparison():
 def test_classes_that_keras_gives_the_same_value_may_change_places(best, second, passed):
     report = classes([[-9, best, second]], [[-9, second, best]], tolerance=0.125)
     assert report.rows[-1] == parity.Row("class", "1 images", (1,), 1, passed)
+    both = classes([[-9, best, second], [9, 0, 0]], [[-9, second, best], [9, 0, 0]], 0.125)
+    assert both.rows[-1].passed == passed  # whatever the values of another image are
 
 
 def test_one_tie_does_not_excuse_another_image():
@@ -122,6 +124,7 @@ def test_the_output_of_classes_and_the_accuracy():
     expected, received = [[0.9, 0.1], [0.2, 0.8]], [[0.1, 0.9], [0.2, 0.8]]
     report = classes(expected, received, labels=np.array([0, 0]))
     assert (report.accuracy_before, report.accuracy_after) == (0.5, 0.0)
+    assert report.rows == classes(expected, received).rows
     report = classes(expected, received, labels=np.array([1, 1]))
     assert (report.accuracy_before, report.accuracy_after) == (0.5, 1.0)
     # without its name, the first output counts, if it is a matrix

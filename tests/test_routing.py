@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import math
 
 import keras
@@ -22,6 +23,7 @@ from kcaps.routing import (
     SelfAttentionRouting,
     Votes,
     batch_first,
+    em,
     routing_objective,
 )
 from kcaps.routing.votes import components_first
@@ -110,6 +112,27 @@ def test_couplings_of_each_iteration_equal_the_loops(problem, make, reference):
     for couplings, reference_couplings in zip(steps, expected, strict=True):
         full = np.broadcast_to(couplings, reference_couplings.shape)
         np.testing.assert_allclose(full, reference_couplings, atol=1e-5)
+
+
+@cases
+def test_the_global_precision_does_not_count(problem, make, reference):
+    """A layer of float32 computes in float32, whatever the default of new layers is."""
+    usual = keras.config.floatx()
+    routing = make()
+    weights = build(routing, problem)
+    keras.config.set_floatx("float16")
+    try:
+        poses = routing(*problem, training=False)
+        objective = getattr(routing, "objective", None)
+        if objective is not None:
+            tensors = [*map(ops.convert_to_tensor, problem), np.arange(4), np.ones(4)]
+            values = objective(*tensors), routing.penalty_term()
+            assert [keras.backend.standardize_dtype(v.dtype) for v in values] == ["float32"] * 2
+    finally:
+        keras.config.set_floatx(usual)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(poses), reference(*problem, weights)[0], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -209,6 +232,16 @@ def test_tolerance_decides_for_each_example(problem, compiled):
     errors = np.abs(np.array(steps) - adaptive).max(axis=(2, 3))  # (iteration, b)
     assert (errors.min(axis=0) < 1e-5).all()
     assert len(set(errors.argmin(axis=0))) > 1
+
+
+def test_votes_of_hardly_any_mass():
+    """At the mass that the denominator is guarded with, half of the mean of the votes is left."""
+    votes = np.array([1.0, 3.0], "float32").reshape(1, 2, 1, 1)
+    mass = np.full((1, 2, 1), 0.5e-7, "float32")
+    tensors = map(ops.convert_to_tensor, (votes, mass, *np.zeros((2, 1), "float32")))
+    means, variances, _ = em._maximization(*tensors, 1.0, 0.25)
+    assert float(means[0, 0, 0]) == pytest.approx(1.0, rel=1e-5)
+    assert float(variances[0, 0, 0]) == pytest.approx((0 + 4) / 4 + 0.25, rel=1e-5)
 
 
 def test_uniform_is_one_iteration_of_dynamic(problem):
@@ -333,6 +366,35 @@ def test_names_configs_and_objects_give_equal_routings(name):
     assert copy.get_config() == routing.get_config()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_symbolic_poses_have_their_shape(name):
+    poses = routings.get(name)(keras.Input((6, 3)), keras.KerasTensor((6, 3, 5, 4)))
+    assert poses.shape == (None, 5, 4)
+
+
+def test_defaults():
+    documented = {
+        DynamicRouting: {
+            "num_iterations": 3,
+            "stop_gradient": False,
+            "leaky": False,
+            "tolerance": None,
+        },
+        DiscriminativeRouting: {
+            "penalty": "l2",
+            "penalty_weight": 0.001,
+            "balanced": False,
+            "reduction": "sum",
+            "coefficients_initializer": None,
+        },
+        EMRouting: {"num_iterations": 3, "inverse_temperature": 0.01, "variance_floor": 5e-4},
+        InvertedAttentionRouting: {"num_iterations": 2},
+    }
+    for cls, options in documented.items():
+        base = Routing(name=cls().name).get_config()
+        assert {k: v for k, v in cls().get_config().items() if k not in base} == options
+
+
 def test_plain_class_names_are_configs():
     config = {"class_name": "DynamicRouting", "config": {"num_iterations": 4}}
     assert routings.get(config).num_iterations == 4
@@ -353,6 +415,7 @@ def test_config_covers_every_argument():
     routing = DiscriminativeRouting("l1", 0.5, True, "mean", keras.initializers.Constant(3.0))
     copy = routings.deserialize(routings.serialize(routing))
     assert (copy.penalty, copy.penalty_weight, copy.balanced) == ("l1", 0.5, True)
+    json.dumps(routing.get_config())  # of plain values
     copy.build((None, 2, 3), (2, 3, 4, 5))
     assert copy.reduction == "mean" and ops.convert_to_numpy(copy.coefficients)[0, 0] == 3.0
 

@@ -36,7 +36,7 @@ def folded_sum(inputs, kernel, coefficients):
     return ops.reshape(sums, (-1, num_outputs, output_dim))
 
 
-def signed_labels(labels, num_classes, balanced=False):
+def signed_labels(labels, num_classes, balanced):
     """Weights `δ` of the objective: positive for present classes, -1 for absent ones.
 
     Args:
@@ -124,11 +124,7 @@ class DiscriminativeRouting(Routing):
         self.penalty_weight = penalty_weight
         self.balanced = bool(balanced)
         self.reduction = reduction
-        self.coefficients_initializer = (
-            None
-            if coefficients_initializer is None
-            else keras.initializers.get(coefficients_initializer)
-        )
+        self.coefficients_initializer = keras.initializers.get(coefficients_initializer)
 
     def build(self, input_shape, kernel_shape):
         num_inputs, _, num_outputs, _ = kernel_shape

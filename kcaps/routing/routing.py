@@ -80,12 +80,12 @@ class Routing(keras.layers.Layer):
         return poses
 
     def __call__(self, inputs, kernel, training=None):
-        if isinstance(inputs, keras.KerasTensor):
-            return super().__call__(inputs, kernel, training=training)
-        inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+        symbolic = isinstance(inputs, keras.KerasTensor)
+        if not symbolic:
+            inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
         if not self.built:
             self.build(tuple(inputs.shape), tuple(kernel.shape))
-        if keras.backend.backend() == "tensorflow":
+        if keras.backend.backend() == "tensorflow" and not symbolic:
             import tensorflow as tf
 
             if tf.executing_eagerly() if training is None else training:
@@ -102,9 +102,6 @@ class Routing(keras.layers.Layer):
         and `penalty_term()`, both float32 scalars. Its other weights follow the loss.
         """
         return []
-
-    def compute_output_shape(self, input_shape, kernel_shape):
-        return (input_shape[0], *kernel_shape[2:])
 
     def votes(self, inputs, kernel):
         """Votes of each input capsule for each output capsule.
