@@ -26,7 +26,7 @@ from kcaps.routing import (
     em,
     routing_objective,
 )
-from kcaps.routing.votes import components_first
+from kcaps.routing.votes import components_first, softmax_over_outputs
 
 NAMES = list(routings.ROUTINGS)
 BACKEND = keras.backend.backend()
@@ -199,6 +199,10 @@ def test_objective_at_all_lengths():
         # float64 loses the difference below 1e-3, where two terms of the series are exact to 1e-12
         expected.append(z**3 / 3 - z**5 / 5 if z < 1e-3 else z - math.atan(z))
     np.testing.assert_allclose(-routing_objective(sums), expected, rtol=5e-6, atol=0)
+    # four terms of the series leave less than 1e-6 just below 0.2, where they are used last
+    series = [-routing_objective([[[z, 0.0]]]) for z in (0.18, 0.199)]
+    expected = [[z - math.atan(z)] for z in map(float, np.float32([0.18, 0.199]))]
+    np.testing.assert_allclose(series, expected, rtol=1.2e-6)
 
 
 @pytest.mark.parametrize("leaky", [False, True])
@@ -257,6 +261,18 @@ def test_nearly_equal_components_are_normalized(problem):
     # mean 0 and variance 1 but for the epsilon, and for the rounding of sums of like components
     np.testing.assert_allclose(poses.mean(-1), 0, atol=1e-2)
     assert (poses.var(-1) < 1.01).all()
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+@pytest.mark.parametrize("shift", [-1000.0, -3.0, 0.0, 1000.0])
+def test_softmax_of_logits_of_any_size(rng, leaky, shift):
+    logits = rng.normal(size=(5, 2, 3)) + shift
+    padded = np.concatenate([logits, np.zeros((int(leaky), 2, 3))])
+    powers = np.exp(padded - padded.max(0))
+    received = softmax_over_outputs(ops.convert_to_tensor(logits.astype("float32")), leaky)
+    expected = (powers / powers.sum(0))[:5]
+    # the rounding of logits of a thousand
+    np.testing.assert_allclose(ops.convert_to_numpy(received), expected, rtol=2e-4, atol=1e-7)
 
 
 def test_leaky_couplings_leave_a_share_to_none():
@@ -364,6 +380,26 @@ def test_names_configs_and_objects_give_equal_routings(name):
     copy = routings.get(routings.serialize(routing))
     assert type(copy) is type(routing) and copy is not routing
     assert copy.get_config() == routing.get_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dynamic", {}),
+        ("uniform", {}),
+        ("l1", {"coefficients": np.full((6, 5), 0.2)}),
+        ("em", {"activation_bias": np.zeros(5), "cost_bias": np.zeros(5)}),
+        ("self_attention", {"bias": np.zeros((6, 5))}),
+        ("inverted_attention", {"scale": np.ones(4), "offset": np.zeros(4)}),
+    ],
+)
+def test_weights_at_the_start(name, expected):
+    routing = routings.get(name)
+    routing.build((None, 6, 3), (6, 3, 5, 4))
+    assert [v.name for v in routing.weights] == list(expected)
+    for variable, value in zip(routing.weights, expected.values(), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), value, rtol=1e-7)
+        assert tuple(variable.shape) == value.shape
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -526,6 +562,7 @@ def test_a_routing_without_call_says_so(problem):
         (lambda: DynamicRouting(tolerance=-1), "`tolerance` must be a finite number >= 0"),
         (lambda: EMRouting(0), "`num_iterations` must be a positive integer"),
         (lambda: EMRouting(inverse_temperature=-1), "`inverse_temperature` must be a finite"),
+        (lambda: EMRouting(variance_floor=-1), "`variance_floor` must be a finite number >= 0"),
         (lambda: EMRouting(variance_floor=0), "`variance_floor` must be positive"),
         (lambda: InvertedAttentionRouting(0.5), "num_iterations=0.5"),
         (
