@@ -183,11 +183,27 @@ def test_votes_equal_the_dense_tensor(rng, problem, layout):
     expected = np.einsum("jbd,bijd->jbi", targets, votes)
     np.testing.assert_allclose(factored.agreement(targets), expected, atol=1e-5)
     kept = factored.agreement(targets, keepdims=True)
-    assert sorted(kept.shape) == sorted((5, 4, 6, 1))
+    assert tuple(kept.shape) == ((5, 4, 6, 1) if layout is contextlib.nullcontext else (5, 4, 1, 6))
     np.testing.assert_allclose(factored.as_couplings(kept), expected.transpose(1, 2, 0), atol=1e-5)
     np.testing.assert_allclose(
         factored.weighted_sum(kept), factored.weighted_sum(ops.cast(expected, "float32")), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("layout", [contextlib.nullcontext, components_first])
+def test_sums_in_half_precision_keep_their_digits(layout):
+    """A share of a small kernel would be below the smallest normal number of float16."""
+    inputs, kernel = np.full((2, 6, 3), 64, "float16"), np.full((6, 3, 5, 4), 2.0**-14, "float16")
+    with layout():
+        votes = Votes(inputs, kernel)
+    sums = ops.convert_to_numpy(ops.cast(votes.sum(1 / 700), "float32"))
+    np.testing.assert_allclose(sums, np.full((5, 2, 4), 18 * 2.0**-8 / 700), rtol=2e-3)
+    agreement = votes.agreement(ops.full((5, 2, 4), 64.0, "float16"))
+    assert keras.backend.standardize_dtype(agreement.dtype) == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(agreement), 3 * 4 * 0.25, rtol=1e-6)
+    couplings = ops.full((5, 2, 6), 0.5)
+    weighted = votes.weighted_sum(couplings)
+    assert keras.backend.standardize_dtype(weighted.dtype) == "float16"
 
 
 def test_objective_at_all_lengths():

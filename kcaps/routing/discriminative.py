@@ -49,7 +49,8 @@ def signed_labels(labels, num_classes, balanced):
         Float32 tensor of shape `(batch, num_classes)`.
     """
     present = float(num_classes - 1) if balanced else 1.0
-    return ops.where(k_hot(labels, num_classes) > 0, present, -1.0)
+    signs = ops.where(k_hot(labels, num_classes) > 0, present, -1.0)
+    return ops.cast(signs, "float32")
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
