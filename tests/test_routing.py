@@ -117,22 +117,22 @@ def test_couplings_of_each_iteration_equal_the_loops(problem, make, reference):
 @cases
 def test_the_global_precision_does_not_count(problem, make, reference):
     """A layer of float32 computes in float32, whatever the default of new layers is."""
-    usual = keras.config.floatx()
-    routing = make()
-    weights = build(routing, problem)
-    keras.config.set_floatx("float16")
-    try:
-        poses = routing(*problem, training=False)
-        objective = getattr(routing, "objective", None)
-        if objective is not None:
-            tensors = [*map(ops.convert_to_tensor, problem), np.arange(4), np.ones(4)]
-            values = objective(*tensors), routing.penalty_term()
-            assert [keras.backend.standardize_dtype(v.dtype) for v in values] == ["float32"] * 2
-    finally:
-        keras.config.set_floatx(usual)
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(poses), reference(*problem, weights)[0], atol=1e-5
-    )
+    usual, routing = keras.config.floatx(), make()
+    build(routing, problem)
+    tensors = [*map(ops.convert_to_tensor, problem), np.arange(4), np.full(4, 1 / 3)]
+    poses, objectives = [], []
+    for floatx in (usual, "float16"):
+        keras.config.set_floatx(floatx)
+        try:
+            poses.append(routing(*problem, training=False))
+            if routing.routing_variables:
+                objectives += [(routing.objective(*tensors), routing.penalty_term())]
+        finally:
+            keras.config.set_floatx(usual)
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, poses), atol=1e-6)
+    if objectives:
+        before, after = ([float(ops.convert_to_numpy(x)) for x in pair] for pair in objectives)
+        assert before == pytest.approx(after, rel=1e-6)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
