@@ -120,16 +120,19 @@ def test_the_global_precision_does_not_count(problem, make, reference):
     usual, routing = keras.config.floatx(), make()
     build(routing, problem)
     tensors = [*map(ops.convert_to_tensor, problem), np.arange(4), np.full(4, 1 / 3)]
-    poses, objectives = [], []
+    steps, poses, objectives = [], [], []
     for floatx in (usual, "float16"):
         keras.config.set_floatx(floatx)
         try:
+            steps.append([couplings for couplings, _ in routing.iterate(*tensors[:2])])
             poses.append(routing(*problem, training=False))
             if routing.routing_variables:
                 objectives += [(routing.objective(*tensors), routing.penalty_term())]
         finally:
             keras.config.set_floatx(usual)
     np.testing.assert_allclose(*map(ops.convert_to_numpy, poses), atol=1e-6)
+    for before, after in zip(*steps, strict=True):
+        np.testing.assert_allclose(*map(ops.convert_to_numpy, (before, after)), atol=1e-6)
     if objectives:
         before, after = ([float(ops.convert_to_numpy(x)) for x in pair] for pair in objectives)
         assert before == pytest.approx(after, rel=1e-6)
