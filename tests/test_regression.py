@@ -239,3 +239,16 @@ def test_inverse_factor():
     assert ridge > 0 and np.isfinite(factor).all()
     directions = principal_directions(np.diag([1.0, 0.0, 0.0]), 2, np.diag([0.0, 1.0, 2.0]))
     np.testing.assert_allclose(directions, [[1, 0], [0, 0], [0, 1]], atol=1e-6)
+
+
+def test_data_and_models_that_are_not_ready():
+    with pytest.raises(ValueError, match="`x` must not be zero in all examples"):
+        inverse_factor(np.zeros((3, 3)), 0.0)
+    model = CapsuleRegression(3, 2)
+    with pytest.raises(ValueError, match="The model has no graph yet"):
+        _ = model.output
+    model.compile()
+    with pytest.raises(ValueError, match="`y` must be the labels of the examples"):
+        model.fit(np.ones((4, 2)), verbose=0)
+    with pytest.raises(ValueError, match="inputs of known sizes"):
+        CapsuleRegression(3, 2).build((None, None))
