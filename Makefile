@@ -4,8 +4,9 @@ BIN := .venv/bin
 OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
 PARALLEL := --numprocesses 2 --durations 15
+MUTMUT := OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 .venv-mutants/bin/mutmut
 
-.PHONY: demo test test-long test-backends lint check-dependencies bench
+.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -22,6 +23,20 @@ test-long: .venv/installed
 test-backends: .venv-backends/installed
 	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=torch .venv-backends/bin/python -m pytest $(PARALLEL)
+
+# Of lines that the tests run, those in programs that they start included.
+coverage: .venv/installed
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report term --cov-fail-under 95
+
+# On torch, where a mutant takes least time; then, on TensorFlow, what only runs there. mutmut goes
+# on from where it was stopped.
+mutants: .venv-mutants/installed
+	rm -f mutants/mutmut-stats.json
+	KERAS_BACKEND=torch $(MUTMUT) run --max-children 1
+	rm -f mutants/mutmut-stats.json
+	KERAS_BACKEND=tensorflow $(MUTMUT) run --max-children 1 \
+		'kcaps.routing.routing.*_call*'
+	$(MUTMUT) results
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -48,4 +63,9 @@ bench: .venv/installed
 	$(PYTHON) -m venv .venv-backends
 	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt jax keras mpmath numpy pytest pytest-xdist torch
 	.venv-backends/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-mutants/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,mutation]'
 	touch $@

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import math
 
 import keras
@@ -22,9 +23,10 @@ from kcaps.routing import (
     SelfAttentionRouting,
     Votes,
     batch_first,
+    em,
     routing_objective,
 )
-from kcaps.routing.votes import components_first
+from kcaps.routing.votes import components_first, softmax_over_outputs
 
 NAMES = list(routings.ROUTINGS)
 BACKEND = keras.backend.backend()
@@ -112,6 +114,30 @@ def test_couplings_of_each_iteration_equal_the_loops(problem, make, reference):
         np.testing.assert_allclose(full, reference_couplings, atol=1e-5)
 
 
+@cases
+def test_the_global_precision_does_not_count(problem, make, reference):
+    """A layer of float32 computes in float32, whatever the default of new layers is."""
+    usual, routing = keras.config.floatx(), make()
+    build(routing, problem)
+    tensors = [*map(ops.convert_to_tensor, problem), np.arange(4), np.full(4, 1 / 3)]
+    steps, poses, objectives = [], [], []
+    for floatx in (usual, "float16"):
+        keras.config.set_floatx(floatx)
+        try:
+            steps.append([couplings for couplings, _ in routing.iterate(*tensors[:2])])
+            poses.append(routing(*problem, training=False))
+            if routing.routing_variables:
+                objectives += [(routing.objective(*tensors), routing.penalty_term())]
+        finally:
+            keras.config.set_floatx(usual)
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, poses), atol=1e-6)
+    for before, after in zip(*steps, strict=True):
+        np.testing.assert_allclose(*map(ops.convert_to_numpy, (before, after)), atol=1e-6)
+    if objectives:
+        before, after = ([float(ops.convert_to_numpy(x)) for x in pair] for pair in objectives)
+        assert before == pytest.approx(after, rel=1e-6)
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @cases
 def test_gradients_equal_numerical_ones(problem, gradient, make, reference, compiled):
@@ -160,11 +186,27 @@ def test_votes_equal_the_dense_tensor(rng, problem, layout):
     expected = np.einsum("jbd,bijd->jbi", targets, votes)
     np.testing.assert_allclose(factored.agreement(targets), expected, atol=1e-5)
     kept = factored.agreement(targets, keepdims=True)
-    assert sorted(kept.shape) == sorted((5, 4, 6, 1))
+    assert tuple(kept.shape) == ((5, 4, 6, 1) if layout is contextlib.nullcontext else (5, 4, 1, 6))
     np.testing.assert_allclose(factored.as_couplings(kept), expected.transpose(1, 2, 0), atol=1e-5)
     np.testing.assert_allclose(
         factored.weighted_sum(kept), factored.weighted_sum(ops.cast(expected, "float32")), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("layout", [contextlib.nullcontext, components_first])
+def test_sums_in_half_precision_keep_their_digits(layout):
+    """A share of a small kernel would be below the smallest normal number of float16."""
+    inputs, kernel = np.full((2, 6, 3), 64, "float16"), np.full((6, 3, 5, 4), 2.0**-14, "float16")
+    with layout():
+        votes = Votes(inputs, kernel)
+    sums = ops.convert_to_numpy(ops.cast(votes.sum(1 / 700), "float32"))
+    np.testing.assert_allclose(sums, np.full((5, 2, 4), 18 * 2.0**-8 / 700), rtol=2e-3)
+    agreement = votes.agreement(ops.full((5, 2, 4), 64.0, "float16"))
+    assert keras.backend.standardize_dtype(agreement.dtype) == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(agreement), 3 * 4 * 0.25, rtol=1e-6)
+    couplings = ops.full((5, 2, 6), 0.5)
+    weighted = votes.weighted_sum(couplings)
+    assert keras.backend.standardize_dtype(weighted.dtype) == "float16"
 
 
 def test_objective_at_all_lengths():
@@ -176,6 +218,10 @@ def test_objective_at_all_lengths():
         # float64 loses the difference below 1e-3, where two terms of the series are exact to 1e-12
         expected.append(z**3 / 3 - z**5 / 5 if z < 1e-3 else z - math.atan(z))
     np.testing.assert_allclose(-routing_objective(sums), expected, rtol=5e-6, atol=0)
+    # four terms of the series leave less than 1e-6 just below 0.2, where they are used last
+    series = [-routing_objective([[[z, 0.0]]]) for z in (0.18, 0.199)]
+    expected = [[z - math.atan(z)] for z in map(float, np.float32([0.18, 0.199]))]
+    np.testing.assert_allclose(series, expected, rtol=1.2e-6)
 
 
 @pytest.mark.parametrize("leaky", [False, True])
@@ -211,6 +257,16 @@ def test_tolerance_decides_for_each_example(problem, compiled):
     assert len(set(errors.argmin(axis=0))) > 1
 
 
+def test_votes_of_hardly_any_mass():
+    """At the mass that the denominator is guarded with, half of the mean of the votes is left."""
+    votes = np.array([1.0, 3.0], "float32").reshape(1, 2, 1, 1)
+    mass = np.full((1, 2, 1), 0.5e-7, "float32")
+    tensors = map(ops.convert_to_tensor, (votes, mass, *np.zeros((2, 1), "float32")))
+    means, variances, _ = em._maximization(*tensors, 1.0, 0.25)
+    assert float(means[0, 0, 0]) == pytest.approx(1.0, rel=1e-5)
+    assert float(variances[0, 0, 0]) == pytest.approx((0 + 4) / 4 + 0.25, rel=1e-5)
+
+
 def test_uniform_is_one_iteration_of_dynamic(problem):
     uniform = call(routings.get("uniform"), *problem, True)
     np.testing.assert_allclose(uniform, call(DynamicRouting(1), *problem, True), atol=1e-7)
@@ -224,6 +280,18 @@ def test_nearly_equal_components_are_normalized(problem):
     # mean 0 and variance 1 but for the epsilon, and for the rounding of sums of like components
     np.testing.assert_allclose(poses.mean(-1), 0, atol=1e-2)
     assert (poses.var(-1) < 1.01).all()
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+@pytest.mark.parametrize("shift", [-1000.0, -3.0, 0.0, 1000.0])
+def test_softmax_of_logits_of_any_size(rng, leaky, shift):
+    logits = rng.normal(size=(5, 2, 3)) + shift
+    padded = np.concatenate([logits, np.zeros((int(leaky), 2, 3))])
+    powers = np.exp(padded - padded.max(0))
+    received = softmax_over_outputs(ops.convert_to_tensor(logits.astype("float32")), leaky)
+    expected = (powers / powers.sum(0))[:5]
+    # the rounding of logits of a thousand
+    np.testing.assert_allclose(ops.convert_to_numpy(received), expected, rtol=2e-4, atol=1e-7)
 
 
 def test_leaky_couplings_leave_a_share_to_none():
@@ -333,6 +401,55 @@ def test_names_configs_and_objects_give_equal_routings(name):
     assert copy.get_config() == routing.get_config()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dynamic", {}),
+        ("uniform", {}),
+        ("l1", {"coefficients": np.full((6, 5), 0.2)}),
+        ("em", {"activation_bias": np.zeros(5), "cost_bias": np.zeros(5)}),
+        ("self_attention", {"bias": np.zeros((6, 5))}),
+        ("inverted_attention", {"scale": np.ones(4), "offset": np.zeros(4)}),
+    ],
+)
+def test_weights_at_the_start(name, expected):
+    routing = routings.get(name)
+    routing.build((None, 6, 3), (6, 3, 5, 4))
+    assert [v.name for v in routing.weights] == list(expected)
+    for variable, value in zip(routing.weights, expected.values(), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), value, rtol=1e-7)
+        assert tuple(variable.shape) == value.shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_symbolic_poses_have_their_shape(name):
+    poses = routings.get(name)(keras.Input((6, 3)), keras.KerasTensor((6, 3, 5, 4)))
+    assert poses.shape == (None, 5, 4)
+
+
+def test_defaults():
+    documented = {
+        DynamicRouting: {
+            "num_iterations": 3,
+            "stop_gradient": False,
+            "leaky": False,
+            "tolerance": None,
+        },
+        DiscriminativeRouting: {
+            "penalty": "l2",
+            "penalty_weight": 0.001,
+            "balanced": False,
+            "reduction": "sum",
+            "coefficients_initializer": None,
+        },
+        EMRouting: {"num_iterations": 3, "inverse_temperature": 0.01, "variance_floor": 5e-4},
+        InvertedAttentionRouting: {"num_iterations": 2},
+    }
+    for cls, options in documented.items():
+        base = Routing(name=cls().name).get_config()
+        assert {k: v for k, v in cls().get_config().items() if k not in base} == options
+
+
 def test_plain_class_names_are_configs():
     config = {"class_name": "DynamicRouting", "config": {"num_iterations": 4}}
     assert routings.get(config).num_iterations == 4
@@ -353,6 +470,7 @@ def test_config_covers_every_argument():
     routing = DiscriminativeRouting("l1", 0.5, True, "mean", keras.initializers.Constant(3.0))
     copy = routings.deserialize(routings.serialize(routing))
     assert (copy.penalty, copy.penalty_weight, copy.balanced) == ("l1", 0.5, True)
+    json.dumps(routing.get_config())  # of plain values
     copy.build((None, 2, 3), (2, 3, 4, 5))
     assert copy.reduction == "mean" and ops.convert_to_numpy(copy.coefficients)[0, 0] == 3.0
 
@@ -463,6 +581,7 @@ def test_a_routing_without_call_says_so(problem):
         (lambda: DynamicRouting(tolerance=-1), "`tolerance` must be a finite number >= 0"),
         (lambda: EMRouting(0), "`num_iterations` must be a positive integer"),
         (lambda: EMRouting(inverse_temperature=-1), "`inverse_temperature` must be a finite"),
+        (lambda: EMRouting(variance_floor=-1), "`variance_floor` must be a finite number >= 0"),
         (lambda: EMRouting(variance_floor=0), "`variance_floor` must be positive"),
         (lambda: InvertedAttentionRouting(0.5), "num_iterations=0.5"),
         (

@@ -36,7 +36,7 @@ def folded_sum(inputs, kernel, coefficients):
     return ops.reshape(sums, (-1, num_outputs, output_dim))
 
 
-def signed_labels(labels, num_classes, balanced=False):
+def signed_labels(labels, num_classes, balanced):
     """Weights `δ` of the objective: positive for present classes, -1 for absent ones.
 
     Args:
@@ -49,7 +49,8 @@ def signed_labels(labels, num_classes, balanced=False):
         Float32 tensor of shape `(batch, num_classes)`.
     """
     present = float(num_classes - 1) if balanced else 1.0
-    return ops.where(k_hot(labels, num_classes) > 0, present, -1.0)
+    signs = ops.where(k_hot(labels, num_classes) > 0, present, -1.0)
+    return ops.cast(signs, "float32")
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -125,11 +126,7 @@ class DiscriminativeRouting(Routing):
         self.penalty_weight = penalty_weight
         self.balanced = balanced
         self.reduction = reduction
-        self.coefficients_initializer = (
-            None
-            if coefficients_initializer is None
-            else keras.initializers.get(coefficients_initializer)
-        )
+        self.coefficients_initializer = keras.initializers.get(coefficients_initializer)
 
     def build(self, input_shape, kernel_shape):
         num_inputs, _, num_outputs, _ = kernel_shape

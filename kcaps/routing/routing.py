@@ -81,9 +81,9 @@ class Routing(keras.layers.Layer):
         return poses
 
     def __call__(self, inputs, kernel, training=None):
-        if isinstance(inputs, keras.KerasTensor):
-            return super().__call__(inputs, kernel, training=training)
-        inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+        symbolic = isinstance(inputs, keras.KerasTensor)
+        if not symbolic:
+            inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
         # Products of flattened capsules would take others for a batch of another size.
         fits = len(kernel.shape) == 4 and agree(inputs.shape[1:], kernel.shape[:2])
         if not fits or 0 in kernel.shape:
@@ -94,8 +94,9 @@ class Routing(keras.layers.Layer):
             )
         if not self.built:
             self.build(tuple(inputs.shape), tuple(kernel.shape))
-        inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
-        if keras.backend.backend() == "tensorflow":
+        if not symbolic:
+            inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
+        if keras.backend.backend() == "tensorflow" and not symbolic:
             import tensorflow as tf
 
             if tf.executing_eagerly() if training is None else training:
@@ -112,9 +113,6 @@ class Routing(keras.layers.Layer):
         and `penalty_term()`, both float32 scalars. Its other weights follow the loss.
         """
         return []
-
-    def compute_output_shape(self, input_shape, kernel_shape):
-        return (input_shape[0], *kernel_shape[2:])
 
     def votes(self, inputs, kernel):
         """Votes of each input capsule for each output capsule.

@@ -109,7 +109,8 @@ class Votes:
             sums `(num_outputs, batch, output_dim)`.
         """
         share = 1.0 / self.num_outputs if share is None else share
-        return ops.full((1, self.num_inputs, self.num_outputs), share), self.sum(share)
+        couplings = ops.full((1, self.num_inputs, self.num_outputs), share, "float32")
+        return couplings, self.sum(share)
 
     def weighted_sum(self, couplings):
         """Sums `Σ_i c_ij û_j|i`.
