@@ -171,8 +171,10 @@ def efficient_capsnet(
 
 def _check_images(input_shape, smallest, reason):
     is_shape = isinstance(input_shape, list | tuple) and len(input_shape) == 3
-    sizes = [positive_int("input_shape", size) for size in input_shape] if is_shape else [0]
-    if min(sizes[:2]) < smallest:
+    sizes = [0]
+    if is_shape:  # None is a size that is not known
+        sizes = [0 if size is None else positive_int("input_shape", size) for size in input_shape]
+    if min(sizes[:2]) < smallest or not sizes[-1]:
         raise ValueError(
             f"`input_shape` must be (height, width, channels) with at least {smallest} × "
             f"{smallest} pixels, because {reason}. Received: input_shape={input_shape!r}."
