@@ -8,7 +8,7 @@ from kcaps.labels import k_hot
 from kcaps.regression import em
 from kcaps.regression.adaptation import Adaptation
 from kcaps.regression.batches import by_class, in_memory, of_validation, split, weights_of
-from kcaps.regression.moments import numbers
+from kcaps.regression.moments import rows
 from kcaps.replicas import Replicated, in_scope, num_replicas, total
 
 # A batch has by default so many examples that this many numbers are computed at once.
@@ -81,7 +81,7 @@ class Fitting(Adaptation, Replicated):
             return self._run(x=x, shuffle=bool(shuffle), **options)
         if y is None:
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
-        arrays = numbers("x", x), np.asarray(y), numbers("sample_weight", sample_weight)
+        arrays = rows("x", x), np.asarray(y), rows("sample_weight", sample_weight)
         arrays, validation_data = split(arrays, validation_split, validation_data)
         x, y, weights = arrays
         self._check(x, y, weights)

@@ -15,11 +15,16 @@ def numbers(name, values):
     if values is None:
         return None
     array = np.asarray(values)
-    if array.dtype.kind in "OSUMmc" or not array.ndim:
-        raise ValueError(
-            f"`{name}` must be an array of numbers. "
-            f"Received: shape {array.shape}, dtype {array.dtype}."
-        )
+    if array.dtype.kind in "OSUMmc":
+        raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}.")
+    return array
+
+
+def rows(name, values):
+    """`values` as an array with an axis of examples, or an error as of `numbers`."""
+    array = numbers(name, values)
+    if array is not None and not array.ndim:
+        raise ValueError(f"`{name}` must be an array. Received: {name}={values!r}.")
     return array
 
 
@@ -43,7 +48,7 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
     """
     names = "x", "y", "sample_weight"
     if hasattr(x, "shape") or isinstance(x, list):
-        arrays = [numbers(*pair) for pair in zip(names, (x, y, sample_weight), strict=True)]
+        arrays = [rows(*pair) for pair in zip(names, (x, y, sample_weight), strict=True)]
         sizes = [len(part) for part in arrays if part is not None]
         if len(set(sizes)) > 1:
             raise ValueError(f"`x`, `y` and `sample_weight` differ in length. Received: {sizes}.")
