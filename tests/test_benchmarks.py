@@ -17,6 +17,7 @@ def output(program, *arguments):
     return result.stdout
 
 
+@pytest.mark.long
 def test_a_quick_run_prints_its_tables():
     """It compares kcaps' layer with the textbook's before it times anything."""
     text = output("bench.py", "--routings", "l2", "--only", "layer,step,memory")
@@ -32,6 +33,7 @@ def test_inference_of_exported_files():
     assert text.count("\n## ") == 4
 
 
+@pytest.mark.long
 def test_capsule_regression():
     text = output("regression.py", "--only", "iteration,memory")
     for row in ("| two matrix products |", "| EM iteration |", "| 12,800 |"):

@@ -215,6 +215,7 @@ def test_training_on_distorted_digits(tmp_path):
     assert result.returncode == 0 and rows(tmp_path / "history.csv") == history
 
 
+@pytest.mark.long
 def test_a_killed_run_on_distorted_digits_goes_on(tmp_path):
     arguments = (
         *("--synthetic", "--limit", 600, "--capsule-dim", 2, "--components", 30),
