@@ -52,6 +52,7 @@ ROUTINGS = ("l1", "dynamic")  # updated in turn with the weights, and without up
 STEPS, BATCH_SIZE = 8, 32
 TOLERANCE = 1e-5
 GROWTH_TARGET = 1.0  # per cent
+MIN_ROUNDS = 4
 
 
 def network(images, routing):
@@ -96,7 +97,7 @@ def soak(args, images):
     ):
         writer = csv.writer(file)
         writer.writerow(("round", "routing", "seconds", "mib", "largest_difference"))
-        while not samples or samples[-1][0] < 60 * args.minutes:
+        while len(samples) < MIN_ROUNDS or samples[-1][0] < 60 * args.minutes:
             routing = ROUTINGS[len(samples) % len(ROUTINGS)]
             if args.new_models or routing not in models:
                 models[routing] = network(images, routing)
@@ -149,8 +150,8 @@ def main():
     images = data.load("digits")
     write_run(images, args.output)
     seconds, mib = soak(args, images)
-    if len(mib) < 4:
-        fail(f"{len(mib)} rounds are too few to tell; give more --minutes", code=1)
+    if len(mib) < MIN_ROUNDS:
+        fail(f"interrupted after {len(mib)} rounds, which are too few to tell", code=130)
     per_cent, line = growth(seconds, mib)
     half = f"growth over the last half {per_cent:+.2f} %"
     rounds = f"{len(mib)} rounds in {seconds[-1] / 60:.1f} minutes"
