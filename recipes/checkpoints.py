@@ -10,6 +10,8 @@ import zlib
 import h5py
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.saving import saving_lib
 
 from export.command import first_line
 
@@ -17,10 +19,14 @@ STATE = "backup/state.h5"  # in a checkpoint folder
 
 
 def write_model(model, path):
-    """Saves a model without its optimizer, aside and then in place."""
+    """Saves a model aside and then in place."""
     aside = path.with_name(f"part-{path.name}")
+    # Keras 3.15 looks for the attributes that it skips under another name than it keeps them, and
+    # finds them in a new optimizer at each save, of which TensorFlow never frees 70 kB.
+    skipped = saving_lib.get_attr_skipset("Optimizer")
+    global_state.set_global_attribute("saving_attr_skiplist_Optimizer", skipped)
     try:
-        model.save(aside, include_optimizer=False)
+        model.save(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

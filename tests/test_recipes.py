@@ -171,6 +171,16 @@ def test_a_full_disk_loses_no_earlier_checkpoint(monkeypatch, tmp_path, capsys):
     assert keras.saving.load_model(tmp_path / "run/model.keras").count_params() == 650
 
 
+def test_saving_again_makes_no_optimizer(monkeypatch, tmp_path):
+    """TensorFlow never frees all the memory of one."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    checkpoints.write_model(model, tmp_path / "model.keras")
+    monkeypatch.setattr(keras.optimizers.Optimizer, "__init__", None)
+    checkpoints.write_model(model, tmp_path / "model.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
 def diverge(monkeypatch, output, capsys, callback=None, augment=None):
     """A run that stops in its second epoch; returns its one line, and checks what it leaves."""
     with pytest.raises(SystemExit) as stop:
