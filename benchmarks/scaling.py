@@ -1,20 +1,22 @@
 """Steps of one worker and of two on this machine, a core each, over the loopback interface."""
 
+import argparse
+import datetime
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 import time
 
-WORKER = "KCAPS_WORKER"
-STEPS, WARM_UP = 8, 2
+from export.command import Parser, positive
+
+WARM_UP = 2
 
 
-def measure():
+def measure(core, steps):
     """Times of this worker, a dict of lists by what was measured, printed as JSON."""
-    os.sched_setaffinity(0, {int(os.environ[WORKER])})
+    os.sched_setaffinity(0, {core})
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -51,18 +53,18 @@ def measure():
         batches = tf.data.Dataset.from_tensors((images, np.arange(size) % 10)).repeat()
         times = found[name] = []
         watcher = watch(times, "on_train_batch_begin", "on_train_batch_end")
-        model.fit(batches, steps_per_epoch=STEPS, verbose=0, callbacks=[watcher])
+        model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[watcher])
     features = rng.normal(size=(60_000, 196)).astype("float32")
     with strategy.scope():
         model = CapsuleRegression(10, 32)
         model.compile()
         times = found["EM, 60,000 examples, 10 capsules of 32 on 196 features"] = []
         watcher = watch(times, "on_epoch_begin", "on_epoch_end")
-        model.fit(features, np.arange(60_000) % 10, epochs=STEPS, verbose=0, callbacks=[watcher])
+        model.fit(features, np.arange(60_000) % 10, epochs=steps, verbose=0, callbacks=[watcher])
     print(json.dumps(found))
 
 
-def run(workers):
+def run(workers, steps):
     sockets = [socket.socket() for _ in range(workers)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -71,11 +73,11 @@ def run(workers):
         each.close()
     processes = []
     for index in range(workers):
-        environment = {**os.environ, WORKER: str(index), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         if workers > 1:
             task = {"type": "worker", "index": index}
             environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        command = [sys.executable, str(pathlib.Path(__file__))]
+        command = [sys.executable, __file__, "--steps", str(steps), "--worker", str(index)]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         processes.append(subprocess.Popen(command, env=environment, **options))
     found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
@@ -87,7 +89,17 @@ def median(times, column):
 
 
 def main():
-    one, two = run(1), run(2)
+    parser = Parser(__doc__)
+    parser.add_argument("--steps", type=positive(int), default=6, help="that are measured")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker is not None:
+        return measure(args.worker, args.steps + WARM_UP)
+    from bench import commit
+    from device import versions
+
+    print(f"# Workers\n\n{versions()}, {datetime.date.today()}{commit()}\n", flush=True)
+    one, two = run(1, args.steps), run(2, args.steps)
     print("| | one worker, s (of its core) | two workers, s (of one core) |\n|---|---|---|")
     for name, times in one.items():
         cells = [f"{median(t, 0):.2f} ({median(t, 1):.2f})" for t in (times, two[name])]
@@ -95,4 +107,4 @@ def main():
 
 
 if __name__ == "__main__":
-    measure() if WORKER in os.environ else main()
+    main()

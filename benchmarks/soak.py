@@ -141,11 +141,11 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, required=True, help="a new folder")
     parser.add_argument("--new-models", action="store_true", help="in each round")
     args = parser.parse_args()
+    print(f"# Soak\n\n{versions()}, {datetime.date.today()}{commit()}", flush=True)
     try:
         args.output.mkdir(parents=True)
     except OSError as error:
         fail(f"--output {args.output} cannot be made: {error.strerror}")
-    print(f"# Soak\n\n{versions()}, {datetime.date.today()}{commit()}", flush=True)
     keras.utils.set_random_seed(0)
     images = data.load("digits")
     write_run(images, args.output)

@@ -24,7 +24,7 @@ from export.inference import inference_model
 from export.onnx import MAX_BATCH_SIZE, export_onnx
 from export.parity import ParityError
 from export.saved_model import export_saved_model
-from export.verify import open_verified, read, read_report
+from export.verify import check_unchanged, open_verified, read, read_report
 
 WARM_UP = 3
 
@@ -131,13 +131,14 @@ def benchmark(loaded, file, provider, batch_sizes, repeats):
     Raises:
         ValueError: if the provider cannot be used, or the file is of another checkpoint or does
             not take a batch size.
-        ParityError: if an export that had to be made failed its check.
+        ParityError: if an export that had to be made failed its check, or the file was changed.
     """
     runtime.check_provider(provider)
     model = inference_model(loaded.model)
     timings = []
     with exports(loaded, file, provider) as (onnx_path, saved_model):
         _, fixed, metadata = read(onnx_path)
+        check_unchanged(onnx_path)
         _check_source(onnx_path, metadata.get("checkpoint_sha256"), loaded)
         if saved_model.parent == loaded.folder:
             sha256 = read_report(saved_model).get("checkpoint_sha256")

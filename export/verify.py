@@ -61,7 +61,7 @@ def verify_onnx(
     path = pathlib.Path(path)
     precision.check_drop(max_accuracy_drop)
     outputs, size, metadata = read(path)
-    _check_unchanged(path)
+    check_unchanged(path)
     reference = inference_model(model, "reconstruction" in outputs)
     test_images = images.choose(test_images, checkpoint, reference.inputs[0])
     comparison = compare_session(
@@ -109,7 +109,8 @@ def read_report(path):
     return content
 
 
-def _check_unchanged(path):
+def check_unchanged(path):
+    """Raises a `ParityError` if the report beside a file speaks of another one."""
     expected = read_report(path).get("sha256")
     if expected is not None and file_hash(path) != expected:
         raise ParityError(f"the file is not the one that {report_path(path).name} speaks of")

@@ -234,6 +234,11 @@ def test_benchmark_refuses_files_of_other_models(monkeypatch, checkpoint_copy, c
     assert "cannot be read as ONNX" in line
     loaded = checkpoint.load(checkpoint_copy)
     export_onnx(loaded.model, path, checkpoint=loaded, batch_size=2)
+    exported = path.read_bytes()
+    path.write_bytes(exported.replace(b"kcaps", b"KCAPS"))
+    line = ended(monkeypatch, capsys, export.benchmark.main, 2, *arguments, path)
+    assert "is not the one that model.onnx.json speaks of" in line
+    path.write_bytes(exported)
     sizes = ("--batch-sizes", "2,3")
     line = ended(monkeypatch, capsys, export.benchmark.main, 2, *arguments, path, *sizes)
     assert "takes batches of 2 alone" in line

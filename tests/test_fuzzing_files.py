@@ -13,7 +13,9 @@ import pytest
 from hypothesis import strategies as st
 
 import checkpoints
+import export.benchmark
 import export.onnx
+import export.saved_model
 import small_run
 from export import summary, verify
 from exporting import contents
@@ -36,13 +38,14 @@ def ended(main, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small run with its ONNX file; read it only."""
+    """A small run with its ONNX file and its SavedModel; read it only."""
     output = tmp_path_factory.mktemp("small") / "ckpt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small_run, "EPOCHS", 1)
         assert ended(lambda: small_run.run(output))[0] == 0
     (output / "report.json").write_text('{"test_accuracy": 0.5, "synthetic": false}')
-    assert ended(export.onnx.main, "--model", output) == (0, "")
+    for program in (export.onnx, export.saved_model):
+        assert ended(program.main, "--model", output) == (0, "")
     return output
 
 
@@ -143,22 +146,38 @@ READERS = {
     "unreported": unreported,
     "summary": lambda output: ended(summary.main, "--model", output),
     "export": lambda output: ended(export.onnx.main, "--model", output, "--overwrite"),
+    "export to SavedModel": lambda output: ended(
+        export.saved_model.main, "--model", output, "--overwrite"
+    ),
+    "benchmark": lambda output: ended(
+        export.benchmark.main, "--model", output, "--batch-sizes", 1, "--repeats", 1
+    ),
     "resume": resume,
 }
 # Of each file: how it is damaged, and what reads it then.
 ARCHIVE, TEXT = [*BYTES, *[changed_archive] * 12], [*BYTES, *[changed_json] * 12]
 TARGETS = {
-    "model.keras": (ARCHIVE, ["verify", "verify", "resume", "export"]),
-    "run.json": (TEXT, ["verify", "summary", "resume", "export"]),
-    "model.onnx": (BYTES, ["verify", "unreported", "unreported", "summary"]),
-    "model.onnx.json": (TEXT, ["verify", "summary"]),
+    "model.keras": (
+        ARCHIVE,
+        ["verify", "verify", "resume", "export", "export to SavedModel", "benchmark"],
+    ),
+    "run.json": (
+        TEXT,
+        ["verify", "summary", "resume", "export", "export to SavedModel", "benchmark"],
+    ),
+    "model.onnx": (BYTES, ["verify", "unreported", "unreported", "summary", "benchmark"]),
+    "model.onnx.json": (TEXT, ["verify", "summary", "benchmark"]),
+    "saved_model/saved_model.pb": (BYTES, ["benchmark"]),
+    "saved_model/variables/variables.data-00000-of-00001": (BYTES, ["benchmark"]),
+    "saved_model/variables/variables.index": (BYTES, ["benchmark"]),
+    "saved_model.json": (TEXT, ["benchmark", "summary"]),
     "report.json": (TEXT, ["summary"]),
     "backup/state.h5": (BYTES, ["resume"]),
     "history.csv": (BYTES, ["resume"]),
 }
 
 
-@fuzz(None, 300, name=st.sampled_from(list(TARGETS)), seed=st.integers(0, 2**32))
+@fuzz(None, 400, name=st.sampled_from(list(TARGETS)), seed=st.integers(0, 2**32))
 def test_damaged_files(folder, tmp_path, name, seed):
     output = tmp_path / "ckpt"
     shutil.copytree(folder, output)
@@ -179,7 +198,7 @@ def check(folder, output, name, rng):
     if code:
         assert code in (1, 2), code
         assert err.startswith("error: ") and err.count("\n") == 1, err
-    if code or reader in ("verify", "summary"):
+    if code or reader in ("verify", "summary", "benchmark"):
         assert after.keys() - before.keys() == set(), "something was written"
         lost = {path for path, inside in before.items() if after.get(path) != inside}
         assert not lost - ({output / "model.onnx.json"} if reader == "unreported" else set())

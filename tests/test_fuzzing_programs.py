@@ -30,6 +30,9 @@ RECIPES = [
     *("distorted_mnist", "tune", "reproduce", "regression_studies", "loss_study", "baselines"),
     "routing_iterations",
 ]
+BENCHMARKS = [
+    *("bench", "generators", "inference", "loss_study", "regression", "saving", "scaling", "soak")
+]
 
 
 class Reached(Exception):
@@ -42,7 +45,7 @@ def reached(*args, **kwargs):
 
 def run(name, arguments):
     """A program in this process; its exit code (None where it would begin) and what it printed."""
-    path = ROOT / "recipes" / f"{name}.py"
+    path = ROOT / f"{name}.py"
     out, err, code = io.StringIO(), io.StringIO(), 0
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     arguments_before, sys.argv = sys.argv, [str(path), *arguments]
@@ -67,6 +70,8 @@ def halted(monkeypatch, tmp_path):
     for module, name in ((data, "load"), (studies, "open_folder")):
         monkeypatch.setattr(module, name, reached)
     monkeypatch.setattr(distribution, "start", lambda args: None)
+    monkeypatch.setattr("sys.path", [*sys.path, str(ROOT / "benchmarks")])
+    monkeypatch.setattr("device.versions", reached)
     monkeypatch.delenv("TF_CONFIG", raising=False)
     folder = tmp_path / "here"
     folder.mkdir()
@@ -85,11 +90,11 @@ NUMBERS = ["1", "2", "7", "0.5"]
 
 @functools.cache
 def actions_of(name):
-    """What a program's parser takes, but for `--help`."""
+    """What a program's parser takes, but for `--help` and what a benchmark tells itself."""
     found = []
 
     def record(parser, *args):
-        found.extend(parser._actions[1:])
+        found.extend(each for each in parser._actions[1:] if each.dest not in ("peak", "worker"))
         raise Reached
 
     with pytest.MonkeyPatch.context() as patch:
@@ -134,11 +139,16 @@ def check(folder, line):
         assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
 
 
-@fuzz(60, 600, line=command_lines(RECIPES))
+@fuzz(60, 600, line=command_lines([f"recipes/{name}" for name in RECIPES]))
 def test_recipes(halted, line):
     check(halted, line)
 
 
 @fuzz(30, 300, line=command_lines([*MODULES]))
 def test_exporters(halted, line):
+    check(halted, line)
+
+
+@fuzz(None, 300, line=command_lines([f"benchmarks/{name}" for name in BENCHMARKS]))
+def test_benchmarks(halted, line):
     check(halted, line)
