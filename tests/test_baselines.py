@@ -110,7 +110,10 @@ def test_study(study, tmp_path, capsys, monkeypatch):
     assert float(table["mlp"]["deviation"]) == pytest.approx(np.std(accuracies, ddof=1))
     assert table["capsule_regression"]["deviation"] == "" == table["mlp"]["paper"]
     curve = read(tmp_path / "tuned_mlp/curve.csv")
-    assert [row["step"] for row in curve] == ["10", "12"] and curve[1]["test_accuracy"]
+    assert [row["step"] for row in curve] == ["10", "12"]
+    assert curve[1]["test_accuracy"] == cells[3]["peak_test_accuracy"]  # one test on the way
+    assert float(cells[3]["peak_test_accuracy"]) == pytest.approx(float(cells[3]["test_accuracy"]))
+    assert table["mlp"]["peak"] and not table["capsule_regression"]["peak"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*models, "cells.csv", "baselines.json", "baselines.png"} | {
         "table.csv",
