@@ -27,7 +27,7 @@ with quiet_tensorflow():
     import tensorflow  # noqa: F401
 
 import data
-import training
+import runs
 
 import keras
 import matplotlib
@@ -85,7 +85,7 @@ def write_run(images, folder):
         "input_range": [0, 255],
         "labels": images.class_names,
     }
-    training.write_json(folder / "run.json", run)
+    runs.write_json(folder / "run.json", run)
 
 
 def soak(args, images):

@@ -14,6 +14,7 @@ import shutil
 import time
 
 import data
+import runs
 import training
 
 import keras
@@ -87,7 +88,7 @@ class Curve(keras.callbacks.Callback):
             "test_accuracy": logs["val_accuracy"],
             "seconds": float(np.median(self.times)),  # of a step
         }
-        training.write_csv(self.path, self.rows)
+        runs.write_csv(self.path, self.rows)
 
     def _add(self, logs):
         loss = logs.get("cross_entropy", logs["loss"])
@@ -138,7 +139,7 @@ def run_network(cell):
     network = baseline.build(images, train_images.mean(0, dtype="float64"))
     interval = min(LONG, cell.steps)
     try:
-        epochs = training.open_folder(cell, images)
+        epochs = runs.open_folder(cell, images)
         done = interval * epochs
         curve = Curve(cell.output / "curve.csv", done)
         if done:
@@ -185,7 +186,7 @@ def run_network(cell):
 def run_regression(cell):
     """Fits capsule regression by EM; returns the model and its part of the row."""
     history = cell.output / "history.csv"
-    training.open_folder(cell, images, lambda output: open_schedule(output).epoch)
+    runs.open_folder(cell, images, lambda output: open_schedule(output).epoch)
     schedule = open_schedule(cell.output)
     encoder = make_encoder(images)
     model = CapsuleRegression(images.num_classes, CAPSULE_DIM, encoder=encoder)
@@ -206,7 +207,7 @@ def run_regression(cell):
         "test_accuracy": test["accuracy"],
         "validation_accuracy": 1 - schedule.best,
         "parameters": math.prod(model.competition.kernel.shape),
-        "seconds_per_epoch": float(np.median(training.read_history(history)["seconds"])),
+        "seconds_per_epoch": float(np.median(runs.read_history(history)["seconds"])),
     }
 
 
@@ -223,7 +224,7 @@ def run_cell(model, seed):
     checkpoints.write_model(trained, cell.output / "model.keras")
     report = {"seed": seed, "steps": cell.steps, **results}
     more = {"test_images": len(images.test[1]), "synthetic": args.synthetic}
-    training.write_json(cell.output / "report.json", report | more)
+    runs.write_json(cell.output / "report.json", report | more)
     return {"model": model, "peak_test_accuracy": "", "validation_accuracy": "", **report}
 
 
@@ -308,14 +309,12 @@ for number, (model, seed) in enumerate(cells, 1):
     print(f"{number} of {len(cells)}: {model}, seed {seed}, {images.title}", flush=True)
     row = run_cell(model, seed)
     rows = [*read_cells(), row]  # another process may have added some
-    training.write_csv(
-        args.output / "cells.csv", [{name: r[name] for name in COLUMNS} for r in rows]
-    )
+    runs.write_csv(args.output / "cells.csv", [{name: r[name] for name in COLUMNS} for r in rows])
     shutil.rmtree(args.output / model / "backup", ignore_errors=True)
     print(f"  test accuracy {100 * row['test_accuracy']:.2f} %", flush=True)
 
 table = summarise(rows)
-training.write_csv(args.output / "table.csv", table)
+runs.write_csv(args.output / "table.csv", table)
 text = markdown(table)
 (args.output / "table.md").write_text(text)
 curves = {row["model"]: read_rows(args.output / row["model"] / "curve.csv") for row in table}

@@ -5,6 +5,7 @@ import os
 
 import data
 import distribution
+import runs
 import training
 
 import keras
@@ -62,7 +63,7 @@ def sweep(args, images, encoder):
             rows.append(row)
             if row["validation_error"] == min(r["validation_error"] for r in rows):
                 finish(args, images, model, row)
-            training.write_csv(path, rows)
+            runs.write_csv(path, rows)
             print(f"  test error {100 * row['test_error']:.2f} %, {row['seconds']} s", flush=True)
     pictures.draw_sweep(rows, images, args.output)
     return min(rows, key=lambda r: r["validation_error"])
@@ -81,7 +82,7 @@ if args.resume:
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 encoder = make_encoder(images, args.components)
 model = make_model(args, images, encoder, args.architecture, args.capsule_dim)
-training.open_folder(args, images, lambda output: open_schedule(output).epoch)
+runs.open_folder(args, images, lambda output: open_schedule(output).epoch)
 print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
 if args.sweep:
     row = sweep(args, images, encoder)
@@ -91,7 +92,7 @@ else:
     row = fit(args, images, model, schedule, [logger])
     finish(args, images, model, row)
     model = distribution.finish(args, model)
-    pictures.draw(model, images, training.read_history(args.output / "history.csv"), args.output)
+    pictures.draw(model, images, runs.read_history(args.output / "history.csv"), args.output)
 accuracy = 100 * (1 - row["test_error"])
 print(
     f"test accuracy {accuracy:.2f} % on {images.title} ({row['architecture']}, capsules of "

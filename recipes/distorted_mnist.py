@@ -10,6 +10,7 @@ import math
 import time
 
 import data
+import runs
 import training
 
 import keras
@@ -141,7 +142,7 @@ def measure(model, x, y):
 
 def backup(output, model, done, rows):
     """Writes what a resumed run goes on from; the weights last, as they say what is done."""
-    training.write_csv(output / "history.csv", rows)
+    runs.write_csv(output / "history.csv", rows)
     path = output / checkpoints.STATE
     path.parent.mkdir(exist_ok=True)
     kernel = keras.ops.convert_to_numpy(model.competition.kernel)
@@ -165,7 +166,7 @@ def finish(args, images, model, rows):
     """Fills the checkpoint folder with the results of the best model; returns its row."""
     best = min(rows, key=lambda row: row["val_error"])
     model.load_weights(args.output / "model.keras")
-    training.write_json(
+    runs.write_json(
         args.output / "report.json",
         {
             "test_accuracy": 1 - best["test_error"],
@@ -238,7 +239,7 @@ if __name__ == "__main__":
     if args.components > math.prod(images.shape):
         fail(f"--components must be at most {math.prod(images.shape)}, received {args.components}")
     model = make_model(args, images)
-    training.open_folder(args, images)
+    runs.open_folder(args, images)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     draw_distorted(args, images, args.output / "distorted.png")
     try:

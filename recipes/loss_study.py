@@ -14,6 +14,7 @@ import argparse
 import itertools
 import time
 
+import runs
 import training
 
 import studies
@@ -69,8 +70,8 @@ def complete():
         noise = [row for row in noise if not belongs(row, cell)] + more_noise
         curves += more_curves
         if noise:
-            training.write_csv(args.output / "input_noise.csv", noise)
-        training.write_csv(args.output / "curves.csv", curves)
+            runs.write_csv(args.output / "input_noise.csv", noise)
+        runs.write_csv(args.output / "curves.csv", curves)
         seconds = time.perf_counter() - started
         title = loss_cells.load(name, args).title
         print(f"{number} of {len(wanted)}: {title}, {about}: {seconds:.0f} s", flush=True)
@@ -129,7 +130,7 @@ curves, noise = complete()
 names = dict.fromkeys(row["data"] for row in curves)
 titles = {name: loss_cells.load(name, args).title for name in names}
 table = loss_findings.table(curves)
-training.write_csv(args.output / "table.csv", table)
+runs.write_csv(args.output / "table.csv", table)
 findings = loss_findings.findings(table, curves, noise)
 loss_findings.write_markdown(args.output, table, findings, titles)
 for name, title in titles.items():

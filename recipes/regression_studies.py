@@ -1,7 +1,7 @@
 """Studies what updates or initialisations do to capsule regression: table and picture."""
 
 import data
-import training
+import runs
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ def complete(path, cells, run):
             rows += run(**cell)
         except ValueError as error:  # of data that cannot be fitted, such as too few images
             fail(error)
-        training.write_csv(path, rows)
+        runs.write_csv(path, rows)
     return rows
 
 

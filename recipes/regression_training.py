@@ -3,7 +3,7 @@
 import time
 import zipfile
 
-import training
+import runs
 
 import keras
 import numpy as np
@@ -74,7 +74,7 @@ def fit(args, images, model, schedule, callbacks=()):
 def finish(args, images, model, row, report=None):
     """Fills the checkpoint folder with a model, its results and the further numbers `report`."""
     checkpoints.write_model(model, args.output / "model.keras")
-    training.write_json(
+    runs.write_json(
         args.output / "report.json",
         {
             "test_accuracy": 1 - row["test_error"],
@@ -95,7 +95,7 @@ def open_schedule(output):
     path, history = output / "backup" / "schedule.npz", output / "history.csv"
     try:
         schedule = ThresholdSchedule(verbose=True, backup=path)
-        if schedule.epoch and len(training.read_history(history)["val_error"]) < schedule.epoch:
+        if schedule.epoch and len(runs.read_history(history)["val_error"]) < schedule.epoch:
             raise ValueError("history.csv is shorter than the backup")
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")

@@ -12,6 +12,7 @@ import dataclasses
 import os
 import time
 
+import runs
 import training
 
 import keras
@@ -85,7 +86,7 @@ def measured(name, measure):
             print(f"{name}, {number} of {len(wanted)}: {cell}", flush=True)
             row = dataclasses.asdict(cell) | measure(cell) | provenance.here()
             # Read again: another process may have added some.
-            training.write_csv(file, [*read().values(), row])
+            runs.write_csv(file, [*read().values(), row])
             if "test_error" in row:
                 print(f"  test error {row['test_error']:.2f} %", flush=True)
     found = read()
@@ -108,7 +109,7 @@ def error_curves():
     """Test errors, and validation errors on the way, against steps."""
     found = complete()
     histories = {
-        cell: training.read_history(cell.folder(args.output) / "history.csv") for cell in found
+        cell: runs.read_history(cell.folder(args.output) / "history.csv") for cell in found
     }
     pictures.curves(f"{table.title}{note}", histories, path(".png"))
     return summary.rows(table, found)
@@ -171,7 +172,7 @@ note = f" (budget: {args.budget}{', synthetic images' if args.synthetic else ''}
 arguments = {name: getattr(args, name) for name in ("budget", "epochs", "synthetic", "limit")}
 studies.open_folder(args.output, "reproduction", arguments)
 rows = KINDS.get(args.table, errors)()
-training.write_csv(path(".csv"), rows)
+runs.write_csv(path(".csv"), rows)
 text = summary.markdown(rows)
 path(".md").write_text(text)
 print(text, end="")

@@ -5,7 +5,7 @@ import json
 import pathlib
 
 import data
-import training
+import runs
 
 from export.command import fail
 
@@ -38,7 +38,7 @@ def open_folder(output, name, arguments, others=()):
             fail(f"--output {output} is not empty and holds no {name}: give another folder")
         before = json.loads(path.read_text()) if path.exists() else arguments
         output.mkdir(parents=True, exist_ok=True)
-        training.write_json(path, before)
+        runs.write_json(path, before)
     except (OSError, ValueError) as error:
         fail(f"--output {output} cannot be used: {error}")
     if before != arguments:
@@ -68,6 +68,6 @@ def open_cell(cell):
         before = json.loads((cell.output / "run.json").read_text())["arguments"]
     except (OSError, ValueError, KeyError, TypeError):
         before = None
-    cell.resume = before == training.run_arguments(cell)
+    cell.resume = before == runs.run_arguments(cell)
     cell.again = "the same command"
     cell.overwrite = not cell.resume  # such as one of another seed, or of a run that never began

@@ -14,6 +14,7 @@ import pathlib
 import shutil
 
 import data
+import runs
 import training
 
 import grpc
@@ -102,7 +103,7 @@ def open_search():
             oracle, hypermodel, args.search, args.executions, args.seed, args.silence
         )
         if role != "worker":
-            training.write_json(args.search / "study.json", study())
+            runs.write_json(args.search / "study.json", study())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # of a damaged folder, or of data that cannot be fitted, such as too few images
         with contextlib.suppress(OSError):
@@ -182,7 +183,7 @@ args = read_arguments()
 role = read_role()
 check_search()
 if role != "worker":
-    training.check_output(args)
+    runs.check_output(args)
 images = data.load(
     args.data, args.data_dir, args.limit, args.synthetic, HYPERMODELS[args.model].as_published
 )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import training
+import runs
 
 import keras
 import numpy as np
@@ -119,7 +119,7 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path):
     # Steps of Adam divide by gradients that may be small: more than rounding remains.
     close = {"rtol": 1e-4, "atol": 1e-4}
     histories = [
-        training.read_history(folder / "history.csv") for folder in (tmp_path / "single", output)
+        runs.read_history(folder / "history.csv") for folder in (tmp_path / "single", output)
     ]
     for history in histories:
         assert len(history.pop("seconds")) == 6
@@ -142,7 +142,7 @@ def test_a_recipe_on_two_devices(tmp_path):
     ]
     assert [result.returncode for result in results] == [0, 0], results
     assert not tf.distribute.has_strategy()
-    one, two = (training.read_history(tmp_path / n / "history.csv") for n in ("none", "mirrored"))
+    one, two = (runs.read_history(tmp_path / n / "history.csv") for n in ("none", "mirrored"))
     for key, values in one.items():
         np.testing.assert_allclose(two[key], values, **ROUNDING, err_msg=key)
     assert (tmp_path / "mirrored/report.json").exists()

@@ -4,7 +4,7 @@ import multiprocessing
 import random
 import signal
 
-import training
+import runs
 
 import h5py
 import numpy as np
@@ -64,7 +64,7 @@ def check(whole, parts):
     assert expected.keys() == found.keys() and found["epoch"] == small_run.EPOCHS
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    histories = [training.read_history(folder / "history.csv") for folder in (whole, parts)]
+    histories = [runs.read_history(folder / "history.csv") for folder in (whole, parts)]
     for history in histories:
         history.pop("seconds")
     assert histories[0] == histories[1]

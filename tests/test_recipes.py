@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import data
+import runs
 import training
 
 import h5py
@@ -98,7 +99,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path):
     keras.utils.set_random_seed(99)
     parts = run_tiny(monkeypatch, tmp_path / "parts", "--epochs", 3, "--resume")
     whole_history, parts_history = (
-        training.read_history(tmp_path / name / "history.csv") for name in ("whole", "parts")
+        runs.read_history(tmp_path / name / "history.csv") for name in ("whole", "parts")
     )
     seconds = parts_history.pop("seconds")
     assert len(seconds) == len(whole_history.pop("seconds")) == 3

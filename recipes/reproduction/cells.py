@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+import runs
 import training
 
 import keras
@@ -48,7 +49,7 @@ def run(cell, args):
         epochs=epochs,
     )
     studies.open_cell(own)
-    training.check_output(own)
+    runs.check_output(own)
     keras.utils.set_random_seed(cell.seed)
     model = methods.compiled(
         cell.method, cell.task, args.budget, task, epochs * (count // size), [task.make_metric()]

@@ -6,6 +6,7 @@ The defaults of a space are the values that other recipes or papers have set by 
 import dataclasses
 import os
 
+import runs
 import training
 
 import keras
@@ -256,13 +257,13 @@ class CapsuleRegressionHyperModel(_ImageHyperModel):
         args, images = self.args, self.images
         keras.utils.set_random_seed(args.seed)
         model = self.build(hp)
-        training.open_folder(args, images, lambda output: 0)
+        runs.open_folder(args, images, lambda output: 0)
         logger = keras.callbacks.CSVLogger(args.output / "history.csv")
         row = regression_training.fit(
             args, images, model, ThresholdSchedule(verbose=True), [logger]
         )
         regression_training.finish(args, images, model, row, report)
-        history = training.read_history(args.output / "history.csv")
+        history = runs.read_history(args.output / "history.csv")
         regression_pictures.draw(model, images, history, args.output)
         accuracy = 100 * (1 - row["test_error"])
         print(

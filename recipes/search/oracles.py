@@ -6,7 +6,7 @@ import pathlib
 import time
 import warnings
 
-import training
+import runs
 
 import keras_tuner
 from keras_tuner.src.tuners.gridsearch import LinkedList
@@ -97,11 +97,11 @@ class _SurvivingOracle:
                 )
 
     def save(self):
-        training.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
+        runs.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
 
     def _save_trial(self, trial):
         folder = pathlib.Path(self._get_trial_dir(trial.trial_id))
-        training.write_json(folder / "trial.json", trial.get_state())
+        runs.write_json(folder / "trial.json", trial.get_state())
 
     def reload(self):
         super().reload()

@@ -1,6 +1,6 @@
 """Results of a search: the best trial, a table, and a picture."""
 
-import training
+import runs
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -26,7 +26,7 @@ def write(oracle, images, folder):
     """
     trials = sorted(oracle.trials.values(), key=lambda trial: int(trial.trial_id))
     rows = {trial.trial_id: _row(trial, oracle.hyperparameters.space) for trial in trials}
-    training.write_csv(folder / "trials.csv", list(rows.values()))
+    runs.write_csv(folder / "trials.csv", list(rows.values()))
     best_first = ranked(trials)
     others = [trial for trial in trials if trial not in best_first]
     table = _markdown([rows[trial.trial_id] for trial in (*best_first, *others)])
