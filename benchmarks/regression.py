@@ -22,7 +22,7 @@ from timing import milliseconds, table, verdict
 
 from export.command import Parser, positive
 from kcaps.regression import CapsuleRegression
-from kcaps.regression.fitting import compiled
+from kcaps.regression.maximisation import compiled
 
 REFERENCE = {"examples": 50_000, "features": 196, "classes": 10, "dim": 8}
 QUICK = {"examples": 400, "features": 12, "classes": 4, "dim": 2}
