@@ -538,6 +538,19 @@ def test_changed_settings_count_in_training_too(problem):
     np.testing.assert_allclose(call(routing, *problem, True), expected, atol=1e-6)
 
 
+class ScaledRouting(CountingRouting):
+    def call(self, inputs, kernel):
+        return self.power * super().call(inputs, kernel)
+
+
+def test_settings_of_a_users_routing_may_be_numpys(problem):
+    """JSON does not know them; a change of them counts at once."""
+    routing = ScaledRouting(power=np.float32(2.0))
+    poses = call(routing, *problem, True)
+    routing.power = np.float32(3.0)
+    np.testing.assert_allclose(call(routing, *problem, True), 1.5 * poses, rtol=1e-6)
+
+
 class DroppingRouting(Routing):
     """A user's routing that differs in training, by a layer of its own and by the argument."""
 

@@ -137,7 +137,7 @@ class Routing(keras.layers.Layer):
         variables = self.variables
         poses, updates = _COMPILED[self](
             # Python values, each of which has a trace of its own: settings may change.
-            json.dumps(self.get_config(), sort_keys=True, default=str),
+            json.dumps(self.get_config(), default=str),
             training,
             [variable.value for variable in variables],
             inputs,
