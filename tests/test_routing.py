@@ -546,9 +546,10 @@ class ScaledRouting(CountingRouting):
 def test_settings_of_a_users_routing_may_be_numpys(problem):
     """JSON does not know them; a change of them counts at once."""
     routing = ScaledRouting(power=np.float32(2.0))
-    poses = call(routing, *problem, True)
+    poses = ops.convert_to_numpy(routing(*problem, training=True))
     routing.power = np.float32(3.0)
-    np.testing.assert_allclose(call(routing, *problem, True), 1.5 * poses, rtol=1e-6)
+    changed = ops.convert_to_numpy(routing(*problem, training=True))
+    np.testing.assert_allclose(changed, 1.5 * poses, rtol=1e-6)
 
 
 class DroppingRouting(Routing):
@@ -563,11 +564,12 @@ class DroppingRouting(Routing):
         return poses + 100.0 if training else poses
 
 
-def test_training_reaches_the_routing_and_its_layers(problem):
-    layer = DigitCaps(5, 4, routing=DroppingRouting())
-    inputs = problem[0]
+@pytest.mark.parametrize("alone", [False, True])
+def test_training_reaches_the_routing_and_its_layers(problem, alone):
+    layer = DroppingRouting() if alone else DigitCaps(5, 4, routing=DroppingRouting())
+    inputs = problem if alone else problem[:1]
     for training in (None, True, False, True, None):
-        poses = ops.convert_to_numpy(layer(inputs, training=training))
+        poses = ops.convert_to_numpy(layer(*inputs, training=training))
         dropped = np.isclose(poses, 100.0 if training else 0.0, atol=1e-6).mean()
         assert (0.2 < dropped < 0.8) if training else dropped == 0
         assert (np.abs(poses).max() > 50) == bool(training)
