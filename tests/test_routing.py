@@ -492,6 +492,12 @@ def test_xla_in_training_and_none_at_inference(problem, name):
 
 
 @keras.saving.register_keras_serializable(package="kcaps_tests")
+def test_plain_lists_are_arrays(problem):
+    routing = routings.get("uniform")
+    poses = ops.convert_to_numpy(routing(*(part.tolist() for part in problem)))
+    np.testing.assert_array_equal(poses, ops.convert_to_numpy(routing(*problem)))
+
+
 class CountingRouting(Routing):
     """A user's routing on votes, with a scale of its own and a state that calls change."""
 
