@@ -491,13 +491,38 @@ def test_xla_in_training_and_none_at_inference(problem, name):
     assert not xla_calls(lambda u, w: routing(u, w, training=False), *problem)
 
 
-@keras.saving.register_keras_serializable(package="kcaps_tests")
-def test_plain_lists_are_arrays(problem):
+@pytest.mark.parametrize("training", [False, True])
+def test_plain_lists_and_integers_are_arrays(problem, training):
+    routing, whole = routings.get("uniform"), [np.round(4 * part) for part in problem]
+    expected = ops.convert_to_numpy(routing(*whole, training=training))
+    for given in ([part.tolist() for part in whole], [part.astype("int32") for part in whole]):
+        poses = ops.convert_to_numpy(routing(*given, training=training))
+        np.testing.assert_array_equal(poses, expected)
+
+
+def test_symbolic_capsules(problem):
+    inputs, kernel = problem
+    places = keras.KerasTensor((None, 6, 3)), keras.KerasTensor(kernel.shape)
+    poses = routings.get("uniform")(*places)
+    assert isinstance(poses, keras.KerasTensor) and poses.shape == (None, 5, 4)
+
+
+def test_shapes_that_do_not_fit_are_refused(problem):
+    inputs, kernel = problem
     routing = routings.get("uniform")
-    poses = ops.convert_to_numpy(routing(*(part.tolist() for part in problem)))
-    np.testing.assert_array_equal(poses, ops.convert_to_numpy(routing(*problem)))
+    assert routing(inputs, kernel[:, :, :1]).shape == (*inputs.shape[:1], 1, 4)
+    for shapes in [
+        (inputs[:, :3], kernel),
+        (inputs[..., :2], kernel),
+        (inputs, kernel[..., 0]),
+        (inputs, kernel[:, :, :0]),
+        (inputs[:, :0], kernel[:0]),
+    ]:
+        with pytest.raises(ValueError, match="must have the shape \\(batch, num_inputs, input_dim"):
+            routing(*shapes)
 
 
+@keras.saving.register_keras_serializable(package="kcaps_tests")
 class CountingRouting(Routing):
     """A user's routing on votes, with a scale of its own and a state that calls change."""
 
@@ -506,6 +531,7 @@ class CountingRouting(Routing):
         self.power = power
 
     def build(self, input_shape, kernel_shape):
+        assert input_shape[1:] == kernel_shape[:2]
         self.scale = self.add_weight(shape=(kernel_shape[2], 1), initializer="ones", name="scale")
         self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
         self.built = True
@@ -612,6 +638,9 @@ def test_a_routing_without_call_says_so(problem):
         (lambda: DiscriminativeRouting("l3"), "`penalty` must be one of 'l1', 'l2'"),
         (lambda: DiscriminativeRouting("l1", -1), "`penalty_weight` must be a finite number >= 0"),
         (lambda: DiscriminativeRouting("l1", reduction="max"), "`reduction` must be one of"),
+        (lambda: DiscriminativeRouting("l1", balanced=1), "`balanced` must be True or False"),
+        (lambda: DynamicRouting(stop_gradient="no"), "`stop_gradient` must be True or False"),
+        (lambda: DynamicRouting(leaky=None), "`leaky` must be True or False"),
         (lambda: routings.get("best"), "'inverted_attention', 'uniform', a config, or an instance"),
         (lambda: routings.get(3), "Received: routing=3"),
         (lambda: routings.get({"rate": 3}), "`routing` must be the config of a kcaps.routing.Rou"),
