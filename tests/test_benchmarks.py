@@ -46,6 +46,7 @@ def test_loss_study():
     assert "| hidden layers | ms together |" in text and "steps on each of 3 toys" in text
 
 
+@pytest.mark.long
 def test_pictures_made_on_the_fly():
     assert "| multi_mnist | l2 |" in output("generators.py")
 

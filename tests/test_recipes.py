@@ -226,6 +226,7 @@ def test_a_loss_that_is_not_finite_ends_training_where_it_arises(
     assert where[batch] in message
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_model(monkeypatch, tmp_path):
     weights = [
         run_tiny(monkeypatch, tmp_path / name, "--seed", seed).get_weights()
