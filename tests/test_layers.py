@@ -51,7 +51,7 @@ def test_zero_inputs_have_finite_gradients(gradient, make, shape, output):
 
 
 def training(layer):
-    return {"training": True} if isinstance(layer, DigitCaps) else {}
+    return {"training": True} if isinstance(layer, (DigitCaps, PrimaryCaps)) else {}
 
 
 @layers
@@ -95,6 +95,29 @@ def test_primary_caps_group_neighbouring_channels_of_a_position(rng):
                 norm = np.linalg.norm(s, axis=-1, keepdims=True)
                 index = (row * 2 + column) * 3 + kind
                 np.testing.assert_allclose(capsules[:, index], s * norm / (1 + norm**2), atol=1e-5)
+
+
+@pytest.mark.parametrize("strides", [1, 2, (1, 3)])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_primary_caps_train_as_they_infer(rng, gradient, strides, padding):
+    """In training, a convolution with strides is compiled apart from its gradient."""
+    layer = PrimaryCaps(3, 4, kernel_size=3, strides=strides, padding=padding)
+    images = rng.normal(size=(5, 9, 8, 2)).astype("float32")
+    layer.build(images.shape)
+    arrays = [images, *layer.get_weights()]
+    upstream = rng.normal(size=layer.compute_output_shape(images.shape)).astype("float32")
+
+    def capsules(training):
+        return lambda x, *weights: (
+            layer.stateless_call(weights, [], x, training=training)[0] * upstream
+        )
+
+    for batch in (1, 5):
+        poses = [layer(images[:batch], training=training) for training in (True, False)]
+        np.testing.assert_allclose(*map(ops.convert_to_numpy, poses), atol=1e-6)
+    pairs = zip(gradient(capsules(True), *arrays), gradient(capsules(False), *arrays), strict=True)
+    for trained, inferred in pairs:
+        np.testing.assert_allclose(trained, inferred, atol=2e-5)  # sums over 5 · 72 positions
 
 
 def test_primary_caps_are_the_same_channels_first(rng):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.activations import squash
+from kcaps.layers.convolution import convolve_in_training
 from kcaps.validation import one_of, positive_int, positive_pair
 
 
@@ -89,9 +90,9 @@ class PrimaryCaps(keras.layers.Layer):
         self.conv.build(input_shape)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         self.compute_output_shape(inputs.shape)  # refuses images that are smaller than the kernel
-        features = self.conv(inputs)
+        features = convolve_in_training(self.conv, inputs) if training else self.conv(inputs)
         if self.conv.data_format == "channels_first":
             features = ops.transpose(features, (0, 2, 3, 1))  # (b, h, w, types·k)
         _, height, width, _ = features.shape
