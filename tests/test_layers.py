@@ -105,7 +105,8 @@ def test_primary_caps_train_as_they_infer(rng, gradient, strides, padding):
     images = rng.normal(size=(5, 9, 8, 2)).astype("float32")
     layer.build(images.shape)
     arrays = [images, *layer.get_weights()]
-    upstream = rng.normal(size=layer.compute_output_shape(images.shape)).astype("float32")
+    upstream = rng.normal(size=layer.compute_output_shape(images.shape))
+    upstream = ops.convert_to_tensor(upstream, "float32")
 
     def capsules(training):
         return lambda x, *weights: (
