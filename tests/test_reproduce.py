@@ -49,7 +49,7 @@ def test_reference_networks():
     """The sizes of the papers, at the budget for GPUs."""
     network = methods.build("l2", "mnist", "gpu", (28, 28, 1), 10)
     assert network.count_params() == 8_215_568 + 11_520  # with the decoder
-    network = methods.build("l1_fc", "cifar10", "gpu", (32, 32, 3), 10, 0.5)
+    network = methods.build("l1_fc", "cifar10", "gpu", (32, 32, 3), 10, {"penalty_weight": 0.5})
     routing = network.class_layer.routing
     assert (routing.penalty, routing.penalty_weight) == ("l1", 0.5)
     assert network.decoder is None and network.class_layer.input.shape[1:] == (64 * 8 * 8, 8)

@@ -103,21 +103,28 @@ def test_the_space_of_capsule_networks_begins_at_the_digits_recipe():
     assert small_capsnet((28, 28, 1), 10).class_layer.input.shape == (None, 6 * 6 * 8, 8)
 
 
-@pytest.mark.parametrize("routing", ["l1", "dynamic"])
+@pytest.mark.parametrize("routing", ["l1", "dynamic", "em", "uniform"])
 def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
     images = data.load("mnist", limit=100, synthetic=True)
-    hypermodel = HYPERMODELS[f"{routing}_routing"](images, arguments(batch_size=30, epochs=2))
+    name = f"{routing}_routing"
+    hypermodel = HYPERMODELS[name](images, arguments(model=name, batch_size=30, epochs=2))
     hp = space_of(hypermodel)
     model = hypermodel.build(hp)
     by_hand = methods.build(f"{routing}_fc", "mnist", "cpu", (28, 28, 1), 10)
     assert model.count_params() == by_hand.count_params()
+    plan = methods.training_of(routing, "mnist", "cpu")
     rate = model.optimizer.get_config()["learning_rate"]["config"]
-    assert (rate["initial_learning_rate"], rate["decay_steps"]) == (methods.RATES[routing], 2 * 3)
-    assert set(hp.values) == {"learning_rate", *(["penalty", "routing_rate"] * (routing == "l1"))}
+    assert (rate["initial_learning_rate"], rate["decay_steps"]) == (plan.rate, 2 * 3)
+    options = methods.OPTIONS.get(routing, {})
+    rates = {"learning_rate", *(["routing_rate"] * (routing == "l1"))}
+    assert set(hp.values) == {*options, *rates}
+    assert options.items() <= model.class_layer.routing.get_config().items()
+    hp.values |= {name: 0.5 for name in options}
     if routing == "l1":
-        hp.values |= {"penalty": 0.5, "routing_rate": 0.25}
-        model = hypermodel.build(hp)
-        assert model.class_layer.routing.penalty_weight == 0.5
+        hp.values["routing_rate"] = 0.25
+    model = hypermodel.build(hp)
+    assert all(getattr(model.class_layer.routing, name) == 0.5 for name in options)
+    if routing == "l1":
         assert float(model.routing_optimizer.learning_rate) == 0.25  # of its first step
 
 

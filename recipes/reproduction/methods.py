@@ -7,14 +7,18 @@ import keras
 import networks
 from kcaps.losses import LogLoss
 from kcaps.models import CapsNet, capsnet, efficient_capsnet
-from kcaps.routing import DiscriminativeRouting
+from kcaps.routing import ROUTINGS
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
 
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
 # searches. Others take Adam's rate from dynamic routing.
-PENALTY_WEIGHTS = {"l1": 0.0501, "l2": 0.0501}  # λ
+OPTIONS = {  # of routings: λ, and the limit of EM's inverse temperature
+    "l1": {"penalty_weight": 0.0501},
+    "l2": {"penalty_weight": 0.0501},
+    "em": {"inverse_temperature": 0.01},
+}
 ROUTING_RATES = {"l1": 5e-6, "l2": 5e-6}  # γ at the start
 # Adam's at the start.
 RATES = {"dynamic": 1.26e-3, "l1": 2.72e-3, "l2": 2.72e-3, "uniform": 2.72e-3}
@@ -96,7 +100,7 @@ def training_of(method, task, budget):
     return dataclasses.replace(plan, rate=rate, routing_rate=ROUTING_RATES.get(routing, 0.0))
 
 
-def build(method, task, budget, shape, num_classes, penalty_weight=None):
+def build(method, task, budget, shape, num_classes, options=None):
     """A network from pixels to one value for each class, not compiled.
 
     Args:
@@ -106,25 +110,24 @@ def build(method, task, budget, shape, num_classes, penalty_weight=None):
         budget: `"cpu"` or `"gpu"`.
         shape: Tuple `(height, width, channels)`.
         num_classes: Positive integer.
-        penalty_weight: That of `"l1"` and `"l2"`. Defaults to the one of the task.
+        options: Arguments of the routing, instead of those chosen for it.
     """
     if method == "efficient_capsnet":
         return efficient_capsnet(shape, num_classes)
     if method == "cnn":
         return networks.sabour_cnn(shape, num_classes, **CNNS[budget])
     routing = method.removesuffix(NO_DECODER)
-    options = dict(CAPSNETS[budget])
+    sizes = dict(CAPSNETS[budget])
     if task == "cifar10":
-        options["num_primary_capsules"] *= 2
-        options["activation"] = "leaky_relu"
+        sizes["num_primary_capsules"] *= 2
+        sizes["activation"] = "leaky_relu"
     if method.endswith(NO_DECODER):
-        options["decoder_units"] = None
-    if routing in PENALTY_WEIGHTS:
-        if penalty_weight is None:
-            is_multi = task == "multi_mnist"
-            penalty_weight = MULTI_MNIST_PENALTY if is_multi else PENALTY_WEIGHTS[routing]
-        routing = DiscriminativeRouting(routing, penalty_weight=penalty_weight)
-    return capsnet(shape, num_classes, routing=routing, **options)
+        sizes["decoder_units"] = None
+    if options is None:
+        options = dict(OPTIONS.get(routing, {}))
+        if task == "multi_mnist" and "penalty_weight" in options:
+            options["penalty_weight"] = MULTI_MNIST_PENALTY
+    return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
 
 
 def compiled(method, name, budget, task, steps, metrics=None):

@@ -24,6 +24,7 @@ from small_capsnet import shift, small_capsnet
 
 PENALISED = ("l1", "l2")
 ITERATED = ("dynamic", "em", "inverted_attention")
+SPANS = {"penalty_weight": (1e-5, 1e-1), "inverse_temperature": (1e-2, 1e1)}
 
 
 class _ImageHyperModel(keras_tuner.HyperModel):
@@ -145,39 +146,40 @@ class CapsNetHyperModel(_NetworkHyperModel):
 
 
 class RoutingHyperModel(_NetworkHyperModel):
-    """Rates and penalty of the small networks that `reproduce.py` trains, without a decoder."""
+    """Rates and options of a routing in the small networks that `reproduce.py` trains.
+
+    The networks have no decoder. `args.model` names the routing, with `"_routing"` after it.
+    """
 
     epochs, batch_size = methods.SHORT.epochs, methods.SHORT.batch_size
-    routing = "dynamic"
+
+    def __init__(self, images, args):
+        super().__init__(images, args)
+        self.routing = args.model.removesuffix("_routing")
 
     def build(self, hp):
-        default = methods.RATES[self.routing]
-        rates = {"rate": hp.Float("learning_rate", 3e-4, 1e-2, sampling="log", default=default)}
-        penalty = None
-        if self.routing in PENALISED:
-            default = methods.PENALTY_WEIGHTS[self.routing]
-            penalty = hp.Float("penalty", 1e-5, 1e-1, sampling="log", default=default)
-            default = methods.ROUTING_RATES[self.routing]
-            rates["routing_rate"] = hp.Float(
-                "routing_rate", 1e-7, 1e-4, sampling="log", default=default
-            )
-        images, batch_size = self.images, min(self.args.batch_size, len(self.images.train[0]))
-        method = f"{self.routing}{methods.NO_DECODER}"
+        def value(name, low, high, default):
+            return hp.Float(name, low, high, sampling="log", default=default)
+
+        name, images = self.routing, self.images
+        default = methods.RATES.get(name, methods.RATES["dynamic"])
+        rates = {"rate": value("learning_rate", 3e-4, 1e-2, default)}
+        options = {
+            option: value(option, *SPANS[option], default)
+            for option, default in methods.OPTIONS.get(name, {}).items()
+        }
+        if name in methods.ROUTING_RATES:
+            default = methods.ROUTING_RATES[name]
+            rates["routing_rate"] = value("routing_rate", 1e-7, 1e-4, default)
+        method = f"{name}{methods.NO_DECODER}"
         network = methods.build(
-            method, images.name, "cpu", images.shape, images.num_classes, penalty
+            method, images.name, "cpu", images.shape, images.num_classes, options
         )
         plan = dataclasses.replace(methods.SHORT, **rates)
+        batch_size = min(self.args.batch_size, len(images.train[0]))
         steps = self._epochs(hp) * (len(images.train[0]) // batch_size)
         plan.compile(network, steps, ["accuracy"])
         return network
-
-
-class L1HyperModel(RoutingHyperModel):
-    routing = "l1"
-
-
-class L2HyperModel(RoutingHyperModel):
-    routing = "l2"
 
 
 class MLPHyperModel(_NetworkHyperModel):
@@ -285,7 +287,5 @@ HYPERMODELS = {
     "capsnet": CapsNetHyperModel,
     "capsule_regression": CapsuleRegressionHyperModel,
     "mlp": MLPHyperModel,
-    "dynamic_routing": RoutingHyperModel,
-    "l1_routing": L1HyperModel,
-    "l2_routing": L2HyperModel,
+    **{f"{name}_routing": RoutingHyperModel for name in routing.ROUTINGS},
 }
