@@ -225,7 +225,7 @@ def parse_arguments():
     )
     add_routings(parser, "rows of layer, step and memory")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=("textbook", *ROUTINGS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     sizes = QUICK if args.quick else REFERENCE
     args = argparse.Namespace(**sizes | vars(args))

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 
-from export.command import Parser, positive
+from export.command import Parser, fail, positive
 
-WARM_UP = 2
+WARM_UP, WORKERS = 2, 2
 
 
 def measure(core, steps):
@@ -91,15 +91,19 @@ def median(times, column):
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--steps", type=positive(int), default=6, help="that are measured")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=int, choices=range(WORKERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < WORKERS:
+        fail(f"a core is needed for each of {WORKERS} workers: this process may use {len(cores)}")
     if args.worker is not None:
-        return measure(args.worker, args.steps + WARM_UP)
+        return measure(cores[args.worker], args.steps + WARM_UP)
+    # Not earlier: they start TensorFlow, which a worker does on one core.
     from bench import commit
     from device import versions
 
     print(f"# Workers\n\n{versions()}, {datetime.date.today()}{commit()}\n", flush=True)
-    one, two = run(1, args.steps), run(2, args.steps)
+    one, two = run(1, args.steps), run(WORKERS, args.steps)
     print("| | one worker, s (of its core) | two workers, s (of one core) |\n|---|---|---|")
     for name, times in one.items():
         cells = [f"{median(t, 0):.2f} ({median(t, 1):.2f})" for t in (times, two[name])]
