@@ -34,19 +34,13 @@ REGRESSION, ITERATIONS, CAPSULE_DIM = "capsule_regression", 20_000, 8
 MODELS = (*BASELINES, REGRESSION)
 PUBLISHED = {name: baseline.published for name, baseline in BASELINES.items()}
 PAPER = [name for name, figure in PUBLISHED.items() if figure]
-
-
-def number_or_nothing(text):
-    return float(text) if text else ""
-
-
 COLUMNS = {  # of cells.csv
     "model": str,
     "seed": int,
     "steps": int,
     "test_accuracy": float,
-    "peak_test_accuracy": number_or_nothing,
-    "validation_accuracy": number_or_nothing,
+    "peak_test_accuracy": studies.number_or_nothing,
+    "validation_accuracy": studies.number_or_nothing,
     "parameters": int,
     "seconds_per_epoch": float,
 }

@@ -37,7 +37,7 @@ TYPES = {  # of the columns of cells.csv and of measures; others hold floats
     "steps": int,
     "batch_size": int,
     "parameters": int,
-    "seconds": lambda text: float(text) if text else "",
+    "seconds": studies.number_or_nothing,
     **dict.fromkeys(provenance.COLUMNS, str),
 }
 

@@ -1,6 +1,7 @@
 """The checkpoint folder of a run: what it holds, and whether a run may begin or go on in it."""
 
 import csv
+import io
 import json
 import platform
 import shutil
@@ -147,9 +148,7 @@ def _keep_history(path, epochs):
     """Drops rows of epochs that the backup does not hold: they will be trained again."""
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
-        aside = path.with_suffix(".part")
-        aside.write_text("".join(lines[: epochs + 1]))
-        aside.replace(path)
+        _write(path, "".join(lines[: epochs + 1]))
 
 
 def read_history(path):
@@ -160,17 +159,21 @@ def read_history(path):
 
 
 def write_json(path, content):
-    """Writes aside and replaces, so that a reader never sees half a file."""
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
+    """Writes JSON, so that a reader never sees half a file."""
+    _write(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_csv(path, rows):
-    """Writes a list of dicts, aside and then in place."""
+    """Writes a list of dicts, so that a reader never sees half a file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue())
+
+
+def _write(path, text):
+    """Writes aside and replaces."""
     aside = path.with_suffix(".part")
-    with open(aside, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
+    aside.write_text(text, newline="")
     aside.replace(path)

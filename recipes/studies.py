@@ -62,6 +62,11 @@ def read_rows(path, types):
         fail(f"{path} is damaged: {error!r}")
 
 
+def number_or_nothing(text):
+    """The number in a column that may be empty."""
+    return float(text) if text else ""
+
+
 def open_cell(cell):
     """Has a cell's folder continued where it holds the same run, and replaced otherwise."""
     try:
