@@ -97,6 +97,15 @@ def test_primary_caps_group_neighbouring_channels_of_a_position(rng):
                 np.testing.assert_allclose(capsules[:, index], s * norm / (1 + norm**2), atol=1e-5)
 
 
+def in_graph(function):
+    """As Keras compiles a training step on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
 @pytest.mark.parametrize("strides", [1, 2, (1, 3)])
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_primary_caps_train_as_they_infer(rng, gradient, strides, padding):
@@ -109,16 +118,35 @@ def test_primary_caps_train_as_they_infer(rng, gradient, strides, padding):
     upstream = ops.convert_to_tensor(upstream, "float32")
 
     def capsules(training):
-        return lambda x, *weights: (
-            layer.stateless_call(weights, [], x, training=training)[0] * upstream
+        return in_graph(
+            lambda x, *weights: layer.stateless_call(weights, [], x, training=training)[0]
         )
 
     for batch in (1, 5):
-        poses = [layer(images[:batch], training=training) for training in (True, False)]
+        poses = [capsules(training)(images[:batch], *arrays[1:]) for training in (True, False)]
         np.testing.assert_allclose(*map(ops.convert_to_numpy, poses), atol=1e-6)
-    pairs = zip(gradient(capsules(True), *arrays), gradient(capsules(False), *arrays), strict=True)
-    for trained, inferred in pairs:
-        np.testing.assert_allclose(trained, inferred, atol=2e-5)  # sums over 5 · 72 positions
+    trained, inferred = (
+        gradient(lambda *x, training=training: capsules(training)(*x) * upstream, *arrays)
+        for training in (True, False)
+    )
+    for pair in zip(trained, inferred, strict=True):
+        np.testing.assert_allclose(*pair, atol=2e-5)  # sums over 5 · 72 positions
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("strides", "training", "dtype", "compiles"),
+    [
+        *((2, True, "float32", True), (1, True, "float32", False)),
+        *((2, False, "float32", False), (2, True, "mixed_bfloat16", False)),
+    ],
+)
+def test_primary_caps_compile_what_pays(strides, training, dtype, compiles):
+    layer = PrimaryCaps(3, 4, kernel_size=3, strides=strides, dtype=dtype)
+    function = in_graph(lambda x: layer(x, training=training))
+    graph = function.get_concrete_function(np.zeros((5, 9, 8, 2), "float32")).graph
+    calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
+    assert [op.get_attr("_XlaMustCompile") for op in calls] == [True] * compiles
 
 
 def test_primary_caps_are_the_same_channels_first(rng):

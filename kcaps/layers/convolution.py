@@ -1,5 +1,7 @@
 """Convolutions with strides in training, where TensorFlow computes them without a GPU."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -8,15 +10,13 @@ IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if IS_TENSORFLOW:
     import tensorflow as tf
 
-    _compiled = tf.function(ops.conv, jit_compile=True)
-
 
 def convolve_in_training(conv, inputs):
     """What `conv(inputs)` gives, with XLA's forward pass and TensorFlow's own gradients.
 
     The forward pass takes three quarters of the time so, the gradients would take forty times as
     long. Where that is not so (without strides, in other precisions than float32, on a GPU and on
-    other backends), it is the plain call: docs/results.md has the times.
+    other backends), and outside of `tf.function`, it is the plain call.
 
     Args:
         conv: Built `keras.layers.Conv2D` with a bias and without an activation.
@@ -28,6 +28,7 @@ def convolve_in_training(conv, inputs):
     is_plain = (
         not IS_TENSORFLOW
         or isinstance(inputs, keras.KerasTensor)
+        or tf.executing_eagerly()
         or max(conv.strides) == 1
         or conv.compute_dtype != "float32"
         or conv.data_format != "channels_last"
@@ -35,17 +36,20 @@ def convolve_in_training(conv, inputs):
     )
     if is_plain:
         return conv(inputs)
-    options = {"strides": conv.strides, "padding": conv.padding, "data_format": conv.data_format}
+    plain = functools.partial(
+        ops.conv, strides=conv.strides, padding=conv.padding, data_format=conv.data_format
+    )
+    compiled = tf.function(plain, jit_compile=True)
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(upstream):
             with tf.GradientTape() as tape:
                 tape.watch([inputs, kernel])
-                outputs = ops.conv(inputs, kernel, **options)  # a graph leaves this out
+                outputs = plain(inputs, kernel)  # the graph leaves this out
             return tape.gradient(outputs, [inputs, kernel], upstream)
 
-        return _compiled(inputs, kernel, **options), gradients
+        return compiled(inputs, kernel), gradients
 
     kernel = tf.identity(conv.kernel)  # its value: a variable would get a gradient of its own
     return convolve(tf.convert_to_tensor(inputs), kernel) + conv.bias
