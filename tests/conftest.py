@@ -54,6 +54,12 @@ def fresh_keras():
 
 
 @pytest.fixture(scope="session")
+def two_devices():
+    """One strategy for all tests: those of a process number their reductions alike, and meet."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
 def digits_checkpoint(tmp_path_factory):
     """A checkpoint of the digits recipe, trained for a moment on real images. Read it only."""
     import exporting

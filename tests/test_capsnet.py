@@ -272,14 +272,13 @@ def test_a_decoders_own_losses_count(batch):
 
 
 @pytest.mark.tensorflow
-def test_two_replicas_equal_one(batch):
+def test_two_replicas_equal_one(batch, two_devices):
     """The gradient of each objective counts once, however many replicas share the batch."""
     import tensorflow as tf
 
     x, y = batch
     start, moved = None, []
-    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
-        strategy = tf.distribute.MirroredStrategy(devices)
+    for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), two_devices):
         with strategy.scope():
             model = CapsNet(*graph(DiscriminativeRouting("l2", 1.0, reduction="mean")))
             start = start or model.get_weights()

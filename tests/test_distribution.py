@@ -37,8 +37,8 @@ def check_equal(results, alone):
             np.testing.assert_allclose(history[key], values, **ROUNDING, err_msg=f"{name} {key}")
 
 
-def test_em_on_two_devices_equals_em_on_one(alone):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_em_on_two_devices_equals_em_on_one(alone, two_devices):
+    with two_devices.scope():
         results = em_on_replicas.fit_all()
     check_equal(results, alone)
 
