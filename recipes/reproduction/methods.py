@@ -13,15 +13,23 @@ NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
 
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
-# searches. Others take Adam's rate from dynamic routing.
+# searches. Networks without a routing take Adam's rate from dynamic routing.
 OPTIONS = {  # of routings: λ, and the limit of EM's inverse temperature
     "l1": {"penalty_weight": 0.0501},
     "l2": {"penalty_weight": 0.0501},
-    "em": {"inverse_temperature": 0.01},
+    "em": {"inverse_temperature": 0.0209},
 }
 ROUTING_RATES = {"l1": 5e-6, "l2": 5e-6}  # γ at the start
 # Adam's at the start.
-RATES = {"dynamic": 1.26e-3, "l1": 2.72e-3, "l2": 2.72e-3, "uniform": 2.72e-3}
+RATES = {
+    "dynamic": 1.26e-3,
+    "l1": 2.72e-3,
+    "l2": 2.72e-3,
+    "em": 7.44e-4,
+    "self_attention": 1.52e-3,
+    "inverted_attention": 8.57e-3,
+    "uniform": 2.72e-3,
+}
 MULTI_MNIST_PENALTY = 1e-3  # the paper's, for these pictures
 
 # The reference networks, and small ones that train in minutes on two cores.
