@@ -51,6 +51,7 @@ def curves(title, histories, path):
             label=cell.method if cell.seed == 0 else None,
         )
     axis.set(xlabel="epoch", ylabel="validation error / %")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend()
     _save(figure, path)
