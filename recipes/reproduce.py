@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import studies
 from export.command import Parser, fail, positive
-from reproduction import measures, pictures, provenance, summary
+from reproduction import measures, pictures, provenance, reconstructions, summary
 from reproduction.cells import Cell, run
 from reproduction.methods import BUDGETS
 from reproduction.tables import TABLES
@@ -37,7 +37,7 @@ TYPES = {  # of the columns of cells.csv and of measures; others hold floats
     "steps": int,
     "batch_size": int,
     "parameters": int,
-    "seconds": studies.number_or_nothing,
+    **dict.fromkeys(("seconds", *reconstructions.DECODERS), studies.number_or_nothing),
     **dict.fromkeys(provenance.COLUMNS, str),
 }
 
@@ -116,15 +116,19 @@ def error_curves():
 
 
 def decoders():
-    """Errors of images rebuilt by decoders that are trained after the rest."""
+    """Errors of rebuilt images."""
     complete()
-
-    def measure(cell):
-        images, rebuilt, error = measures.train_decoder(cell, args)
-        pictures.rebuilt(f"{table.title}{note}", images[:SHOWN], rebuilt[:SHOWN], path(".png"))
-        return {"mean_squared_error": error}
-
-    return list(measured("decoders", measure).values())
+    rows = list(measured("decoders", lambda cell: reconstructions.measure(cell, args)).values())
+    panels, right = {}, True
+    for cell in wanted:
+        if cell.seed == wanted[0].seed:
+            images, known, rebuilt = reconstructions.rebuild(cell, args)
+            right &= known
+            panels |= {f"{cell.method}, {name}": pixels for name, pixels in rebuilt.items()}
+    shown = np.argsort(~right, kind="stable")[:SHOWN]  # those that all networks classify right
+    panels = {name: pixels[shown] for name, pixels in {"test": images, **panels}.items()}
+    pictures.rebuilt(f"{table.title}{note}", panels, path(".png"))
+    return rows
 
 
 def robustness():

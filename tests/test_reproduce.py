@@ -118,14 +118,16 @@ def test_table(small, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", None)
     assert reproduce(tmp_path, *arguments, "--seeds", 2).returncode == 0
     assert rows(tmp_path / "cells.csv") == cells
-    result = reproduce(tmp_path, "figure3", "--methods", "l2", "--epochs", 1, "--seeds", 1)
+    result = reproduce(
+        tmp_path, "figure3", "--methods", "l2", *arguments[1:3], "--epochs", 1, "--seeds", 1
+    )
     assert result.returncode == 0 and (tmp_path / "figure3.png").exists()
     assert [row["test_error"] for row in rows(tmp_path / "figure3.csv")] == [cells[0]["test_error"]]
 
     for more, message in [
         (("table3",), "invalid choice: 'table3' (choose from"),
         (("table2", "--methods", "l3"), "--methods of table2 must be of ['dynamic', 'l2',"),
-        (("figure3", "--tasks", "cifar10"), "--tasks of figure3 must be of ['mnist'], received"),
+        (("figure2", "--tasks", "mnist"), "--tasks of figure2 must be of ['fashion_mnist'], rec"),
         (("table2", "--budget", "gpu"), "is of a study with other arguments"),
         (("table2", "--epochs", 2), "is of a study with other arguments"),
     ]:
@@ -165,6 +167,38 @@ def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, two)
 
 
+def test_rebuilt_images(small, tmp_path, monkeypatch):
+    """The decoder of a network with one, and two for a network without."""
+    result = reproduce(tmp_path, "figure2", "--seeds", 1, "--epochs", 1)
+    assert result.returncode == 0, result.stderr
+    found = {row["method"]: row for row in rows(tmp_path / "figure2.csv")}
+    folders = {name: tmp_path / f"fashion_mnist/{name}-0" for name in found}
+    networks = {name: checkpoint.load(folder).model for name, folder in folders.items()}
+    decoders = {
+        "own": networks["dynamic"].decoder,
+        "of_dynamic": networks["dynamic"].decoder,
+        "trained_after": keras.saving.load_model(folders["l2_fc"] / "decoder.keras"),
+    }
+    x = data.load("fashion_mnist", limit=80, synthetic=True).test[0]
+    for method, names in {"dynamic": ["own"], "l2_fc": ["of_dynamic", "trained_after"]}.items():
+        network = networks[method]
+        poses = keras.Model(network.input, network.class_layer.output).predict(x, verbose=0)
+        longest = np.linalg.norm(poses, axis=-1).argmax(-1)
+        poses[np.arange(10) != longest[:, None]] = 0
+        for name, decoder in decoders.items():
+            if name in names:
+                error = np.mean((decoder.predict(poses, verbose=0) / 255 - x / 255) ** 2)
+                assert float(found[method][name]) == pytest.approx(error, rel=1e-4)
+            else:
+                assert found[method][name] == ""
+
+    # The picture can be made again, and without dynamic routing beside it.
+    (tmp_path / "figure2.png").unlink()
+    monkeypatch.setattr(keras.Model, "fit", None)
+    result = reproduce(tmp_path, "figure2", "--methods", "l2_fc", "--seeds", 1, "--epochs", 1)
+    assert result.returncode == 0 and (tmp_path / "figure2.png").exists(), result.stderr
+
+
 def test_measures(small, tmp_path):
     result = reproduce(tmp_path, "affine", "--methods", "cnn", "l2", "--seeds", 1, "--epochs", 1)
     assert result.returncode == 0, result.stderr
@@ -173,19 +207,6 @@ def test_measures(small, tmp_path):
     for row in table:
         assert all(0 <= float(row[name]) <= 100 for name in ("affine", "noise", "fgsm", "bim"))
         assert float(row["bim"]) >= float(row["test_error"])  # an attack does not help
-
-    result = reproduce(tmp_path, "figure2", "--seeds", 1, "--epochs", 1)
-    assert result.returncode == 0, result.stderr
-    (row,) = rows(tmp_path / "figure2.csv")
-    folder = tmp_path / "mnist/l2_fc-0"
-    network = checkpoint.load(folder).model
-    decoder = keras.saving.load_model(folder / "decoder.keras")
-    x = data.load("mnist", limit=80, synthetic=True).test[0]
-    poses = keras.Model(network.input, network.class_layer.output).predict(x, verbose=0)
-    longest = np.linalg.norm(poses, axis=-1).argmax(-1)
-    poses[np.arange(10) != longest[:, None]] = 0
-    error = np.mean((decoder.predict(poses, verbose=0) / 255 - x / 255) ** 2)
-    assert float(row["mean_squared_error"]) == pytest.approx(error, rel=1e-4)
 
     result = reproduce(tmp_path, "figure4", "--methods", "dynamic", "l2", "--epochs", 1)
     assert result.returncode == 0, result.stderr

@@ -1,15 +1,12 @@
-"""What is measured beside test errors: times, reconstructions, robustness."""
+"""What is measured beside test errors: times and robustness."""
 
 import time
 
 import keras
 import numpy as np
 
-import checkpoints
 import overlaps
 import robustness
-from kcaps.layers import CapsuleMask
-from kcaps.models.architectures import decoder
 from reproduction import methods, tasks
 
 ROUNDS, STEPS = 9, 10  # of the timing: each round takes so many steps of every method
@@ -58,33 +55,6 @@ def step_times(names, args):
         }
         for name in names
     ]
-
-
-def train_decoder(cell, args):
-    """Trains a decoder for the class capsules of a finished cell, whose weights stay as they are.
-
-    Returns:
-        The test images, these rebuilt from their longest capsules, and the mean squared error of
-        pixels in [0, 1].
-    """
-    task = tasks.load(cell.task, args)
-    model = keras.saving.load_model(cell.folder(args.output) / "model.keras")
-    network = keras.Model(model.input, model.class_layer.output)
-    (x, y), (test, _) = task.images.train, task.test
-    plan = methods.training_of(cell.method, cell.task, args.budget)
-    keras.utils.set_random_seed(cell.seed)
-    rebuild = decoder(
-        *network.output_shape[1:], task.input_shape, methods.CAPSNETS[args.budget]["decoder_units"]
-    )
-    rebuild.compile("adam", keras.losses.MeanSquaredError())
-    poses = network.predict(x, batch_size=plan.batch_size, verbose=0)
-    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses, labels=y))
-    rebuild.fit(masked, x, epochs=args.epochs or plan.epochs, batch_size=plan.batch_size, verbose=2)
-    checkpoints.write_model(rebuild, cell.folder(args.output) / "decoder.keras")
-    poses = network.predict(test, batch_size=plan.batch_size, verbose=0)
-    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
-    pixels = rebuild.predict(masked, verbose=0)
-    return test, pixels, float(np.mean(((pixels - test) / 255) ** 2))
 
 
 def robustness_of(cell, args):

@@ -38,22 +38,28 @@ def curves(title, histories, path):
         histories: Columns of history.csv, by `cells.Cell`.
         path: PNG file to be written.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    names = list(dict.fromkeys(cell.task for cell in histories))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(1.5 + 4 * len(names), 4), layout="constrained", squeeze=False
+    )
     figure.suptitle(title, wrap=True)
-    methods = list(dict.fromkeys(cell.method for cell in histories))
-    for cell, history in histories.items():
-        errors = 100 * (1 - np.array(history["val_accuracy"]))
-        axis.plot(
-            np.arange(1, len(errors) + 1),
-            errors,
-            marker=".",
-            color=f"C{methods.index(cell.method)}",
-            label=cell.method if cell.seed == 0 else None,
-        )
-    axis.set(xlabel="epoch", ylabel="validation error / %")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.grid(alpha=0.3)
-    axis.legend()
+    for axis, name in zip(axes[0], names, strict=True):
+        of_task = {cell: history for cell, history in histories.items() if cell.task == name}
+        methods = list(dict.fromkeys(cell.method for cell in of_task))
+        for cell, history in of_task.items():
+            known = history.get("val_accuracy", history.get("val_exact_match"))
+            axis.plot(
+                np.arange(1, len(known) + 1),
+                100 * (1 - np.array(known)),
+                marker=".",
+                color=f"C{methods.index(cell.method)}",
+                label=cell.method if cell.seed == 0 else None,
+            )
+        axis.set(title=name, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    axes[0, 0].set_ylabel("validation error / %")
     _save(figure, path)
 
 
@@ -68,14 +74,22 @@ def times(title, rows, path):
     _save(figure, path)
 
 
-def rebuilt(title, images, decoded, path):
-    """Images above what a decoder makes of their capsules."""
+def rebuilt(title, panels, path):
+    """Rows of images: those of the data, and what decoders make of their capsules.
+
+    Args:
+        title: Title of the picture.
+        panels: Arrays of equally many images, by what stands beside them.
+        path: PNG file to be written.
+    """
+    size = len(panels), max(map(len, panels.values()))
     figure, axes = plt.subplots(
-        2, len(images), figsize=(len(images), 2.6), layout="constrained", squeeze=False
+        *size, figsize=(size[1] + 2, size[0] + 0.6), layout="constrained", squeeze=False
     )
     figure.suptitle(title, wrap=True)
-    for column, pair in enumerate(zip(images, decoded, strict=True)):
-        for axis, pixels in zip(axes[:, column], pair, strict=True):
+    for row, (name, images) in zip(axes, panels.items(), strict=True):
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, pixels in zip(row, images, strict=True):
             pictures.show(axis, pixels)
     _save(figure, path)
 

@@ -1,0 +1,78 @@
+"""Images rebuilt from the capsules of their classes, by decoders that saw such ones or did not."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+import checkpoints
+from kcaps.layers import CapsuleMask
+from kcaps.models.architectures import decoder
+from reproduction import methods, tasks
+
+DECODERS = ("own", "of_dynamic", "trained_after")
+
+
+def measure(cell, args):
+    """Mean squared errors of test images that `rebuild` gives, of pixels in [0, 1], by decoder.
+
+    For a network without a decoder, one is trained first, on the capsules of its training images.
+    """
+    if _load(cell, args).decoder is None:
+        _train_decoder(cell, args)
+    images, _, rebuilt = rebuild(cell, args)
+    errors = {name: np.mean(((x - images) / 255) ** 2) for name, x in rebuilt.items()}
+    return {name: float(errors[name]) if name in errors else "" for name in DECODERS}
+
+
+def rebuild(cell, args):
+    """Test images rebuilt from their longest capsules in a finished cell.
+
+    Decoders are the network's `"own"`, or, where it has none, the one `"trained_after"` it and that
+    `"of_dynamic"`, trained with dynamic routing from the same seed, which never saw these capsules.
+    The last is the paper's choice; it is left out where there is no such network.
+
+    Returns:
+        The test images, whether each is classified right, and a dict of rebuilt images by decoder.
+    """
+    model, task = _load(cell, args), tasks.load(cell.task, args)
+    images, labels = task.test
+    decoders = {"own": model.decoder}
+    if model.decoder is None:
+        dynamic = dataclasses.replace(cell, method="dynamic")
+        decoders = {"trained_after": keras.saving.load_model(_path(cell, args, "decoder"))}
+        if _path(dynamic, args).exists():
+            decoders["of_dynamic"] = _load(dynamic, args).decoder
+    network = keras.Model(model.input, [model.class_layer.output, model.output])
+    poses, lengths = network.predict(images, batch_size=_batch_size(cell, args), verbose=0)
+    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
+    rebuilt = {name: each.predict(masked, verbose=0) for name, each in decoders.items()}
+    return images, lengths.argmax(-1) == labels, rebuilt
+
+
+def _train_decoder(cell, args):
+    """Trains a decoder for the class capsules of a network, whose weights stay as they are."""
+    model, task = _load(cell, args), tasks.load(cell.task, args)
+    network = keras.Model(model.input, model.class_layer.output)
+    size, (images, labels) = _batch_size(cell, args), task.images.train
+    keras.utils.set_random_seed(cell.seed)
+    units = methods.CAPSNETS[args.budget]["decoder_units"]
+    trained = decoder(*network.output_shape[1:], task.input_shape, units)
+    trained.compile("adam", keras.losses.MeanSquaredError())
+    poses = network.predict(images, batch_size=size, verbose=0)
+    masked = keras.ops.convert_to_numpy(CapsuleMask()(poses, labels=labels))
+    epochs = args.epochs or methods.training_of(cell.method, cell.task, args.budget).epochs
+    trained.fit(masked, images, epochs=epochs, batch_size=size, verbose=2)
+    checkpoints.write_model(trained, _path(cell, args, "decoder"))
+
+
+def _batch_size(cell, args):
+    return methods.training_of(cell.method, cell.task, args.budget).batch_size
+
+
+def _path(cell, args, name="model"):
+    return cell.folder(args.output) / f"{name}.keras"
+
+
+def _load(cell, args):
+    return keras.saving.load_model(_path(cell, args))
