@@ -27,7 +27,7 @@ RATES = {
     "l2": 2.72e-3,
     "em": 7.44e-4,
     "self_attention": 1.52e-3,
-    "inverted_attention": 8.57e-3,
+    "inverted_attention": 1.26e-3,  # the search's 8.57e-3 keeps some seeds at chance
     "uniform": 2.72e-3,
 }
 MULTI_MNIST_PENALTY = 1e-3  # the paper's, for these pictures
