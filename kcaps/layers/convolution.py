@@ -14,7 +14,7 @@ if IS_TENSORFLOW:
 def convolve_in_training(conv, inputs):
     """What `conv(inputs)` gives, with XLA's forward pass and TensorFlow's own gradients.
 
-    The forward pass takes three quarters of the time so, the gradients would take forty times as
+    The forward pass takes three quarters of the time so, the gradients would take fifty times as
     long. Where that is not so (without strides, in other precisions than float32, on a GPU and on
     other backends), and outside of `tf.function`, it is the plain call.
 
