@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from device import gpu_name, gradient_function
 from keras import ops
-from textbook import TextbookCaps
+from textbook import TextbookCaps, squash
 
 from kcaps.layers import CapsuleLength, DigitCaps
 from kcaps.models import CapsNet, capsnet
@@ -67,13 +67,14 @@ def network(name, filters, types):
         num_primary_capsules=types,
         decoder_units=None,
     )
-    if name == "convolutions":
-        # A new layer of its settings, because its own name is also that of the first.
+    if name in ("convolutions", "textbook"):
+        # A new layer of its settings, without what PrimaryCaps does to train faster.
         config = model.get_layer("primary_caps").conv.get_config() | {"name": "primary_conv"}
         features = keras.layers.Conv2D.from_config(config)(model.get_layer("conv").output)
-        return keras.Model(model.input, features)
-    if name == "textbook":
-        poses = TextbookCaps(NUM_CLASSES, OUTPUT_DIM)(model.get_layer("primary_caps").output)
+        if name == "convolutions":
+            return keras.Model(model.input, features)
+        capsules = squash(keras.layers.Reshape((-1, INPUT_DIM))(features))
+        poses = TextbookCaps(NUM_CLASSES, OUTPUT_DIM)(capsules)
         return CapsNet(model.input, CapsuleLength()(poses))
     return model
 
