@@ -134,19 +134,44 @@ def test_primary_caps_train_as_they_infer(rng, gradient, strides, padding):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize(
-    ("strides", "training", "dtype", "compiles"),
-    [
-        *((2, True, "float32", True), (1, True, "float32", False)),
-        *((2, False, "float32", False), (2, True, "mixed_bfloat16", False)),
-    ],
-)
-def test_primary_caps_compile_what_pays(strides, training, dtype, compiles):
-    layer = PrimaryCaps(3, 4, kernel_size=3, strides=strides, dtype=dtype)
-    function = in_graph(lambda x: layer(x, training=training))
-    graph = function.get_concrete_function(np.zeros((5, 9, 8, 2), "float32")).graph
-    calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
-    assert [op.get_attr("_XlaMustCompile") for op in calls] == [True] * compiles
+class TestWhatPrimaryCapsCompile:
+    def compiled(self, training=True, **options):
+        """Whether each call of a function, in the graph of a step, is one that XLA compiles."""
+        options = {"strides": 2, **options}
+        layer = PrimaryCaps(3, 4, kernel_size=3, **options)
+        function = in_graph(lambda x: layer(x, training=training))
+        graph = function.get_concrete_function(np.zeros((5, 9, 8, 7), "float32")).graph
+        calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
+        return [op.get_attr("_XlaMustCompile") for op in calls]
+
+    @pytest.mark.parametrize("strides", [2, (1, 2)])
+    def test_strides_in_training(self, strides):
+        assert self.compiled(strides=strides) == [True]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            *({"strides": 1}, {"training": False}, {"data_format": "channels_first"}),
+            *({"dtype": dtype} for dtype in ("mixed_bfloat16", "float64")),
+        ],
+    )
+    def test_nothing_else(self, options):
+        assert not self.compiled(**options)
+
+    def test_nothing_with_a_gpu(self, monkeypatch):
+        import tensorflow as tf
+
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+        assert not self.compiled()
+
+    def test_nothing_outside_of_a_graph(self, monkeypatch):
+        """Each size of a batch would be compiled anew."""
+        import tensorflow as tf
+
+        monkeypatch.setattr(tf, "custom_gradient", None)
+        layer = PrimaryCaps(3, 4, kernel_size=3, strides=2)
+        assert layer(np.zeros((5, 9, 8, 2), "float32"), training=True).shape == (5, 36, 4)
+        assert layer(keras.Input((9, 8, 2)), training=True).shape == (None, 36, 4)
 
 
 def test_primary_caps_are_the_same_channels_first(rng):
