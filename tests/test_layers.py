@@ -148,6 +148,14 @@ class TestWhatPrimaryCapsCompile:
     def test_strides_in_training(self, strides):
         assert self.compiled(strides=strides) == [True]
 
+    def test_the_order_of_the_layer_counts(self):
+        usual = keras.config.image_data_format()
+        keras.config.set_image_data_format("channels_first")
+        try:
+            assert self.compiled(data_format="channels_last") == [True]
+        finally:
+            keras.config.set_image_data_format(usual)
+
     @pytest.mark.parametrize(
         "options",
         [

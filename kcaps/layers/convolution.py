@@ -27,7 +27,6 @@ def convolve_in_training(conv, inputs):
     """
     is_plain = (
         not IS_TENSORFLOW
-        or isinstance(inputs, keras.KerasTensor)
         or tf.executing_eagerly()
         or max(conv.strides) == 1
         or conv.compute_dtype != "float32"
@@ -51,5 +50,4 @@ def convolve_in_training(conv, inputs):
 
         return compiled(inputs, kernel), gradients
 
-    kernel = tf.identity(conv.kernel)  # its value: a variable would get a gradient of its own
-    return convolve(tf.convert_to_tensor(inputs), kernel) + conv.bias
+    return convolve(inputs, conv.kernel) + conv.bias
