@@ -113,3 +113,18 @@ def gradient():
         return gradients[0] if len(gradients) == 1 else gradients
 
     return compute
+
+
+@pytest.fixture
+def xla_calls():
+    """Function `(fn, *arrays)`: for each call in its graph whether XLA compiles it; TensorFlow."""
+
+    def find(fn, *arrays):
+        graph = tf.function(fn).get_concrete_function(*map(tf.constant, arrays)).graph
+        return [
+            op.node_def.attr["_XlaMustCompile"].b
+            for op in graph.get_operations()
+            if "PartitionedCall" in op.type or "_XlaMustCompile" in op.node_def.attr
+        ]
+
+    return find

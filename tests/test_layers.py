@@ -135,24 +135,26 @@ def test_primary_caps_train_as_they_infer(rng, gradient, strides, padding):
 
 @pytest.mark.tensorflow
 class TestWhatPrimaryCapsCompile:
-    def compiled(self, training=True, **options):
-        """Whether each call of a function, in the graph of a step, is one that XLA compiles."""
-        options = {"strides": 2, **options}
-        layer = PrimaryCaps(3, 4, kernel_size=3, **options)
-        function = in_graph(lambda x: layer(x, training=training))
-        graph = function.get_concrete_function(np.zeros((5, 9, 8, 7), "float32")).graph
-        calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
-        return [op.get_attr("_XlaMustCompile") for op in calls]
+    @pytest.fixture
+    def calls(self, xla_calls):
+        """Function `(training, **options)`: for each call in a layer's graph whether XLA's."""
+
+        def find(training=True, **options):
+            layer = PrimaryCaps(3, 4, kernel_size=3, **{"strides": 2, **options})
+            images = np.zeros((5, 9, 8, 7), "float32")
+            return xla_calls(lambda x: layer(x, training=training), images)
+
+        return find
 
     @pytest.mark.parametrize("strides", [2, (1, 2)])
-    def test_strides_in_training(self, strides):
-        assert self.compiled(strides=strides) == [True]
+    def test_strides_in_training(self, calls, strides):
+        assert calls(strides=strides) == [True]
 
-    def test_the_order_of_the_layer_counts(self):
+    def test_the_order_of_the_layer_counts(self, calls):
         usual = keras.config.image_data_format()
         keras.config.set_image_data_format("channels_first")
         try:
-            assert self.compiled(data_format="channels_last") == [True]
+            assert calls(data_format="channels_last") == [True]
         finally:
             keras.config.set_image_data_format(usual)
 
@@ -163,14 +165,14 @@ class TestWhatPrimaryCapsCompile:
             *({"dtype": dtype} for dtype in ("mixed_bfloat16", "float64")),
         ],
     )
-    def test_nothing_else(self, options):
-        assert not self.compiled(**options)
+    def test_nothing_else(self, calls, options):
+        assert not calls(**options)
 
-    def test_nothing_with_a_gpu(self, monkeypatch):
+    def test_nothing_with_a_gpu(self, calls, monkeypatch):
         import tensorflow as tf
 
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
-        assert not self.compiled()
+        assert not calls()
 
     def test_nothing_outside_of_a_graph(self, monkeypatch):
         """Each size of a batch would be compiled anew."""
