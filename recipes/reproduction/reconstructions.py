@@ -18,7 +18,7 @@ def measure(cell, args):
 
     For a network without a decoder, one is trained first, on the capsules of its training images.
     """
-    if _load(cell, args).decoder is None:
+    if cell.method.endswith(methods.NO_DECODER):
         _train_decoder(cell, args)
     images, _, rebuilt = rebuild(cell, args)
     errors = {name: np.mean(((x - images) / 255) ** 2) for name, x in rebuilt.items()}

@@ -162,15 +162,13 @@ class RoutingHyperModel(_NetworkHyperModel):
             return hp.Float(name, low, high, sampling="log", default=default)
 
         name, images = self.routing, self.images
-        default = methods.RATES.get(name, methods.RATES["dynamic"])
-        rates = {"rate": value("learning_rate", 3e-4, 1e-2, default)}
+        rates = {"rate": value("learning_rate", 3e-4, 1e-2, methods.RATES[name])}
         options = {
             option: value(option, *SPANS[option], default)
             for option, default in methods.OPTIONS.get(name, {}).items()
         }
         if name in methods.ROUTING_RATES:
-            default = methods.ROUTING_RATES[name]
-            rates["routing_rate"] = value("routing_rate", 1e-7, 1e-4, default)
+            rates["routing_rate"] = value("routing_rate", 1e-7, 1e-4, methods.ROUTING_RATES[name])
         method = f"{name}{methods.NO_DECODER}"
         network = methods.build(
             method, images.name, "cpu", images.shape, images.num_classes, options
