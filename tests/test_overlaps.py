@@ -2,11 +2,14 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
 import exporting
+import overlap_pictures
 import overlaps
+from kcaps.models import capsnet
 
 
 @pytest.fixture
@@ -75,6 +78,22 @@ def test_the_same_pictures_for_the_same_seed_from_any_batch_on(digits):
 def test_one_class_is_refused(digits):
     with pytest.raises(ValueError, match="two classes at least.*10 labels, all 0"):
         overlaps.overlapping(digits[0][:10], digits[1][:10], 0, 5)
+
+
+def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
+    keras.utils.set_random_seed(0)
+    x = overlaps.held_out(digits)[0][:4]
+    model = capsnet(x.shape[1:], 10, filters=4, num_primary_capsules=2, decoder_units=(8, 8))
+    found, rebuilt = overlap_pictures.rebuild(model, x)
+    lengths = model.predict(x, verbose=0)
+    poses = keras.Model(model.input, model.class_layer.output).predict(x, verbose=0)
+    for picture in range(4):
+        longest = sorted(range(10), key=lambda label: -lengths[picture, label])[:2]
+        assert list(found[picture]) == sorted(longest)
+        for label, image in zip(found[picture], rebuilt[picture], strict=True):
+            alone = np.zeros_like(poses[:1])
+            alone[0, label] = poses[picture, label]
+            np.testing.assert_allclose(image, model.decoder.predict(alone, verbose=0)[0], rtol=1e-5)
 
 
 def test_recipe(tmp_path):

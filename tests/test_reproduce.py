@@ -158,6 +158,7 @@ def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
         reproduce(tmp_path / "parts", *arguments)
     assert not (tmp_path / "parts/cells.csv").exists()
     assert reproduce(tmp_path / "parts", *arguments).returncode == 0
+    assert (tmp_path / "parts/multi_mnist/l1-0/reconstructions.png").exists()
     assert calls == [0, 1]
     whole, parts = (
         checkpoint.load(tmp_path / name / "multi_mnist/l1-0").model.get_weights()

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 
 import checkpoints
+import overlap_pictures
+import overlaps
 from kcaps.layers import CapsuleMask
 from kcaps.models.architectures import decoder
 from reproduction import methods, tasks
@@ -48,6 +50,12 @@ def rebuild(cell, args):
     masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
     rebuilt = {name: each.predict(masked, verbose=0) for name, each in decoders.items()}
     return images, lengths.argmax(-1) == labels, rebuilt
+
+
+def draw_parts(cell, args, path):
+    """Draws test pictures of two digits, each of them rebuilt apart, in a finished cell."""
+    images = tasks.load(cell.task, args).images
+    overlap_pictures.draw(_load(cell, args), images, overlaps.held_out(images.test), path)
 
 
 def _train_decoder(cell, args):

@@ -1,0 +1,57 @@
+"""Picture of overlapping digits, and of each rebuilt apart from the capsule of its class."""
+
+import keras
+import numpy as np
+from matplotlib import pyplot as plt
+
+import overlaps
+import pictures
+
+SHOWN = 8
+
+
+def draw(model, images, test, path):
+    """Writes the first test pictures, their digits, and the same two rebuilt from longest capsules.
+
+    Args:
+        model: `CapsNet` with a decoder.
+        images: `data.Images` that the pictures are made of.
+        test: Pictures, labels and parts, as `overlaps.held_out` makes them.
+        path: PNG file to be written.
+    """
+    x, labels, parts = (part[:SHOWN] for part in test)
+    found, rebuilt = rebuild(model, x)
+    order = np.argsort(labels)
+    labels, parts = (np.take_along_axis(labels, order, 1), parts[np.arange(len(x))[:, None], order])
+    figure, axes = plt.subplots(4, len(x), figsize=(1.1 * len(x), 5), layout="constrained")
+    figure.suptitle("Overlapping digits, and each rebuilt from the capsule of its class")
+    for column in range(len(x)):
+        pictures.show(axes[0, column], x[column])
+        pictures.show(axes[1, column], _coloured(parts[column]))
+        pictures.show(axes[2, column], _coloured(rebuilt[column]))
+        pictures.show(axes[3, column], rebuilt[column].sum(0))
+        axes[1, column].set_xlabel(f"{labels[column]}", fontsize=8)
+        axes[2, column].set_xlabel(f"{found[column]}", fontsize=8)
+    for axis, name in zip(axes[:, 0], ("picture", "digits", "rebuilt", "together"), strict=True):
+        axis.set_ylabel(name)
+    pictures.save(figure, images, path)
+
+
+def rebuild(model, x):
+    """The classes of the longest capsules in pictures, `(b, 2)` in order, and the image of each.
+
+    Images are decoded from the capsule of that class alone, `(b, 2, height, width, channels)`.
+    """
+    network = keras.Model(model.input, [model.output, model.class_layer.output])
+    lengths, poses = network.predict(x, verbose=0)
+    found = np.sort(np.argsort(-lengths)[:, : overlaps.PARTS])
+    masks = np.eye(lengths.shape[1])[found][..., None]  # (b, 2, j, 1)
+    masked = (masks * poses[:, None]).reshape(-1, *poses.shape[1:])
+    rebuilt = model.decoder.predict(masked, verbose=0)
+    return found, rebuilt.reshape(*found.shape, *x.shape[1:])
+
+
+def _coloured(parts):
+    """The two digits in red and green, `(height, width, 3)`."""
+    first, second = parts[..., 0]
+    return np.stack([first, second, np.zeros_like(first)], axis=-1)
