@@ -78,6 +78,29 @@ def test_export_of_other_architectures(tmp_path, architecture):
     assert export_onnx(whole, tmp_path / "whole.onnx").largest_difference <= 1e-5
 
 
+def test_export_with_a_convolutional_encoder(tmp_path):
+    from kcaps.regression import CapsuleRegression
+
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, strides=2, activation="relu"),
+            layers.BatchNormalization(),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+        ]
+    )
+    images = np.random.default_rng(0).integers(256, size=(90, 12, 13, 1)).astype("float32")
+    model = CapsuleRegression(3, 2, encoder=encoder)
+    model.compile(run_eagerly=True)
+    model.fit(images, np.arange(90) % 3, epochs=2, verbose=0)
+    export_onnx(model, tmp_path / "m.onnx")
+    outputs = onnx_outputs(tmp_path / "m.onnx", images[:13])
+    expected = model.predict(images[:13], verbose=0)
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-6)
+
+
 def test_a_model_without_a_shape_has_no_graph():
     from kcaps.regression import CapsuleRegression
 
