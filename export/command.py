@@ -32,6 +32,9 @@ def quiet_tensorflow(is_program=False, start=True):
         yield
         import tensorflow as tf
 
+        if os.environ["KERAS_BACKEND"] != "tensorflow":
+            # TensorFlow then makes batches only; by default it would take all of a GPU's memory.
+            tf.config.set_visible_devices([], "GPU")
         if start:
             tf.config.list_logical_devices()  # starts the runtime, which has messages of its own
     finally:
@@ -69,10 +72,10 @@ class Parser(argparse.ArgumentParser):
             sys.__excepthook__(kind, error, trace)
 
 
-def fail(message, code=2):
+def fail(message, code=2, kind=SystemExit):
     """Ends the program with one line on stderr: code 2 for input that cannot be used."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(code)
+    raise kind(code)
 
 
 def positive(kind):

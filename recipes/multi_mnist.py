@@ -21,7 +21,7 @@ from kcaps.routing import DiscriminativeRouting
 
 args = training.begin(__doc__.splitlines()[0], epochs=20, batch_size=128, learning_rate=1e-3)
 images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
-held_out, test = map(overlaps.held_out, (images.validation, images.test))
+held_out, test = overlaps.held_out(images)
 routing = args.routing
 if routing in ("l1", "l2"):
     routing = DiscriminativeRouting(routing, penalty_weight=0.001)  # the paper's, for this data

@@ -16,7 +16,7 @@ def draw(model, images, test, path):
     Args:
         model: `CapsNet` with a decoder.
         images: `data.Images` that the pictures are made of.
-        test: Pictures, labels and parts, as `overlaps.held_out` makes them.
+        test: Test pictures, labels and parts, from `overlaps.held_out`.
         path: PNG file to be written.
     """
     x, labels, parts = (part[:SHOWN] for part in test)

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import passes
+from export.command import fail
 from kcaps.metrics import ExactMatch
 
 SHIFT = 4  # pixels at most, to every side
@@ -86,8 +87,29 @@ def shifted(images, margin, seed):
     return tf.gather(padded, columns, axis=3, batch_dims=2)
 
 
-def held_out(digits):
-    """One picture for each digit, with a random partner: arrays as `overlapping` yields them."""
+def held_out(images):
+    """Pictures of validation and of test: one for each of their digits, with a random partner.
+
+    Ends the program where some of the images, such as those that a small `--limit` leaves, are of
+    one class only.
+
+    Args:
+        images: `data.Images`.
+
+    Returns:
+        Two tuples of arrays as `overlapping` yields them.
+    """
+    for name in ("train", "validation", "test"):
+        labels = getattr(images, name)[1]
+        if len(np.unique(labels)) < 2:
+            fail(
+                f"pictures of two classes need images of two at least: of the {len(labels)} {name} "
+                f"images of {images.title} all are of one. Give a larger --limit"
+            )
+    return _one_each(images.validation), _one_each(images.test)
+
+
+def _one_each(digits):
     batches = overlapping(*digits, HELD_OUT_SEED, len(digits[0]))
     return tuple(part.numpy() for part in next(iter(batches)))
 

@@ -15,10 +15,8 @@ import time
 import runs
 import training
 
-import keras
 import numpy as np
 import psutil
-import tensorflow as tf
 
 import studies
 from export.command import Parser, fail, positive
@@ -73,29 +71,40 @@ def path(ending):
     return args.output / f"{args.table}{ending}"
 
 
-def measured(name, measure):
-    """Rows of `<name>.csv` by wanted cell; `measure`, a function of a cell, gives those missing."""
-    file = args.output / f"{name}.csv"
+def measured(name, measure, asked=None):
+    """Rows of `<name>.csv` by cell; `measure`, a function of a cell, gives those missing.
+
+    Of the cells asked for, by default the wanted ones. Ends the program after the last of them if
+    the training of some diverged.
+    """
+    file, asked, diverged = args.output / f"{name}.csv", asked or wanted, []
 
     def read():
         rows = studies.read_rows(file, TYPES)
         return {Cell(row["task"], row["method"], row["seed"]): row for row in rows}
 
-    for number, cell in enumerate(wanted, 1):
+    for number, cell in enumerate(asked, 1):
         if cell not in read():
-            print(f"{name}, {number} of {len(wanted)}: {cell}", flush=True)
-            row = dataclasses.asdict(cell) | measure(cell) | provenance.here()
+            print(f"{name}, {number} of {len(asked)}: {cell}", flush=True)
+            source = provenance.here()  # a commit made while this trains has not trained it
+            try:
+                row = dataclasses.asdict(cell) | measure(cell) | source
+            except training.Diverged:
+                diverged.append(cell)
+                continue
             # Read again: another process may have added some.
             runs.write_csv(file, [*read().values(), row])
             if "test_error" in row:
                 print(f"  test error {row['test_error']:.2f} %", flush=True)
+    if diverged:
+        fail(f"no {args.table} without {'; '.join(map(str, diverged))}: training diverged", code=1)
     found = read()
-    return {cell: found[cell] for cell in wanted}
+    return {cell: found[cell] for cell in asked}
 
 
-def complete():
-    """Rows of the wanted cells; trains those that are not finished."""
-    return measured("cells", lambda cell: run(cell, args))
+def complete(asked=None):
+    """Rows of cells, by default of the wanted ones; trains those that are not finished."""
+    return measured("cells", lambda cell: run(cell, args), asked)
 
 
 def errors():
@@ -126,8 +135,8 @@ def error_curves():
 
 
 def decoders():
-    """Errors of rebuilt images."""
-    complete()
+    """Errors of rebuilt images; dynamic routing's decoders rebuild those of other networks, too."""
+    complete(list(dict.fromkeys([*map(reconstructions.with_decoder, wanted), *wanted])))
     rows = list(measured("decoders", lambda cell: reconstructions.measure(cell, args)).values())
     panels, right = {}, True
     for cell in wanted:
@@ -147,14 +156,16 @@ def robustness():
     found = measured("robustness", lambda cell: measures.robustness_of(cell, args))
     for row in rows:
         of_method = [r for cell, r in found.items() if cell.method == row["method"]]
-        row |= {name: float(np.mean([r[name] for r in of_method])) for name in measures.ROBUSTNESS}
+        for name in measures.ROBUSTNESS:
+            row |= summary.spread(name, [r[name] for r in of_method])
     return rows
 
 
 def step_times():
     """Times of training steps."""
     methods = list(dict.fromkeys(cell.method for cell in wanted))
-    rows = [row | provenance.here() for row in measures.step_times(methods, args)]
+    source = provenance.here()
+    rows = [row | source for row in measures.step_times(methods, args)]
     pictures.times(f"{table.title}{note}", rows, path(".png"))
     return rows
 
@@ -176,19 +187,20 @@ KINDS = {
 
 start_up = time.time() - psutil.Process().create_time()
 args = read_arguments()
-training.check_backend(("tensorflow",) if args.table == "affine" else ("tensorflow", "jax"))
-if keras.backend.backend() == "jax":
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow makes the pictures only
+training.check_backend(("tensorflow", "jax"))
 table = TABLES[args.table]
-if args.synthetic:
+if args.synthetic or args.limit:
     table = dataclasses.replace(table, published={}, best_known={})
 wanted = chosen_cells()
-note = f" (budget: {args.budget}{', synthetic images' if args.synthetic else ''})"
+note = f" (budget: {args.budget}"
+note += f", {args.epochs} epochs" if args.epochs else ""
+note += f", at most {args.limit} images" if args.limit else ""
+note += ", synthetic images)" if args.synthetic else ")"
 arguments = {name: getattr(args, name) for name in ("budget", "epochs", "synthetic", "limit")}
 studies.open_folder(args.output, "reproduction", arguments)
 rows = KINDS.get(args.table, errors)()
 runs.write_csv(path(".csv"), rows)
-text = summary.markdown(rows)
+text = f"{table.title}{note}\n\n{summary.markdown(rows)}"
 path(".md").write_text(text)
 print(text, end="")
-print(f"{table.title}{note}: {args.table}.md and .csv in {args.output}{os.sep}")
+print(f"{args.table}.md and .csv in {args.output}{os.sep}")

@@ -9,8 +9,10 @@ References:
   2017](https://arxiv.org/abs/1607.02533) (its iterated form).
 """
 
+import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 from scipy import ndimage
 
 import overlaps
@@ -218,32 +220,49 @@ def white_box(model, images, labels, epsilon, steps=1, loss=None, batch_size=100
             "`model` must be compiled with a loss, or `loss` be given. "
             f"Received: model={model.name!r} without a loss."
         )
-    batches = tf.data.Dataset.from_tensor_slices((images, labels))
-    batches = batches.batch(positive_int("batch_size", batch_size))
+    images, labels = np.asarray(images, "float32"), np.asarray(labels)
+    batch_size = positive_int("batch_size", batch_size)
 
-    @tf.function
-    def direction(x, y):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            outputs = model(x, training=False)
-            if loss is None:
-                total = model.compute_loss(x, y, outputs, training=False)
-            else:
-                total = tf.reduce_sum(loss(y, outputs))
-        return tf.sign(tape.gradient(total, x))
+    def total(x, y):
+        outputs = model(x, training=False)
+        if loss is None:
+            return model.compute_loss(x, y, outputs, training=False)
+        return ops.sum(loss(y, outputs))
+
+    gradient = _gradient(total, images, labels)
+    moved = []
+    for start in range(0, len(images), batch_size):
+        x, y = images[start : start + batch_size], labels[start : start + batch_size]
+        low, high = np.maximum(x - epsilon, 0.0), np.minimum(x + epsilon, PIXEL_MAX)
+        for _ in range(steps):
+            x = np.clip(x + epsilon / steps * np.sign(gradient(x, y)), low, high)
+        moved.append(x)
+    return np.concatenate(moved)
+
+
+def _gradient(total, images, labels):
+    """Gradient of a function of pixels and labels with respect to the pixels, for all batches."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(x, y):
+            with keras.StatelessScope():  # in which metrics of the loss may count
+                return total(x, y)
+
+        return jax.jit(jax.grad(stateless))
 
     # Traced once, for batches of any size.
-    pixels, classes = batches.element_spec
-    direction = direction.get_concrete_function(tf.TensorSpec(pixels.shape, tf.float32), classes)
+    pixels = tf.TensorSpec((None, *images.shape[1:]), tf.float32)
+    classes = tf.TensorSpec((None,), labels.dtype)
 
-    def attacked(x, y):
-        x = tf.cast(x, tf.float32)
-        low, high = tf.maximum(x - epsilon, 0.0), tf.minimum(x + epsilon, PIXEL_MAX)
-        for _ in range(steps):
-            x = tf.clip_by_value(x + epsilon / steps * direction(x, y), low, high)
-        return x.numpy()
+    @tf.function(input_signature=[pixels, classes])
+    def gradient(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = total(x, y)
+        return tape.gradient(loss, x)
 
-    return np.concatenate([attacked(*batch) for batch in batches])
+    return gradient
 
 
 def lead(labels, outputs):
@@ -256,6 +275,6 @@ def lead(labels, outputs):
     Returns:
         Tensor `(b,)`, positive for wrong predictions.
     """
-    true = tf.one_hot(labels, outputs.shape[-1], True, False, dtype=tf.bool)
-    others = tf.where(true, outputs.dtype.min, outputs)
-    return tf.reduce_max(others, axis=-1) - tf.gather(outputs, labels, batch_dims=1)
+    true = ops.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+    others = ops.where(true > 0, float("-inf"), outputs)
+    return ops.max(others, axis=-1) - ops.sum(true * outputs, axis=-1)

@@ -24,6 +24,10 @@ from export.command import Parser, fail, positive
 _NOT_FINITE = "images hold NaN or infinity"
 
 
+class Diverged(SystemExit):
+    """Ends a program whose training diverged."""
+
+
 def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
     """`begin_any` for capsule networks: with a batch size, a routing and a learning rate."""
 
@@ -245,7 +249,8 @@ def fit(model, images, args, batches, steps, validation):
         where = f" at {_place(*divergence.where, steps)}" if divergence.where else ""
         fail(
             f"training diverged{where}: the loss is not finite. What was saved before is still "
-            "there; try a lower --learning-rate",
+            "there; try a lower learning rate",
+            kind=Diverged,
             code=1,
         )
     model.load_weights(output / "model.keras")

@@ -21,13 +21,14 @@ import grpc
 import keras
 
 from export.command import fail, first_line, positive
+from reproduction import methods
 from search import results
-from search.hypermodels import HYPERMODELS
+from search.hypermodels import HYPERMODELS, REPRODUCED
 from search.oracles import ORACLES, failure
 from search.trials import TrialSearch, read_role
 
 # What makes a search another one; --max-trials may be raised.
-STUDY = ("model", "data", "tuner", "executions", "epochs", "batch_size")
+STUDY = ("model", "data", "budget", "tuner", "executions", "epochs", "batch_size")
 STUDY += ("seed", "limit", "synthetic")
 
 
@@ -38,6 +39,12 @@ def add_arguments(parser):
     parser.add_argument("--max-trials", type=positive(int), default=20)
     parser.add_argument(
         "--executions", type=positive(int), default=1, help="trainings of each trial"
+    )
+    parser.add_argument(
+        "--budget",
+        choices=methods.BUDGETS,
+        default="cpu",
+        help=f"of reproduce.py's networks and training: {', '.join(REPRODUCED)}",
     )
     parser.add_argument("--batch-size", type=positive(int), help="default: by --model")
     parser.add_argument(
@@ -56,10 +63,15 @@ def add_arguments(parser):
 
 def read_arguments():
     args = training.read_arguments(__doc__.splitlines()[0], None, add_arguments)
-    model = HYPERMODELS[args.model]
+    if args.budget == "gpu" and not (args.model in REPRODUCED and args.data in methods.PUBLISHED):
+        names = ", ".join(name for name in data.SHAPES if name in methods.PUBLISHED)
+        fail(
+            f"--budget gpu is not for --model {args.model} on --data {args.data}: give one of "
+            f"{', '.join(REPRODUCED)} on one of {names}"
+        )
     args.again = "the same command"
-    args.epochs = args.epochs or model.epochs
-    args.batch_size = args.batch_size or model.batch_size
+    epochs, batch_size = HYPERMODELS[args.model].training(args)
+    args.epochs, args.batch_size = args.epochs or epochs, args.batch_size or batch_size
     args.search = args.search or pathlib.Path(f"{args.output}-search")
     return args
 

@@ -82,7 +82,7 @@ def test_one_class_is_refused(digits):
 
 def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
     keras.utils.set_random_seed(0)
-    x = overlaps.held_out(digits)[0][:4]
+    x = next(iter(overlaps.overlapping(*digits, 0, 4)))[0].numpy()
     model = capsnet(x.shape[1:], 10, filters=4, num_primary_capsules=2, decoder_units=(8, 8))
     found, rebuilt = overlap_pictures.rebuild(model, x)
     lengths = model.predict(x, verbose=0)
@@ -106,3 +106,11 @@ def test_recipe(tmp_path):
     assert 0 <= report["test_accuracy"] <= 1 and report["test_images"] == 40
     for name in ("model.keras", "history.csv", "curves.png", "reconstructions.png"):
         assert (tmp_path / "ckpt" / name).exists()
+
+
+@pytest.mark.parametrize("recipe", [("multi_mnist",), ("reproduce", "multi_mnist")])
+def test_too_few_images_are_one_line(tmp_path, recipe):
+    arguments = (*recipe, "--synthetic", "--limit", 5, "--output", tmp_path / "ckpt")
+    result = exporting.recipe_here(*arguments)
+    assert result.returncode == 2 and "Give a larger --limit" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import data
 
@@ -56,7 +59,7 @@ def test_reference_networks():
 
 
 def test_schedules(small):
-    halved = methods.PUBLISHED["mnist"].schedule(1e-3, 5000)
+    halved = methods.training_of("l1_fc", "mnist", "gpu").schedule(1e-3, 5000)
     np.testing.assert_allclose([halved(step) for step in (0, 1000, 2000)], [1e-3, 5e-4, 2.5e-4])
     network = methods.build("l1", "mnist", "cpu", (28, 28, 1), 10)
     methods.training_of("l1", "mnist", "cpu").compile(network, 50)
@@ -104,7 +107,7 @@ def test_table(small, tmp_path, monkeypatch):
     table = rows(tmp_path / "table2.csv")
     errors = [float(row["test_error"]) for row in cells[:2]]
     assert float(table[0]["test_error"]) == pytest.approx(np.mean(errors))
-    assert float(table[0]["deviation"]) == pytest.approx(np.std(errors, ddof=1))
+    assert float(table[0]["test_error_deviation"]) == pytest.approx(np.std(errors, ddof=1))
     assert table[0]["published"] == table[0]["best_known"] == ""  # which synthetic images have not
     assert f"{np.mean(errors):.2f} ± " in (tmp_path / "table2.md").read_text()
     assert (tmp_path / "table2.png").exists()
@@ -134,6 +137,57 @@ def test_table(small, tmp_path, monkeypatch):
         result = reproduce(tmp_path, *more)
         assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
         assert message in result.stderr
+
+
+def test_a_cell_that_diverges_stops_no_other(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(methods.RATES, "dynamic", 1e30)
+    arguments = ("table2", "--tasks", "mnist", "--methods", "dynamic", "l2", "--epochs", 1)
+    for _ in range(2):  # again, where the folder of the first try is there
+        result = reproduce(tmp_path, *arguments, "--seeds", 1)
+        assert result.returncode == 1
+        assert "training diverged: the loss is not finite" in result.stderr
+        last = result.stderr.splitlines()[-1]
+        assert last == "error: no table2 without mnist, dynamic, seed 0: training diverged"
+        assert [row["method"] for row in rows(tmp_path / "cells.csv")] == ["l2"]
+        assert not (tmp_path / "table2.md").exists()
+
+
+def test_provenance_is_of_the_start(small, tmp_path, monkeypatch):
+    """A commit made while a cell trains has not trained it."""
+    fit = keras.Model.fit
+
+    def fit_and_commit(*arguments, **options):
+        history = fit(*arguments, **options)
+        monkeypatch.setattr("reproduction.provenance.commit", lambda: "later")
+        return history
+
+    monkeypatch.setattr("reproduction.provenance.commit", lambda: "before")
+    monkeypatch.setattr(keras.Model, "fit", fit_and_commit)
+    arguments = ("table2", "--tasks", "mnist", "--methods", "l2", "--epochs", 1, "--seeds", 1)
+    assert reproduce(tmp_path, *arguments).returncode == 0
+    assert rows(tmp_path / "cells.csv")[0]["commit"] == "before"
+    # Another rate is another training, whatever has been done of the first.
+    run = json.loads((tmp_path / "mnist/l2-0/run.json").read_text())["arguments"]
+    assert run["training"]["rate"] == methods.RATES["l2"] and run["backend"] == "tensorflow"
+
+
+@pytest.mark.long
+def test_on_jax(tmp_path):
+    """The table with the most kinds of measures, and figure 4, where pictures come as arrays."""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(exporting.ROOT)}
+    for arguments in (("affine", "--methods", "cnn", "l2"), ("figure4", "--methods", "l2_fc")):
+        command = [sys.executable, exporting.ROOT / "recipes/reproduce.py", *arguments]
+        command += ["--output", tmp_path, "--synthetic", "--limit", "80", "--epochs", "1"]
+        result = subprocess.run(
+            [*command, "--seeds", "1"], capture_output=True, text=True, env=environment
+        )
+        assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "affine.csv")
+    assert [row["method"] for row in table] == ["cnn", "l2"]
+    for row in table:
+        assert row["command"].startswith("KERAS_BACKEND=jax python recipes/reproduce.py affine")
+        assert float(row["bim"]) >= float(row["test_error"])
+    assert float(rows(tmp_path / "figure4.csv")[0]["seconds_per_100_steps"]) > 0
 
 
 class Stop(Exception):
@@ -193,11 +247,17 @@ def test_rebuilt_images(small, tmp_path, monkeypatch):
             else:
                 assert found[method][name] == ""
 
-    # The picture can be made again, and without dynamic routing beside it.
+    # The picture can be made again, and of L2 routing alone; that needs dynamic routing, too.
+    alone = ("figure2", "--methods", "l2_fc", "--seeds", 1, "--epochs", 1)
     (tmp_path / "figure2.png").unlink()
-    monkeypatch.setattr(keras.Model, "fit", None)
-    result = reproduce(tmp_path, "figure2", "--methods", "l2_fc", "--seeds", 1, "--epochs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "fit", None)
+        result = reproduce(tmp_path, *alone)
     assert result.returncode == 0 and (tmp_path / "figure2.png").exists(), result.stderr
+    assert reproduce(tmp_path / "alone", *alone).returncode == 0
+    (row,) = rows(tmp_path / "alone/figure2.csv")
+    assert row["method"] == "l2_fc" and float(row["of_dynamic"]) > 0
+    assert {row["method"] for row in rows(tmp_path / "alone/cells.csv")} == {"dynamic", "l2_fc"}
 
 
 def test_measures(small, tmp_path):

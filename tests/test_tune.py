@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import runpy
@@ -107,7 +108,9 @@ def test_the_space_of_capsule_networks_begins_at_the_digits_recipe():
 def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
     images = data.load("mnist", limit=100, synthetic=True)
     name = f"{routing}_routing"
-    hypermodel = HYPERMODELS[name](images, arguments(model=name, batch_size=30, epochs=2))
+    args = arguments(model=name, data="mnist", budget="cpu", batch_size=30, epochs=2)
+    assert HYPERMODELS[name].training(args) == (3, 64)
+    hypermodel = HYPERMODELS[name](images, args)
     hp = space_of(hypermodel)
     model = hypermodel.build(hp)
     by_hand = methods.build(f"{routing}_fc", "mnist", "cpu", (28, 28, 1), 10)
@@ -126,6 +129,19 @@ def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
     assert all(getattr(model.class_layer.routing, name) == 0.5 for name in options)
     if routing == "l1":
         assert float(model.routing_optimizer.learning_rate) == 0.25  # of its first step
+
+
+def test_spaces_of_other_networks_and_of_the_papers_budget():
+    images = data.load("mnist", limit=100, synthetic=True)
+    for name in ("cnn", "efficient_capsnet"):
+        hypermodel = HYPERMODELS[name](images, arguments(model=name, data="mnist", budget="cpu"))
+        assert set(space_of(hypermodel).values) == {"learning_rate"}
+    args = arguments(model="l2_routing", data="fashion_mnist", budget="gpu")
+    assert HYPERMODELS[args.model].training(args) == (50, 128)
+    images = dataclasses.replace(images, name="fashion_mnist")
+    network = HYPERMODELS[args.model](images, args).build(keras_tuner.HyperParameters())
+    assert network.count_params() == 6_804_224 + 11_520  # of the reference network and couplings
+    assert network.optimizer.get_config()["learning_rate"]["config"]["decay_rate"] == 0.96
 
 
 class Parabola(keras_tuner.HyperModel):

@@ -42,6 +42,10 @@ def run(cell, args):
         recipe="reproduce",
         **dataclasses.asdict(cell),
         budget=args.budget,
+        # What must not change between an interruption and the rest.
+        training=dataclasses.asdict(plan),
+        options=methods.options_of(cell.method, cell.task),
+        backend=keras.backend.backend(),
         synthetic=args.synthetic,
         limit=args.limit,
         batch_size=size,

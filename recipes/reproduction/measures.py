@@ -35,7 +35,8 @@ def step_times(names, args):
         keras.utils.set_random_seed(0)
         model = methods.compiled(name, "mnist", args.budget, task, STEPS * ROUNDS)
         size = min(plan.batch_size, len(task.images.train[0]))
-        x, y = next(iter(task.batches(size, 0, 0)))
+        # As arrays, for Keras' other backends.
+        x, y = keras.tree.map_structure(np.asarray, next(iter(task.batches(size, 0, 0))))
         for _ in range(3):  # compiles
             model.train_on_batch(x, y)
         models[name] = model, x, y

@@ -18,7 +18,7 @@ def errors(title, found, path):
         axis.bar(
             range(len(rows)),
             [row["test_error"] for row in rows],
-            yerr=[row.get("deviation") or 0 for row in rows],
+            yerr=[row.get("test_error_deviation") or 0 for row in rows],
             capsize=4,
             color="tab:blue",
             alpha=0.7,

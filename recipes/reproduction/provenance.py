@@ -13,10 +13,11 @@ COLUMNS = ("command", "commit", "machine", "date")
 
 
 def here():
-    """The provenance of what this program measures now, by `COLUMNS`."""
-    path = pathlib.Path(sys.argv[0])
+    """The provenance of what this program measures from now on, by `COLUMNS`."""
+    path, backend = pathlib.Path(sys.argv[0]), keras.backend.backend()
+    command = shlex.join(["python", f"recipes/{path.name}", *sys.argv[1:]])
     return {
-        "command": shlex.join(["python", f"recipes/{path.name}", *sys.argv[1:]]),
+        "command": command if backend == "tensorflow" else f"KERAS_BACKEND={backend} {command}",
         "commit": commit(),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),

@@ -15,6 +15,11 @@ from reproduction import methods, tasks
 DECODERS = ("own", "of_dynamic", "trained_after")
 
 
+def with_decoder(cell):
+    """The cell whose decoder rebuilds images from this one's capsules: that of dynamic routing."""
+    return dataclasses.replace(cell, method="dynamic")
+
+
 def measure(cell, args):
     """Mean squared errors of test images that `rebuild` gives, of pixels in [0, 1], by decoder.
 
@@ -32,7 +37,7 @@ def rebuild(cell, args):
 
     Decoders are the network's `"own"`, or, where it has none, the one `"trained_after"` it and that
     `"of_dynamic"`, trained with dynamic routing from the same seed, which never saw these capsules.
-    The last is the paper's choice; it is left out where there is no such network.
+    The last is the paper's choice.
 
     Returns:
         The test images, whether each is classified right, and a dict of rebuilt images by decoder.
@@ -41,10 +46,10 @@ def rebuild(cell, args):
     images, labels = task.test
     decoders = {"own": model.decoder}
     if model.decoder is None:
-        dynamic = dataclasses.replace(cell, method="dynamic")
-        decoders = {"trained_after": keras.saving.load_model(_path(cell, args, "decoder"))}
-        if _path(dynamic, args).exists():
-            decoders["of_dynamic"] = _load(dynamic, args).decoder
+        decoders = {
+            "trained_after": keras.saving.load_model(_path(cell, args, "decoder")),
+            "of_dynamic": _load(with_decoder(cell), args).decoder,
+        }
     network = keras.Model(model.input, [model.class_layer.output, model.output])
     poses, lengths = network.predict(images, batch_size=_batch_size(cell, args), verbose=0)
     masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
@@ -55,7 +60,8 @@ def rebuild(cell, args):
 def draw_parts(cell, args, path):
     """Draws test pictures of two digits, each of them rebuilt apart, in a finished cell."""
     images = tasks.load(cell.task, args).images
-    overlap_pictures.draw(_load(cell, args), images, overlaps.held_out(images.test), path)
+    _, test = overlaps.held_out(images)
+    overlap_pictures.draw(_load(cell, args), images, test, path)
 
 
 def _train_decoder(cell, args):

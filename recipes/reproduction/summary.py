@@ -4,6 +4,8 @@ import numpy as np
 
 from reproduction import provenance
 
+DEVIATION = "_deviation"  # after the name of the column that it belongs to
+
 
 def rows(table, cells):
     """One row for each method of each task that has finished cells.
@@ -28,12 +30,10 @@ def rows(table, cells):
 
 
 def _row(cells, published, best_known):
-    errors = [cell["test_error"] for cell in cells]
     return {
         "task": cells[0]["task"],
         "method": cells[0]["method"],
-        "test_error": float(np.mean(errors)),
-        "deviation": float(np.std(errors, ddof=1)) if len(errors) > 1 else "",
+        **spread("test_error", [cell["test_error"] for cell in cells]),
         "validation_error": float(np.mean([cell["validation_error"] for cell in cells])),
         "published": published,
         "best_known": best_known,
@@ -48,15 +48,22 @@ def _row(cells, published, best_known):
     }
 
 
+def spread(name, values):
+    """Mean of values over seeds under a name, and their standard deviation beside it."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else ""
+    return {name: float(np.mean(values)), f"{name}{DEVIATION}": deviation}
+
+
 def markdown(rows):
     """Rows as a table, and the commands that gave them."""
-    names = [name for name in rows[0] if name not in ("deviation", "command")]
+    names = [name for name in rows[0] if name != "command" and not name.endswith(DEVIATION)]
     lines = [f"| {' | '.join(name.replace('_', ' ') for name in names)} |"]
     lines.append("|---" * len(names) + "|")
     for row in rows:
         values = {name: _text(row[name]) for name in names}
-        if row.get("deviation", "") != "":
-            values["test_error"] += f" ± {_text(row['deviation'])}"
+        for name in names:
+            if row.get(f"{name}{DEVIATION}", "") != "":
+                values[name] += f" ± {_text(row[f'{name}{DEVIATION}'])}"
         lines.append(f"| {' | '.join(values.values())} |")
     commands = dict.fromkeys(row["command"] for row in rows)
     return "\n".join([*lines, "", *(f"`{command}`" for command in commands)]) + "\n"

@@ -87,9 +87,9 @@ def overlapping(images):
         pairs = overlaps.overlapping(*images.train, seed, batch_size, first_step)
         return pairs.map(overlaps.targets)
 
-    validation = overlaps.targets(*overlaps.held_out(images.validation))
-    test = overlaps.held_out(images.test)[:2]
-    return Task(images, batches, validation, test, ExactMatch(overlaps.PARTS).name)
+    validation, test = overlaps.held_out(images)
+    name = ExactMatch(overlaps.PARTS).name
+    return Task(images, batches, overlaps.targets(*validation), test[:2], name)
 
 
 def placed(images):

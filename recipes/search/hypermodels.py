@@ -22,6 +22,7 @@ from kcaps.regression.architectures import ARCHITECTURES
 from reproduction import methods
 from small_capsnet import shift, small_capsnet
 
+ROUTED = "_routing"  # after the name of a routing: a model of reproduce.py with it
 PENALISED = ("l1", "l2")
 ITERATED = ("dynamic", "em", "inverted_attention")
 SPANS = {"penalty_weight": (1e-5, 1e-1), "inverse_temperature": (1e-2, 1e1)}
@@ -40,10 +41,16 @@ class _ImageHyperModel(keras_tuner.HyperModel):
     """
 
     as_published = False  # the order and the share of validation images, as for `data.load`
+    epochs, batch_size = None, None
 
     def __init__(self, images, args):
         super().__init__()
         self.images, self.args = images, args
+
+    @classmethod
+    def training(cls, args):
+        """Passes over the data, and the batch size, where the program is given none."""
+        return cls.epochs, cls.batch_size
 
     def fit(self, hp, model, seed=0):
         """Trains the model of a trial.
@@ -145,38 +152,46 @@ class CapsNetHyperModel(_NetworkHyperModel):
         return {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[name](rate)
 
 
-class RoutingHyperModel(_NetworkHyperModel):
-    """Rates and options of a routing in the small networks that `reproduce.py` trains.
+class ReproducedHyperModel(_NetworkHyperModel):
+    """Rates and options of what `reproduce.py` compares, in its networks without a decoder.
 
-    The networks have no decoder. `args.model` names the routing, with `"_routing"` after it.
+    `args.model` is `"cnn"`, `"efficient_capsnet"`, or the name of a routing with `"_routing"` after
+    it; `args.budget` is that of the networks.
     """
-
-    epochs, batch_size = methods.SHORT.epochs, methods.SHORT.batch_size
 
     def __init__(self, images, args):
         super().__init__(images, args)
-        self.routing = args.model.removesuffix("_routing")
+        self.method = self._method(args)
+
+    @staticmethod
+    def _method(args):
+        name = args.model.removesuffix(ROUTED)
+        return name if name == args.model else f"{name}{methods.NO_DECODER}"
+
+    @classmethod
+    def training(cls, args):
+        plan = methods.training_of(cls._method(args), args.data, args.budget)
+        return plan.epochs, plan.batch_size
 
     def build(self, hp):
         def value(name, low, high, default):
             return hp.Float(name, low, high, sampling="log", default=default)
 
-        name, images = self.routing, self.images
-        rates = {"rate": value("learning_rate", 3e-4, 1e-2, methods.RATES[name])}
+        images, budget = self.images, self.args.budget
+        plan = methods.training_of(self.method, images.name, budget)
+        rates = {"rate": value("learning_rate", 3e-4, 1e-2, plan.rate)}
         options = {
             option: value(option, *SPANS[option], default)
-            for option, default in methods.OPTIONS.get(name, {}).items()
+            for option, default in methods.options_of(self.method, images.name).items()
         }
-        if name in methods.ROUTING_RATES:
-            rates["routing_rate"] = value("routing_rate", 1e-7, 1e-4, methods.ROUTING_RATES[name])
-        method = f"{name}{methods.NO_DECODER}"
+        if plan.routing_rate:
+            rates["routing_rate"] = value("routing_rate", 1e-7, 1e-4, plan.routing_rate)
         network = methods.build(
-            method, images.name, "cpu", images.shape, images.num_classes, options
+            self.method, images.name, budget, images.shape, images.num_classes, options
         )
-        plan = dataclasses.replace(methods.SHORT, **rates)
         batch_size = min(self.args.batch_size, len(images.train[0]))
         steps = self._epochs(hp) * (len(images.train[0]) // batch_size)
-        plan.compile(network, steps, ["accuracy"])
+        dataclasses.replace(plan, **rates).compile(network, steps, ["accuracy"])
         return network
 
 
@@ -281,9 +296,10 @@ def _measured(history, choose):
     return {"val_accuracy": float(history["val_accuracy"][best]), "val_loss": float(compared)}
 
 
+REPRODUCED = (*(f"{name}{ROUTED}" for name in routing.ROUTINGS), "cnn", "efficient_capsnet")
 HYPERMODELS = {
     "capsnet": CapsNetHyperModel,
     "capsule_regression": CapsuleRegressionHyperModel,
     "mlp": MLPHyperModel,
-    **{f"{name}_routing": RoutingHyperModel for name in routing.ROUTINGS},
+    **dict.fromkeys(REPRODUCED, ReproducedHyperModel),
 }
