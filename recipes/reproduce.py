@@ -3,9 +3,10 @@
 A cell of a table is a method on a task from one seed. Finished cells are in cells.csv in --output,
 each with its command, commit, machine and date, and are not run again; an interrupted one goes on.
 The checkpoint folder of each cell is left there. --budget gpu has the papers' networks, and hours
-of training. --budget cpu has smaller networks and fewer passes, for minutes on two cores: it
-compares methods with each other, not with the papers. With KERAS_BACKEND=jax networks train on JAX;
-pictures are made by TensorFlow on the CPU, which must be installed too.
+of training. --budget cpu has smaller networks and fewer passes, for minutes on two cores (an hour
+for Efficient-CapsNet): it compares methods with each other, not with the papers. With
+KERAS_BACKEND=jax networks train on JAX; pictures are made by TensorFlow on the CPU, which must be
+installed too.
 """
 
 import dataclasses

@@ -269,10 +269,13 @@ def test_measures(small, tmp_path):
         assert all(0 <= float(row[name]) <= 100 for name in ("affine", "noise", "fgsm", "bim"))
         assert float(row["bim"]) >= float(row["test_error"])  # an attack does not help
 
-    result = reproduce(tmp_path, "figure4", "--methods", "dynamic", "l2", "--epochs", 1)
+    names = ("dynamic", "dynamic_fc", "l2_fc")
+    result = reproduce(tmp_path, "figure4", "--methods", *names, "--epochs", 1)
     assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "figure4.csv")
-    assert float(table[0]["of_dynamic"]) == 1 and float(table[1]["seconds_per_100_steps"]) > 0
+    assert [row["to"] for row in table] == ["dynamic", "dynamic_fc", "dynamic_fc"]
+    assert float(table[0]["ratio"]) == float(table[1]["ratio"]) == 1
+    assert all(float(row["seconds_per_100_steps"]) > 0 for row in table)
 
 
 @pytest.mark.parametrize("goal, reached", [(0.0, True), (1.1, False)])
