@@ -73,12 +73,13 @@ def path(ending):
 
 
 def measured(name, measure, asked=None):
-    """Rows of `<name>.csv` by cell; `measure`, a function of a cell, gives those missing.
+    """Rows of `<name>.csv` by cell, for the cells asked for: by default the wanted ones.
 
-    Of the cells asked for, by default the wanted ones. Ends the program after the last of them if
-    the training of some diverged.
+    `measure`, a function of a cell, gives those missing. If some diverge, the program ends after
+    the last one.
     """
-    file, asked, diverged = args.output / f"{name}.csv", asked or wanted, []
+    file = args.output / f"{name}.csv"
+    asked, diverged = asked or wanted, []
 
     def read():
         rows = studies.read_rows(file, TYPES)
