@@ -13,7 +13,7 @@ NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
 
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
-# searches. Networks without a routing take Adam's rate from dynamic routing.
+# searches.
 OPTIONS = {  # of routings: λ, and the limit of EM's inverse temperature
     "l1": {"penalty_weight": 0.0501},
     "l2": {"penalty_weight": 0.0501},
@@ -29,6 +29,8 @@ RATES = {
     "self_attention": 1.52e-3,
     "inverted_attention": 1.26e-3,  # the search's 8.57e-3 keeps some seeds at chance
     "uniform": 2.72e-3,
+    "cnn": 1.52e-3,
+    "efficient_capsnet": 1.26e-3,
 }
 MULTI_MNIST_PENALTY = 1e-3  # the paper's, for these pictures
 
@@ -109,7 +111,7 @@ def training_of(method, task, budget):
         return EFFICIENT[budget][task]
     routing = method.removesuffix(NO_DECODER)
     if budget == "cpu":
-        plan = dataclasses.replace(SHORT, rate=RATES.get(routing, RATES["dynamic"]))
+        plan = dataclasses.replace(SHORT, rate=RATES[routing])
     else:
         own = f"{task}{NO_DECODER}" if method.endswith(NO_DECODER) else task
         plan = PUBLISHED.get(own, PUBLISHED[task])
