@@ -73,7 +73,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def fail(message, code=2, kind=SystemExit):
-    """Ends the program with one line on stderr: code 2 for input that cannot be used."""
+    """Ends the program with one line on stderr: code 2 for input that cannot be used.
+
+    `kind` is SystemExit or a subclass of it, for callers that go on.
+    """
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise kind(code)
 

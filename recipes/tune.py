@@ -70,7 +70,7 @@ def read_arguments():
             f"{', '.join(REPRODUCED)} on one of {names}"
         )
     args.again = "the same command"
-    epochs, batch_size = HYPERMODELS[args.model].training(args)
+    epochs, batch_size = HYPERMODELS[args.model].defaults(args)
     args.epochs, args.batch_size = args.epochs or epochs, args.batch_size or batch_size
     args.search = args.search or pathlib.Path(f"{args.output}-search")
     return args

@@ -109,7 +109,7 @@ def test_the_space_of_a_routing_begins_at_what_the_tables_have(routing):
     images = data.load("mnist", limit=100, synthetic=True)
     name = f"{routing}_routing"
     args = arguments(model=name, data="mnist", budget="cpu", batch_size=30, epochs=2)
-    assert HYPERMODELS[name].training(args) == (3, 64)
+    assert HYPERMODELS[name].defaults(args) == (3, 64)
     hypermodel = HYPERMODELS[name](images, args)
     hp = space_of(hypermodel)
     model = hypermodel.build(hp)
@@ -137,7 +137,7 @@ def test_spaces_of_other_networks_and_of_the_papers_budget():
         hypermodel = HYPERMODELS[name](images, arguments(model=name, data="mnist", budget="cpu"))
         assert set(space_of(hypermodel).values) == {"learning_rate"}
     args = arguments(model="l2_routing", data="fashion_mnist", budget="gpu")
-    assert HYPERMODELS[args.model].training(args) == (50, 128)
+    assert HYPERMODELS[args.model].defaults(args) == (50, 128)
     images = dataclasses.replace(images, name="fashion_mnist")
     network = HYPERMODELS[args.model](images, args).build(keras_tuner.HyperParameters())
     assert network.count_params() == 6_804_224 + 11_520  # of the reference network and couplings

@@ -48,7 +48,7 @@ class _ImageHyperModel(keras_tuner.HyperModel):
         self.images, self.args = images, args
 
     @classmethod
-    def training(cls, args):
+    def defaults(cls, args):
         """Passes over the data, and the batch size, where the program is given none."""
         return cls.epochs, cls.batch_size
 
@@ -169,7 +169,7 @@ class ReproducedHyperModel(_NetworkHyperModel):
         return name if name == args.model else f"{name}{methods.NO_DECODER}"
 
     @classmethod
-    def training(cls, args):
+    def defaults(cls, args):
         plan = methods.training_of(cls._method(args), args.data, args.budget)
         return plan.epochs, plan.batch_size
 
