@@ -23,7 +23,7 @@ import studies
 from export.command import Parser, fail, positive
 from reproduction import measures, pictures, provenance, reconstructions, summary
 from reproduction.cells import Cell, run
-from reproduction.methods import BUDGETS
+from reproduction.methods import BUDGETS, UPDATES
 from reproduction.tables import TABLES
 
 SHOWN = 10  # test images in a picture
@@ -51,6 +51,12 @@ def read_arguments():
         "--methods", nargs="+", metavar="METHOD", help="only these methods of the table"
     )
     parser.add_argument("--epochs", type=positive(int), help="instead of the budget's")
+    parser.add_argument(
+        "--update",
+        choices=UPDATES,
+        default=UPDATES[0],
+        help="of weights and of the routing coefficients of l1 and l2",
+    )
     studies.add_arguments(parser, "reproduction/")
     return parser.parse_args()
 
@@ -196,9 +202,12 @@ if args.synthetic or args.limit:
 wanted = chosen_cells()
 note = f" (budget: {args.budget}"
 note += f", {args.epochs} epochs" if args.epochs else ""
+note += f", {args.update} updates" if args.update != UPDATES[0] else ""
 note += f", at most {args.limit} images" if args.limit else ""
 note += ", synthetic images)" if args.synthetic else ")"
-arguments = {name: getattr(args, name) for name in ("budget", "epochs", "synthetic", "limit")}
+arguments = {
+    name: getattr(args, name) for name in ("budget", "epochs", "update", "synthetic", "limit")
+}
 studies.open_folder(args.output, "reproduction", arguments)
 rows = KINDS.get(args.table, errors)()
 runs.write_csv(path(".csv"), rows)

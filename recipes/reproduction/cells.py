@@ -42,6 +42,7 @@ def run(cell, args):
         recipe="reproduce",
         **dataclasses.asdict(cell),
         budget=args.budget,
+        update=args.update,
         # What must not change between an interruption and the rest.
         training=dataclasses.asdict(plan),
         options=methods.options_of(cell.method, cell.task),
@@ -55,9 +56,8 @@ def run(cell, args):
     studies.open_cell(own)
     runs.check_output(own)
     keras.utils.set_random_seed(cell.seed)
-    model = methods.compiled(
-        cell.method, cell.task, args.budget, task, epochs * (count // size), [task.make_metric()]
-    )
+    steps, metrics = epochs * (count // size), [task.make_metric()]
+    model = methods.compiled(cell.method, cell.task, args.budget, task, steps, metrics, args.update)
 
     def batches(first_step):
         return task.batches(size, cell.seed, first_step)

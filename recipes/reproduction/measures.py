@@ -34,7 +34,9 @@ def step_times(names, args):
     for name in names:
         plan = methods.training_of(name, "mnist", args.budget)
         keras.utils.set_random_seed(0)
-        model = methods.compiled(name, "mnist", args.budget, task, STEPS * ROUNDS)
+        model = methods.compiled(
+            name, "mnist", args.budget, task, STEPS * ROUNDS, update=args.update
+        )
         size = min(plan.batch_size, len(task.images.train[0]))
         # As arrays, for Keras' other backends.
         x, y = keras.tree.map_structure(np.asarray, next(iter(task.batches(size, 0, 0))))
@@ -115,7 +117,9 @@ def time_to_goal(cell, args, before):
     keras.utils.set_random_seed(cell.seed)
     size = min(plan.batch_size, len(task.images.train[0]))
     most = (args.epochs or plan.epochs) * (len(task.images.train[0]) // size)
-    model = methods.compiled(cell.method, cell.task, args.budget, task, most, ["accuracy"])
+    model = methods.compiled(
+        cell.method, cell.task, args.budget, task, most, ["accuracy"], args.update
+    )
     goal = _Goal()
     history = model.fit(
         task.batches(size, cell.seed, 0),

@@ -11,6 +11,7 @@ from kcaps.routing import ROUTINGS
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
+UPDATES = ("alternating", "joint")  # of weights and routing coefficients: the paper's is the first
 
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
 # searches.
@@ -73,14 +74,14 @@ class Training:
             return schedules.CosineDecay(rate, steps)
         return schedules.ExponentialDecay(rate, self.decay_steps, self.decay)
 
-    def compile(self, network, steps, metrics=None):
+    def compile(self, network, steps, metrics=None, update=UPDATES[0]):
         """Compiles a network for so many steps in all."""
         optimizer = keras.optimizers.Adam(self.schedule(self.rate, steps))
         if not isinstance(network, CapsNet):
             network.compile(optimizer, LogLoss(), metrics=metrics)
             return
         rate = self.schedule(self.routing_rate, steps) if network.routing_variables else None
-        network.compile(optimizer, routing_learning_rate=rate, metrics=metrics)
+        network.compile(optimizer, update=update, routing_learning_rate=rate, metrics=metrics)
 
 
 # On two cores, all networks have the same few passes, at `RATES`.
@@ -154,7 +155,7 @@ def build(method, task, budget, shape, num_classes, options=None):
     return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
 
 
-def compiled(method, name, budget, task, steps, metrics=None):
+def compiled(method, name, budget, task, steps, metrics=None, update=UPDATES[0]):
     """A network that is compiled for so many steps on a task.
 
     Args:
@@ -163,7 +164,8 @@ def compiled(method, name, budget, task, steps, metrics=None):
         task: `tasks.Task`.
         steps: Positive integer.
         metrics: As for Keras.
+        update: One of `UPDATES`.
     """
     network = build(method, name, budget, task.input_shape, task.images.num_classes)
-    training_of(method, name, budget).compile(network, steps, metrics)
+    training_of(method, name, budget).compile(network, steps, metrics, update)
     return network
