@@ -21,9 +21,10 @@ import psutil
 
 import studies
 from export.command import Parser, fail, positive
+from kcaps.models.capsnet import UPDATES
 from reproduction import measures, pictures, provenance, reconstructions, summary
 from reproduction.cells import Cell, run
-from reproduction.methods import BUDGETS, UPDATES
+from reproduction.methods import BUDGETS
 from reproduction.tables import TABLES
 
 SHOWN = 10  # test images in a picture

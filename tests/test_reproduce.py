@@ -62,7 +62,8 @@ def test_schedules(small):
     halved = methods.training_of("l1_fc", "mnist", "gpu").schedule(1e-3, 5000)
     np.testing.assert_allclose([halved(step) for step in (0, 1000, 2000)], [1e-3, 5e-4, 2.5e-4])
     network = methods.build("l1", "mnist", "cpu", (28, 28, 1), 10)
-    methods.training_of("l1", "mnist", "cpu").compile(network, 50)
+    methods.training_of("l1", "mnist", "cpu").compile(network, 50, update="joint")
+    assert network.update == "joint"
     for optimizer, rate in [
         (network.optimizer, methods.RATES["l1"]),
         (network.routing_optimizer, methods.ROUTING_RATES["l1"]),
@@ -169,6 +170,9 @@ def test_provenance_is_of_the_start(small, tmp_path, monkeypatch):
     # Another rate is another training, whatever has been done of the first.
     run = json.loads((tmp_path / "mnist/l2-0/run.json").read_text())["arguments"]
     assert run["training"]["rate"] == methods.RATES["l2"] and run["backend"] == "tensorflow"
+    assert run["update"] == "alternating"
+    result = reproduce(tmp_path, *arguments, "--update", "joint")
+    assert result.returncode == 2 and "is of a study with other arguments" in result.stderr
 
 
 @pytest.mark.long
@@ -270,6 +274,9 @@ def test_measures(small, tmp_path):
         assert float(row["bim"]) >= float(row["test_error"])  # an attack does not help
 
     names = ("dynamic", "dynamic_fc", "l2_fc")
+    joint = tmp_path / "joint"
+    result = reproduce(joint, "figure4", "--methods", "l2_fc", "--epochs", 1, "--update", "joint")
+    assert result.returncode == 0 and "1 epochs, joint updates, at most" in result.stdout
     result = reproduce(tmp_path, "figure4", "--methods", *names, "--epochs", 1)
     assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "figure4.csv")

@@ -7,11 +7,11 @@ import keras
 import networks
 from kcaps.losses import LogLoss
 from kcaps.models import CapsNet, capsnet, efficient_capsnet
+from kcaps.models.capsnet import UPDATES
 from kcaps.routing import ROUTINGS
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
-UPDATES = ("alternating", "joint")  # of weights and routing coefficients: the paper's is the first
 
 # Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
 # searches.
