@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 
 import overlaps
 import pictures
+from kcaps.layers import CapsuleMask
 
 SHOWN = 8
 
@@ -45,8 +46,8 @@ def rebuild(model, x):
     network = keras.Model(model.input, [model.output, model.class_layer.output])
     lengths, poses = network.predict(x, verbose=0)
     found = np.sort(np.argsort(-lengths)[:, : overlaps.PARTS])
-    masks = np.eye(lengths.shape[1])[found][..., None]  # (b, 2, j, 1)
-    masked = (masks * poses[:, None]).reshape(-1, *poses.shape[1:])
+    twice = np.repeat(poses, overlaps.PARTS, axis=0)  # (2 b, j, d)
+    masked = keras.ops.convert_to_numpy(CapsuleMask()(twice, labels=found.ravel()))
     rebuilt = model.decoder.predict(masked, verbose=0)
     return found, rebuilt.reshape(*found.shape, *x.shape[1:])
 

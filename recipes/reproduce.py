@@ -126,10 +126,7 @@ def errors():
 def overlapping():
     """Test errors; leaves in each cell's folder a picture of its digits, each rebuilt apart."""
     rows = errors()
-    for cell in wanted:
-        file = cell.folder(args.output) / "reconstructions.png"
-        if not file.exists():
-            reconstructions.draw_parts(cell, args, file)
+    reconstructions.draw_parts(wanted, args)
     return rows
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 import pictures
+from reproduction.summary import DEVIATION
 
 
 def errors(title, found, path):
@@ -18,7 +19,7 @@ def errors(title, found, path):
         axis.bar(
             range(len(rows)),
             [row["test_error"] for row in rows],
-            yerr=[row.get("test_error_deviation") or 0 for row in rows],
+            yerr=[row.get(f"test_error{DEVIATION}") or 0 for row in rows],
             capsize=4,
             color="tab:blue",
             alpha=0.7,

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import data
+
 import keras
 import numpy as np
 
@@ -57,11 +59,15 @@ def rebuild(cell, args):
     return images, lengths.argmax(-1) == labels, rebuilt
 
 
-def draw_parts(cell, args, path):
-    """Draws test pictures of two digits, each of them rebuilt apart, in a finished cell."""
-    images = tasks.load(cell.task, args).images
-    _, test = overlaps.held_out(images)
-    overlap_pictures.draw(_load(cell, args), images, test, path)
+def draw_parts(cells, args):
+    """Leaves `reconstructions.png` in finished cells of overlapping digits that have none yet."""
+    paths = {cell: cell.folder(args.output) / "reconstructions.png" for cell in cells}
+    paths = {cell: path for cell, path in paths.items() if not path.exists()}
+    if paths:
+        images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
+        _, test = overlaps.held_out(images)
+    for cell, path in paths.items():
+        overlap_pictures.draw(_load(cell, args), images, test, path)
 
 
 def _train_decoder(cell, args):

@@ -41,7 +41,6 @@ class _ImageHyperModel(keras_tuner.HyperModel):
     """
 
     as_published = False  # the order and the share of validation images, as for `data.load`
-    epochs, batch_size = None, None
 
     def __init__(self, images, args):
         super().__init__()
