@@ -6,6 +6,7 @@ from keras import ops
 
 from kcaps import routing as routings
 from kcaps.activations import safe_norm
+from kcaps.graph import calls
 from kcaps.layers import DigitCaps
 from kcaps.routing import Routing, Votes, batch_first
 from kcaps.routing import routing_objective as routing_objective
@@ -66,7 +67,9 @@ def trace_routing(layer, inputs, routing=None):
     Args:
         layer: A `kcaps.layers.DigitCaps` that has been built.
         inputs: The capsules that enter it, `(batch, num_inputs, input_dim)`. Those of a model on
-            images are `keras.Model(model.input, layer.input).predict(images)`.
+            images are `keras.Model(model.input, layer.input).predict(images)`; where the layer was
+            called in another graph before, those of a CapsNet's class capsules are at
+            `model.class_inputs`.
         routing: A routing without weights, or its name, to follow in place of the layer's own,
             for example `DynamicRouting(num_iterations=50)`. Defaults to the layer's own.
 
@@ -137,13 +140,13 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
     Like Keras' callback, it needs TensorFlow to be installed, whatever the backend.
 
     Args:
-        images: A batch of inputs of the model; some dozens are enough.
+        images: A batch of inputs of the model, in each form that it takes; some dozens are enough.
         log_dir: Folder of the logs. Defaults to `"logs"`.
         **kwargs: Further arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: at the start of training, if the model has no `DigitCaps`, or one whose routing
-            implements `call` alone and cannot be traced.
+        ValueError: at the start of training, if the model has no `DigitCaps`, or one that it calls
+            more than once, or whose routing implements `call` alone and cannot be traced.
 
     Example:
 
@@ -158,11 +161,17 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
 
     def set_model(self, model):
         super().set_model(model)
-        self._layers = [layer for layer in model.layers if isinstance(layer, DigitCaps)]
-        if not self._layers:
+        found = calls(model.outputs, DigitCaps)
+        self._layers = [call.layer for call in found]
+        if not found:
             raise ValueError(
                 "`RoutingTensorBoard` needs a model with DigitCaps among its layers. "
                 f"Received: model {model.name!r} with {[layer.name for layer in model.layers]}."
+            )
+        if len(set(self._layers)) < len(found):
+            raise ValueError(
+                "`RoutingTensorBoard` cannot tell the calls of a layer apart that is called more "
+                f"than once. Received: calls of {[layer.name for layer in self._layers]}."
             )
         for layer in self._layers:
             if type(layer.routing).iterate is Routing.iterate:
@@ -170,12 +179,13 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
                     "`RoutingTensorBoard` needs routings that implement `iterate`, which gives the "
                     f"couplings. Received: {type(layer.routing).__name__} in layer {layer.name!r}."
                 )
-        inputs = {layer.name: layer.input for layer in self._layers}
+        inputs = {call.layer.name: call.inputs[0] for call in found}
         self._network = keras.Model(model.input, inputs)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        capsules = self._network(ops.convert_to_tensor(self.images), training=False)
+        images = keras.tree.map_structure(ops.convert_to_tensor, self.images)
+        capsules = self._network(images, training=False)
         for layer in self._layers:
             trace = trace_routing(layer, capsules[layer.name])
             for name in ("objective", "entropy", "polarisation"):

@@ -1,28 +1,41 @@
 """Class labels in the forms in which Keras users hold them."""
 
+import numpy as np
 from keras import ops
 
 from kcaps.validation import agree
 
 
-def k_hot(labels, num_classes, batch_size=None):
+def k_hot(labels, num_classes, batch_size=None, exact=False):
     """Turns labels into a float32 k-hot matrix.
 
     Args:
         labels: Integers of shape `(batch,)` or `(batch, 1)`, or a one-hot or k-hot matrix of
-            shape `(batch, num_classes)`, any dtype.
+            shape `(batch, num_classes)`, any dtype. Of a single class, both forms say whether it
+            is present: 1, or absent: 0.
         num_classes: Number of classes.
         batch_size: Number of examples, where it is known: it must be that of the labels.
+        exact: Whether each class must be present or absent. Otherwise a matrix may have any
+            numbers, such as smoothed labels. Defaults to False.
 
     Returns:
         Float32 tensor of shape `(batch, num_classes)` with 1 for each class that is present. The
         row of a number that is no class is NaN, as its loss should be: values cannot be refused
-        in a compiled program.
+        in a compiled program. So is a row of a matrix with another number than 0 and 1, if labels
+        are to be exact, and a number below 0 or above 1 for a single class.
 
     Raises:
-        ValueError: if the shape of `labels` fits neither form.
+        ValueError: if `labels` are no numbers, or their shape fits neither form.
     """
+    refuse_text(labels)
     labels = ops.convert_to_tensor(labels)
+    if getattr(labels.shape, "rank", 0) is None and num_classes > 1:
+        raise ValueError(
+            "`labels` came in several shapes, of which TensorFlow keeps none. Give all of them the "
+            f"shape (batch,), or (batch, {num_classes}), or compile the model again in between."
+        )
+    if num_classes == 1 and _is_column(labels.shape):
+        labels = ops.reshape(labels, (-1, 1))
     rank, last = len(labels.shape), labels.shape[-1] if len(labels.shape) else None
     if rank and not agree(labels.shape[:1], (batch_size,)):
         raise ValueError(
@@ -30,7 +43,7 @@ def k_hot(labels, num_classes, batch_size=None):
             f"Received: labels of shape {tuple(labels.shape)}."
         )
     if rank == 2 and last == num_classes:
-        return ops.cast(labels, "float32")
+        return _known(ops.cast(labels, "float32"), exact)
     if rank == 1 or (rank == 2 and last == 1):
         labels = ops.cast(ops.reshape(labels, (-1, 1)), "float32")
         # Not `ops.one_hot`, for which a number that is no class is an example of no class.
@@ -60,3 +73,40 @@ def targets(labels, predictions):
             f"Received: y_pred of shape {shape}."
         )
     return ops.cast(k_hot(labels, shape[1], shape[0]), predictions.dtype)
+
+
+def refuse_text(labels, name="labels"):
+    """Raises an error for labels that are text or other objects.
+
+    Args:
+        labels: An array, a tensor, or whatever NumPy makes an array of.
+        name: What the labels are called, for the message.
+
+    Raises:
+        ValueError: if their type is none of numbers.
+    """
+    dtype = getattr(labels, "dtype", None) or np.asarray(labels).dtype
+    kind = str(getattr(dtype, "name", dtype))
+    if kind.startswith(("str", "bytes", "object", "category")):
+        raise ValueError(
+            f"`{name}` must hold the numbers of classes. Number them first, as "
+            f"`numpy.unique({name}, return_inverse=True)[1]` does. Received: an array of {kind}."
+        )
+
+
+def _is_column(shape):
+    """Whether a shape is not known, or is that of a vector or of a matrix of one column."""
+    if getattr(shape, "rank", 0) is None:
+        return True
+    return len(shape) == 1 or (len(shape) == 2 and shape[1] in (1, None))
+
+
+def _known(matrix, exact):
+    """A k-hot matrix with NaN in the rows that cannot be labels."""
+    if exact:
+        is_label = ops.logical_or(ops.equal(matrix, 0.0), ops.equal(matrix, 1.0))
+    elif matrix.shape[1] == 1:  # of a single class, any other number is a mistake
+        is_label = ops.logical_and(matrix >= 0.0, matrix <= 1.0)
+    else:
+        return matrix
+    return ops.where(ops.all(is_label, axis=-1, keepdims=True), matrix, float("nan"))

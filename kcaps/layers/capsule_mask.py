@@ -25,6 +25,7 @@ class CapsuleMask(keras.layers.Layer):
         inputs: Poses of shape `(batch, num_capsules, capsule_dim)`.
         labels: Optional integers of shape `(batch,)` or `(batch, 1)`, or a one-hot or k-hot
             matrix of shape `(batch, num_capsules)`, with as many ones as capsules shall stay.
+            The poses of an example whose label is no class become NaN.
 
     Output shape:
         Masked poses `(batch, num_capsules, capsule_dim)`.
@@ -65,7 +66,7 @@ class CapsuleMask(keras.layers.Layer):
         self._check(inputs.shape)  # others than those that the layer was built for
         num_capsules = inputs.shape[1]
         if labels is not None:
-            mask = k_hot(labels, num_capsules, inputs.shape[0])  # (b, j)
+            mask = k_hot(labels, num_capsules, inputs.shape[0], exact=True)  # (b, j)
         else:
             _, longest = ops.top_k(safe_norm(inputs), self.num_active)  # (b, num_active)
             mask = ops.sum(ops.one_hot(longest, num_capsules, dtype="float32"), axis=1)

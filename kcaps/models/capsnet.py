@@ -1,11 +1,18 @@
 """A Keras model that alternates weight updates and routing updates."""
 
+import functools
+import inspect
+
 import keras
 
 from kcaps import losses
+from kcaps.labels import refuse_text
 from kcaps.layers import CapsuleMask, DigitCaps
-from kcaps.models import parts
+from kcaps.models import advice, decoders, parts
+from kcaps.models.class_graph import ClassGraph, Networks, check_objective
+from kcaps.models.targets import as_arrays, check_labels
 from kcaps.replicas import Replicated, num_replicas
+from kcaps.saving import refuse_legacy_config, refuse_legacy_format
 from kcaps.validation import from_config, non_negative, one_of, positive_int
 
 if keras.backend.backend() == "jax":
@@ -28,28 +35,44 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
       the coefficients fixed, then `routing_steps` steps on the coefficients with the new weights
       fixed, on the same minibatch: Algorithm 1 of the paper. With `update="joint"`, both
       gradients come from one pass, at one set of weights, which saves the second forward pass.
-      The objective is that of the class capsules, the last `DigitCaps`; coefficients of earlier
-      layers follow by the chain rule, less their own penalty.
+      The objective is that of the class capsules; coefficients of earlier layers follow by the
+      chain rule, less their own penalty.
     - *A decoder.* It rebuilds the image from the masked class poses (of the true classes in
       training, of the longest capsules otherwise) and adds its error to the loss. It is not part
       of `outputs`; `model.decoder` is a model of its own. Where several objects are in an image,
       `fit(x, {"labels": labels, "parts": images})` has each rebuilt apart, from the capsule of its
       class alone: integers `(batch, n)`, and images `(batch, n, height, width, channels)`.
 
+    Both need to know which capsules are the classes, and the labels of these. The class capsules
+    are the `DigitCaps` whose lengths are an output, by `CapsuleLength`; of a model without such an
+    output, the last ones. Their labels are the targets of that output. A model with another task
+    has both, and its targets and losses come in lists or dicts, as in Keras (the loss of the
+    lengths may be None):
+
+    ```python
+    model = CapsNet(image, [CapsuleLength(name="digit")(poses), Dense(1, name="slant")(features)])
+    model.compile(loss={"digit": "margin", "slant": "mse"})
+    model.fit(images, {"digit": labels, "slant": angles})
+    ```
+
     Without either, the model trains by Keras' own step. `keras.models.clone_model` rebuilds models
     from their graph alone: a clone has no decoder.
 
     Args:
-        inputs: Input tensor of a functional model.
-        outputs: Output tensor, the capsule lengths `(batch, num_classes)`.
+        inputs: Input tensor of a functional model, or a list or dict of several.
+        outputs: Output tensor, the capsule lengths `(batch, num_classes)`, or a list or dict of
+            several.
         decoder: Optional model from masked poses `(batch, num_capsules, capsule_dim)` to images
-            of the shape and unit of `inputs`.
+            of the shape and unit of the input: of the first one of that shape, where there are
+            several.
         reconstruction_weight: Weight of the summed squared error between image and
             reconstruction. Defaults to 0.0005, which is meant for pixels in [0, 1].
         **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: for a decoder in a model without `DigitCaps`, or a negative weight.
+        ValueError: for a decoder in a model without class capsules, or in one where several may
+            be meant, for one that does not make images of the shape of an input, or for a negative
+            weight.
 
     Example:
 
@@ -71,12 +94,7 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         super().__init__(*args, **kwargs)
         self.decoder = decoder = from_config("decoder", decoder)
         self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
-        if decoder is not None and not isinstance(decoder, keras.layers.Layer):
-            raise ValueError(f"`decoder` must be a Keras model. Received: decoder={decoder!r}.")
-        if decoder is not None and self.class_layer is None:
-            raise ValueError(
-                "`decoder` needs class capsules to decode. Received: a graph without DigitCaps."
-            )
+        self._image = self.inputs[0] if decoder is None else decoders.prepare(decoder, self)
 
     def compile(
         self,
@@ -93,7 +111,8 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
 
         Args:
             optimizer: Optimizer of all weights but the routing variables, as in Keras.
-            loss: `"margin"`, or anything that Keras accepts.
+            loss: Name of a loss of kcaps (see `kcaps.losses.get`), or anything that Keras
+                accepts; of a model with several outputs, a list or dict of these.
             routing_optimizer: Optimizer of the routing variables, which minimises the negative
                 objective. Defaults to plain gradient steps of `routing_learning_rate`.
             routing_learning_rate: Rate γ of those plain steps, a number or a schedule. Defaults to
@@ -132,20 +151,14 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
                 "`routing_steps` must be 1. Use update='alternating' for more. "
                 f"Received: weight_steps={weight_steps}, routing_steps={routing_steps}."
             )
-        last = self.class_layer
-        if self.routing_variables and not (last and last.routing.routing_variables):
-            raise ValueError(
-                'The last DigitCaps must use a routing with an objective ("l1" or "l2") and stand '
-                "in the model itself when another layer has such a routing: its capsules define "
-                f"the objective of all. Received: {last and last.routing} in the last layer."
-            )
+        if self.routing_variables:
+            check_objective(self._class_graph)
         if routing_optimizer is None:
             rate = 1e-5 if routing_learning_rate is None else routing_learning_rate
             if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
                 rate = non_negative("routing_learning_rate", rate)
             routing_optimizer = keras.optimizers.SGD(rate)
-        loss = losses.get(loss) if isinstance(loss, str) else loss
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        super().compile(optimizer=optimizer, loss=_by_name(loss), **kwargs)
         self.update, (self.weight_steps, self.routing_steps) = update, steps
         self.routing_optimizer = keras.optimizers.get(routing_optimizer)
         half = keras.optimizers.LossScaleOptimizer
@@ -166,15 +179,53 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         """Trains the model; arguments and result as those of `keras.Model.fit`.
 
         Raises:
-            ValueError: for an array of integer labels of which one is no class. In batches of a
-                dataset such a label makes the loss NaN.
+            ValueError: for labels of which one is no class, and for a decoder, `"l1"` or `"l2"`
+                without labels of the class capsules. In batches of a dataset a number that is no
+                class makes the loss NaN.
         """
-        validation = kwargs.get("validation_data")
-        held_out = validation[1] if isinstance(validation, tuple) and len(validation) > 1 else None
-        if getattr(self.loss, "ignore_class", None) is None:
-            for labels in (y, held_out):
-                parts.check_labels(labels, self.output_shape)
-        return super().fit(x, y, *args, **kwargs)
+        y = as_arrays(y, self.output_shape)
+        self._check_data(x, y, training=True)
+        bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
+        held_out = bound.get("validation_data")
+        if isinstance(held_out, tuple | list) and len(held_out) in (2, 3):
+            images, labels, *weights = held_out
+            labels = as_arrays(labels, self.output_shape)
+            self._check_data(images, labels)
+            bound["validation_data"] = (images, labels, *weights)
+        return super().fit(**bound)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Loss and metrics on data; arguments and result as those of `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: for labels of which one is no class.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):  # of which `fit` has checked the data
+            y = as_arrays(y, self.output_shape)
+            self._check_data(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """Outputs for data; arguments and result as those of `keras.Model.predict`."""
+        advice.on_pixels(self, x)
+        return super().predict(x, *args, **kwargs)
+
+    def _check_data(self, x, y, training=False):
+        advice.on_pixels(self, x)
+        needs_labels = training and self._needs_labels
+        output = self._class_graph and self._class_graph.output
+        may_ignore = getattr(self.loss, "ignore_class", None) is not None
+        if y is None:
+            return
+        if output is None or output.of(y, self.loss) is None:
+            if needs_labels:
+                self._class_labels(y)  # says what is missing
+            shape = self.output_shape
+            is_matrix = isinstance(shape, tuple) and len(shape) == 2 and shape[1] != 1
+            if output is None and is_matrix and not may_ignore:
+                check_labels(y, shape[1])
+        elif needs_labels or not may_ignore:
+            check_labels(output.of(y, self.loss), output.num_capsules, exact=needs_labels)
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -193,22 +244,68 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self):
+        refuse_legacy_config()
         return {
             **super().get_config(),
             "decoder": self.decoder and keras.saving.serialize_keras_object(self.decoder),
             "reconstruction_weight": self.reconstruction_weight,
         }
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        refuse_legacy_config()
+        return super().from_config(config, custom_objects)
+
+    def save(self, filepath, *args, **kwargs):
+        """Saves the model as a `.keras` file; arguments as those of `keras.Model.save`.
+
+        Raises:
+            ValueError: for a path of Keras' old HDF5 format, which would lose the decoder.
+        """
+        refuse_legacy_format(filepath)
+        return super().save(filepath, *args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """Loads weights; arguments as those of `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: for a path of Keras' old HDF5 format, which has no weights of the decoder.
+        """
+        refuse_legacy_format(filepath)
+        return super().load_weights(filepath, *args, **kwargs)
+
     def summary(self, *args, **kwargs):
         """Prints the network and, below it, the decoder; arguments as in Keras."""
         super().summary(*args, **kwargs)
         if self.decoder is not None:
             self.decoder.summary(*args, **kwargs)
+        advice.on_size(self, kwargs.get("print_fn") or print)
+
+    @functools.cached_property
+    def _class_graph(self):
+        return ClassGraph.of(self)
+
+    @functools.cached_property
+    def _networks(self):
+        return Networks.of(self, self._class_graph.call, self._image)
 
     @property
     def class_layer(self):
-        """The last `DigitCaps` of the graph, or None; Keras keeps layers in order of depth."""
-        return next((x for x in reversed(self.layers) if isinstance(x, DigitCaps)), None)
+        """The `DigitCaps` of the class capsules, or None where there is none."""
+        return self._class_graph and self._class_graph.call.layer
+
+    @property
+    def class_inputs(self):
+        """The tensor that enters the class capsules in this model's graph, or None.
+
+        It differs from `class_layer.input` where that layer was called in another graph before.
+        """
+        return self._class_graph and self._class_graph.call.inputs[0]
+
+    @property
+    def class_poses(self):
+        """The tensor of the poses of the class capsules in this model's graph, or None."""
+        return self._class_graph and self._class_graph.call.outputs[0]
 
     @property
     def routing_variables(self):
@@ -230,29 +327,86 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
 
         return list(search(self.layers))
 
+    @property
+    def _needs_labels(self):
+        """Whether a training step reads the labels of the class capsules."""
+        return self.decoder is not None or bool(self.routing_variables)
+
+    def _class_labels(self, y):
+        """The part of targets that has the labels of the class capsules."""
+        output = self._class_graph.output
+        labels = None if output is None else output.of(y, self.loss)
+        if labels is None:
+            raise ValueError(
+                "A decoder, and l1 or l2 routing, need the labels of the class capsules. Make "
+                "their lengths an output, `CapsNet(inputs, [CapsuleLength()(poses), other])`, and "
+                "give its labels beside the other targets; its loss may be None. Received: "
+                f"targets of the outputs {self.output_names}, with no labels of "
+                f"{self._class_graph.call.layer.name!r}."
+            )
+        return labels
+
     def _forward(self, x, training, capsules_only=False):
         """What a step needs of one pass; the routing objective the last layer's input alone."""
-        layer = self.class_layer
-        tensors = {"capsules": layer.input}
-        if not capsules_only:
-            tensors |= {"image": self.inputs[0], "outputs": self.output, "poses": layer.output}
-        return keras.Model(self.inputs, tensors)(keras.tree.flatten(x), training=training)
+        self._called = True  # Keras exports models to ONNX that have been called, as this one is
+        network = self._networks.below if capsules_only else self._networks.whole
+        return network(self._by_input(x), training=training)
+
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        return super().call(self._by_input(inputs), training=training, mask=mask, **kwargs)
+
+    def _by_input(self, x):
+        """Inputs in the structure of the model's own.
+
+        Keras leaves surplus ones out of a dict for a list of inputs, but not of a dict for a dict:
+        there, it would give the others to the wrong inputs.
+        """
+        own = self.input
+        if isinstance(x, dict) and isinstance(own, dict) and set(own) < set(x):
+            return {name: x[name] for name in own}
+        if isinstance(own, keras.KerasTensor):
+            if isinstance(x, dict) and own.name in x:
+                return x[own.name]
+            if isinstance(x, list | tuple) and len(x) == 1:
+                return x[0]
+        return x
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        y = parts.class_targets(y, y_pred.shape[-1])
+        y = self._with_classes(y)
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        y = parts.class_targets(y, y_pred.shape[-1])
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        return super().compute_metrics(x, self._with_classes(y), y_pred, sample_weight)
+
+    def _with_classes(self, y):
+        """Targets with classes in the place of parts, and none of them text."""
+        for target in keras.tree.flatten(y):
+            refuse_text(target, "y")
+        output = self._class_graph and self._class_graph.output
+        if output is None:
+            return parts.class_targets(y, self.output_shape[-1]) if parts.are_parts(y) else y
+        target = output.of(y, self.loss)
+        if not parts.are_parts(target):
+            return y
+        return output.put(y, parts.class_targets(target, output.num_capsules))
+
+    def _class_weights(self, sample_weight):
+        """The weights of the examples for the labels of the class capsules."""
+        output = self._class_graph.output
+        if output is None or not isinstance(sample_weight, dict | list | tuple):
+            return sample_weight
+        return output.of(sample_weight, self.loss)
 
     def _reconstruction_loss(self, y, tensors, sample_weight, training):
         weight, poses = self.reconstruction_weight, tensors["poses"]
-        if isinstance(y, dict):
+        sample_weight = self._class_weights(sample_weight)
+        output = self._class_graph.output
+        labels = self._class_labels(y) if training else output and output.of(y, self.loss)
+        if parts.are_parts(labels):
             return parts.reconstruction_loss(
-                self.decoder, poses, y, weight, sample_weight, training
+                self.decoder, poses, labels, weight, sample_weight, training
             )
-        masked = CapsuleMask()(poses, labels=y if training else None)
+        masked = CapsuleMask()(poses, labels=labels if training else None)
         image = self.decoder(masked, training=training)
         loss = losses.ReconstructionLoss(weight)
         return loss(tensors["image"], image, sample_weight=sample_weight)
@@ -268,8 +422,9 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         """Negative routing objective of the whole model."""
         layer = self.class_layer
         kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
-        y = parts.class_targets(y, kernel.shape[2])
-        gain = layer.routing.objective(tensors["capsules"], kernel, y, sample_weight)
+        labels = parts.class_targets(self._class_labels(y), kernel.shape[2])
+        sample_weight = self._class_weights(sample_weight)
+        gain = layer.routing.objective(tensors["capsules"], kernel, labels, sample_weight)
         routings = [digit_caps.routing for digit_caps in self._digit_caps()]
         penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
         # Gradients are summed over replicas: what is no sum over examples counts once in all.
@@ -311,5 +466,15 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
     def _update_metrics(self, x, y, sample_weight, outputs, loss):
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
         # Keras divided the loss by the number of replicas.
-        tracker.update_state(loss * num_replicas(), sample_weight=keras.ops.shape(outputs)[0])
+        size = keras.ops.shape(keras.tree.flatten(outputs)[0])[0]
+        tracker.update_state(loss * num_replicas(), sample_weight=size)
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+
+
+def _by_name(loss):
+    """A structure of losses with those of kcaps in the place of their names."""
+    if isinstance(loss, dict):
+        return {name: _by_name(part) for name, part in loss.items()}
+    if isinstance(loss, list | tuple):
+        return type(loss)(_by_name(part) for part in loss)
+    return losses.get(loss) if isinstance(loss, str) else loss

@@ -1,6 +1,5 @@
 """Targets that hold the parts of an image apart, as overlapping digits in one picture."""
 
-import numpy as np
 from keras import ops
 
 from kcaps.losses import ReconstructionLoss
@@ -45,26 +44,9 @@ def reconstruction_loss(decoder, poses, y, weight, sample_weight, training):
     return ReconstructionLoss(weight)(parts, images, sample_weight=sample_weight)
 
 
-def check_labels(y, output_shape):
-    """Refuses an array of integer labels with one that is no class.
-
-    Args:
-        y: Targets in any form; others than arrays of integer labels pass.
-        output_shape: Shape of the model's output.
-    """
-    labels = y.get("labels") if isinstance(y, dict) else y
-    is_matrix = isinstance(output_shape, tuple) and len(output_shape) == 2
-    if not isinstance(labels, np.ndarray) or not is_matrix or labels.dtype.kind not in "iufb":
-        return
-    num_classes = output_shape[1]
-    if not isinstance(y, dict) and (num_classes == 1 or labels.size != len(labels)):
-        return  # a matrix, whose rows may hold several classes
-    wrong = labels[~np.isin(labels, np.arange(num_classes))]
-    if wrong.size:
-        raise ValueError(
-            f"`y` must hold classes from 0 to {num_classes - 1}. "
-            f"Received: {wrong.size} other numbers, such as {wrong[0]}."
-        )
+def are_parts(y):
+    """Whether targets are meant as a dict with parts: one that has one of its keys."""
+    return isinstance(y, dict) and not {"labels", "parts"}.isdisjoint(y)
 
 
 def _check(y):

@@ -43,14 +43,14 @@ def signed_labels(labels, num_classes, balanced):
         labels: Integers `(batch,)` or a k-hot matrix `(batch, num_classes)`.
         num_classes: Number of classes.
         balanced: Whether present classes weigh `num_classes - 1` rather than 1, so that with
-            balanced classes both kinds weigh the same in sum.
+            balanced classes both kinds weigh the same in sum. A single class weighs 1.
 
     Returns:
-        Float32 tensor of shape `(batch, num_classes)`.
+        Float32 tensor of shape `(batch, num_classes)`. The row of a label that is no class is NaN.
     """
-    present = float(num_classes - 1) if balanced else 1.0
-    signs = ops.where(k_hot(labels, num_classes) > 0, present, -1.0)
-    return ops.cast(signs, "float32")
+    weight = float(max(num_classes - 1, 1)) if balanced else 1.0
+    present = k_hot(labels, num_classes, exact=True)
+    return present * (weight + 1.0) - 1.0
 
 
 @keras.saving.register_keras_serializable(package="kcaps")

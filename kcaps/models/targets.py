@@ -1,0 +1,179 @@
+"""Which of a model's outputs tells the classes, its targets, and whether these are classes."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from kcaps.graph import length_calls
+from kcaps.labels import refuse_text
+from kcaps.models import parts
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassOutput:
+    """The output of a model whose targets are the labels of the class capsules.
+
+    Args:
+        path: Where it stands in the structure of outputs: keys of dicts, places in lists.
+        index: Its place among all outputs.
+        names: Names of all outputs, by which targets may be given too.
+        num_capsules: Number of class capsules.
+    """
+
+    path: tuple
+    index: int
+    names: tuple
+    num_capsules: int
+
+    def of(self, structure, losses=None):
+        """Returns the part of a structure of targets or weights that belongs to this output.
+
+        Args:
+            structure: Structure of targets as Keras takes it: one for each output in lists or
+                dicts like the outputs, a dict by the outputs' names, or one for each output that
+                has a loss.
+            losses: The losses that the model was compiled with.
+
+        Returns:
+            A part of `structure`, or None where this output has none.
+        """
+        is_single, name = len(self.names) == 1, self.names[self.index]
+        if isinstance(structure, dict):
+            if is_single and parts.are_parts(structure) and set(structure) != {name}:
+                return structure
+            if self.path and self.path[0] in structure:
+                return _at(structure, self.path)
+            return structure.get(name)
+        if isinstance(structure, list | tuple):
+            if len(structure) == len(self.names) and _holds_arrays(structure):
+                return structure[self.index]
+            if len(self.path) > 1 and _at(structure, self.path) is not None:
+                return _at(structure, self.path)
+        if is_single:
+            return structure
+        given = structure if isinstance(structure, list | tuple) else [structure]
+        with_loss = _places_with_loss(losses, self.names)
+        fits = len(given) == len(with_loss) and self.index in with_loss
+        return given[with_loss.index(self.index)] if fits else None
+
+    def put(self, structure, part):
+        """Returns a structure of targets in which this output's part is another one."""
+        own = self.of(structure)
+        if own is structure:
+            return part
+        if isinstance(structure, dict):
+            return {key: part if x is own else x for key, x in structure.items()}
+        return type(structure)(part if x is own else x for x in structure)
+
+
+def class_output(model, call) -> ClassOutput | None:
+    """Returns the output of a model that tells the classes, or None where that is not clear.
+
+    It is the one with the lengths of the class capsules, by `CapsuleLength`, or the only output,
+    if that has one number for each class capsule.
+
+    Args:
+        model: A functional model.
+        call: The `kcaps.graph.Call` of its class capsules.
+    """
+    outputs = keras.tree.flatten(model.output)
+    num_capsules = call.outputs[0].shape[1]
+    measured = [x for x in length_calls(model.output) if x.inputs[0] is call.outputs[0]]
+    ends = {id(x.outputs[0]) for x in measured}
+    places = [n for n, tensor in enumerate(outputs) if id(tensor) in ends]
+    if not places and len(outputs) == 1 and tuple(outputs[0].shape[1:]) == (num_capsules,):
+        places = [0]
+    if not places:
+        return None
+    paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
+    return ClassOutput(paths[places[0]], places[0], tuple(model.output_names), num_capsules)
+
+
+def check_labels(labels, num_classes, exact=False):
+    """Refuses labels that are no classes, in each form in which they can be read.
+
+    Args:
+        labels: Array, tensor, series or list of labels, or a dict of targets with parts; anything
+            else, such as None, passes.
+        num_classes: Number of classes.
+        exact: Whether labels must say of each class that it is there or not, which a decoder and
+            the routing objective need; otherwise a matrix may have any numbers.
+
+    Raises:
+        ValueError: for text, numbers that are no class, or a matrix with other numbers than 0 and
+            1 where labels must be exact.
+    """
+    has_parts = isinstance(labels, dict)
+    labels = as_array(labels.get("labels") if has_parts else labels)
+    if labels is None or not labels.size:
+        return
+    refuse_text(labels, "y")
+    is_matrix = labels.ndim == 2 and labels.shape[1] == num_classes and not has_parts
+    if is_matrix and num_classes > 1 and not exact:
+        return
+    if is_matrix or (num_classes == 1 and not has_parts):
+        wrong = labels[(labels != 0) & (labels != 1) if exact else ~((labels >= 0) & (labels <= 1))]
+        expected = "0 and 1, which say of each class whether it is there"
+    else:
+        wrong = labels[~np.isin(labels, np.arange(num_classes))]
+        expected = f"classes from 0 to {num_classes - 1}"
+    if wrong.size:
+        raise ValueError(
+            f"`y` must hold {expected}. "
+            f"Received: {wrong.size} other numbers, such as {wrong.flat[0]}."
+        )
+
+
+def as_arrays(y, output_shape):
+    """Targets of a model with one output, in a form that Keras reads as labels.
+
+    Args:
+        y: Targets. A list of numbers, which Keras takes for a structure, becomes an array; and
+            labels of a single class get an axis for it, so that both of their forms have one rank.
+        output_shape: Shape of the model's output; targets of several outputs stay as they are.
+    """
+    if not isinstance(output_shape, tuple):
+        return y
+    if isinstance(y, list | tuple) and not _holds_arrays(y):
+        y = y if as_array(y) is None else as_array(y)
+    is_vector = hasattr(y, "__getitem__") and len(getattr(y, "shape", ())) == 1
+    return as_array(y)[:, None] if is_vector and output_shape[1:] == (1,) else y
+
+
+def as_array(data):
+    """Data as a NumPy array, or None where it is no array, tensor, series or list of numbers."""
+    if isinstance(data, np.ndarray):
+        return data
+    if keras.ops.is_tensor(data):
+        return keras.ops.convert_to_numpy(data)
+    if isinstance(data, list | tuple) or (hasattr(data, "__array__") and hasattr(data, "shape")):
+        try:
+            return np.asarray(data)
+        except ValueError:  # rows of different lengths
+            return None
+    return None
+
+
+def _at(structure, path):
+    for key in path:
+        try:
+            structure = structure[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return structure
+
+
+def _holds_arrays(structure):
+    """Whether a list is one of targets, rather than of the numbers of one target."""
+    return all(
+        part is None or isinstance(part, dict) or hasattr(part, "shape") for part in structure
+    )
+
+
+def _places_with_loss(losses, names):
+    """Places of the outputs that have a loss of their own."""
+    if isinstance(losses, dict):
+        losses = [losses.get(name) for name in names]
+    losses = losses if isinstance(losses, list | tuple) else [losses] * len(names)
+    return [place for place, loss in enumerate(losses) if loss is not None]

@@ -1,0 +1,48 @@
+"""What kcaps' models refuse to be saved as, because Keras would lose a part of them."""
+
+import os
+
+from keras.src.backend.common import global_state
+
+_LEGACY = (".h5", ".hdf5")
+_WEIGHTS = ".weights.h5"
+
+
+def refuse_legacy_format(path: str | os.PathLike) -> None:
+    """Raises an error for a path of Keras' old HDF5 format.
+
+    That format has the weights of `model.layers` alone, and of what a model was compiled with only
+    the optimizer and the loss: a decoder, a routing rate or the options of EM would be lost without
+    a word.
+
+    Args:
+        path: Path to save to or to load from. Files of weights, `*.weights.h5`, pass.
+
+    Raises:
+        ValueError: for a path that ends in `.h5` or `.hdf5` and not in `.weights.h5`.
+    """
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    if name.endswith(_LEGACY) and not name.endswith(_WEIGHTS):
+        raise ValueError(
+            f"{_LOST} Use a path that ends in `.keras`, or in `.weights.h5` for the weights "
+            f"alone. Received: {name!r}."
+        )
+
+
+def refuse_legacy_config() -> None:
+    """Raises an error while Keras writes or reads its old HDF5 format.
+
+    `keras.saving.save_model` and `load_model` do not ask the model before they do so; but in that
+    format they make or read its config within a scope of their own, which can be asked for.
+
+    Raises:
+        ValueError: within that scope.
+    """
+    if global_state.get_global_attribute("use_legacy_config", False):
+        raise ValueError(
+            f"{_LOST} Use `model.save` with a path that ends in `.keras`. Received: a file of "
+            "Keras' old HDF5 format."
+        )
+
+
+_LOST = "Keras' old HDF5 format loses parts of this model, such as a decoder and the routing rate."
