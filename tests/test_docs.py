@@ -1,6 +1,7 @@
 """Every example in the documentation runs as written."""
 
 import doctest
+import functools
 import importlib
 import pathlib
 import pkgutil
@@ -122,6 +123,29 @@ def test_the_guide_to_capsule_regression(tmp_path, monkeypatch):
     loaded = keras.saving.load_model("digits.keras")
     received = loaded.predict(names["images"], verbose=0)
     np.testing.assert_array_equal(received, names["probabilities"])
+
+
+def test_the_guide_to_networks():
+    """Its examples run, and the sizes that it tells are those of its networks."""
+    text = (README.parent / "docs" / "networks.md").read_text()
+    names = {}
+    for example in code_blocks(text):
+        exec(example, names)
+    model = names["model"]
+    assert f"{model.count_params():,} parameters" in text
+    assert f"{model.class_layer.count_params():,} of them in the capsules" in text
+    assert names["on_backbone"].class_inputs.shape == (None, 3 * 3 * 32, 8)
+    assert names["two_tasks"].output_names == ["digit", "slant"]
+    sizes = ((28, 28, 1), 10), ((32, 32, 3), 10), ((96, 96, 3), 5)
+    for title, build in {
+        "`capsnet` with its decoder": kcaps.models.capsnet,
+        "`capsnet(…, decoder_units=None)`": functools.partial(
+            kcaps.models.capsnet, decoder_units=None
+        ),
+        "`efficient_capsnet`": kcaps.models.efficient_capsnet,
+    }.items():
+        counts = " | ".join(f"{build(*size).count_params():,}" for size in sizes)
+        assert f"| {title} | {counts} |" in text
 
 
 def test_the_guide_to_losses():

@@ -54,6 +54,8 @@ def get(identifier):
     """Returns a kcaps loss from its name; anything else goes to `keras.losses.get`.
 
     Where both have a loss of one name, `"hinge"` and `"squared_hinge"`, it is kcaps' own.
+    `CapsNet.compile` takes these names itself; a plain `keras.Model` knows only Keras' own names,
+    and is given `loss=kcaps.losses.get("margin")`.
 
     Args:
         identifier: A name, or what `keras.losses.get` takes.

@@ -55,6 +55,10 @@ def capsnet(
     a decoder as a regulariser. On `(28, 28, 1)` and 10 classes: 6,804,224 parameters in the
     network and 1,411,344 in the decoder, and with `"l1"` or `"l2"` 11,520 coupling coefficients.
 
+    Its weights grow with the image: on `(96, 96, 3)` they are 67 million. For larger images take
+    `efficient_capsnet`, or put capsules on a network that makes its maps small, such as one of
+    `keras.applications`: docs/networks.md has examples.
+
     Args:
         input_shape: Tuple `(height, width, channels)`, at least 17 × 17.
         num_classes: Positive integer.
