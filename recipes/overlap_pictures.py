@@ -43,7 +43,7 @@ def rebuild(model, x):
 
     Images are decoded from the capsule of that class alone, `(b, 2, height, width, channels)`.
     """
-    network = keras.Model(model.input, [model.output, model.class_layer.output])
+    network = keras.Model(model.input, [model.output, model.class_poses])
     lengths, poses = network.predict(x, verbose=0)
     found = np.sort(np.argsort(-lengths)[:, : overlaps.PARTS])
     twice = np.repeat(poses, overlaps.PARTS, axis=0)  # (2 b, j, d)

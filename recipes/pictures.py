@@ -67,7 +67,7 @@ def confusion(images, predictions):
 
 
 def _class_poses(model, test_images):
-    network = keras.Model(model.input, model.class_layer.output)
+    network = keras.Model(model.input, model.class_poses)
     poses = network(test_images.astype("float32"), training=False)
     return keras.ops.convert_to_numpy(poses)
 

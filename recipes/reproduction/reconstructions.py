@@ -52,7 +52,7 @@ def rebuild(cell, args):
             "trained_after": keras.saving.load_model(_path(cell, args, "decoder")),
             "of_dynamic": _load(with_decoder(cell), args).decoder,
         }
-    network = keras.Model(model.input, [model.class_layer.output, model.output])
+    network = keras.Model(model.input, [model.class_poses, model.output])
     poses, lengths = network.predict(images, batch_size=_batch_size(cell, args), verbose=0)
     masked = keras.ops.convert_to_numpy(CapsuleMask()(poses))
     rebuilt = {name: each.predict(masked, verbose=0) for name, each in decoders.items()}
@@ -73,7 +73,7 @@ def draw_parts(cells, args):
 def _train_decoder(cell, args):
     """Trains a decoder for the class capsules of a network, whose weights stay as they are."""
     model, task = _load(cell, args), tasks.load(cell.task, args)
-    network = keras.Model(model.input, model.class_layer.output)
+    network = keras.Model(model.input, model.class_poses)
     size, (images, labels) = _batch_size(cell, args), task.images.train
     keras.utils.set_random_seed(cell.seed)
     units = methods.CAPSNETS[args.budget]["decoder_units"]
