@@ -45,8 +45,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 # Needs no network. The tests compare imports with pyproject.toml and versions with the pins.
-check-dependencies: .venv/installed
+check-dependencies: .venv/installed .venv-backends/installed
 	$(BIN)/python -m pip check
+	.venv-backends/bin/python -m pip check
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
@@ -63,8 +64,7 @@ bench: .venv/installed
 # Without TensorFlow, which shows that kcaps does not need it there.
 .venv-backends/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-backends
-	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt jax keras mpmath numpy pytest pytest-cov pytest-xdist torch
-	.venv-backends/bin/python -m pip install --quiet --no-deps --editable .
+	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[jax,torch,sklearn]' mpmath pytest pytest-cov pytest-xdist
 	touch $@
 
 .venv-mutants/installed: pyproject.toml constraints.txt

@@ -81,10 +81,20 @@ def test_the_check_sees_what_it_should(text):
 
 
 def declared(*extras):
+    """Names of the packages that kcaps needs with some of its extras, of which some name others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = list(project["dependencies"])
-    for extra in extras:
-        lines += project["optional-dependencies"][extra]
+    lines, waiting, seen = list(project["dependencies"]), list(extras), set()
+    while waiting:
+        extra = waiting.pop()
+        if extra in seen:
+            continue
+        seen.add(extra)
+        for line in project["optional-dependencies"][extra]:
+            requirement = Requirement(line)
+            if requirement.name == project["name"]:
+                waiting += requirement.extras
+            elif requirement.marker is None or requirement.marker.evaluate():
+                lines.append(line)
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
