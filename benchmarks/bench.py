@@ -16,23 +16,25 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import numpy as np
-from device import BACKEND, gpu_name, memory, versions, wait
-from subjects import (
-    INPUT_DIM,
-    NUM_CLASSES,
-    OUTPUT_DIM,
-    POSITIONS,
-    difference_to_textbook,
-    layer_call,
-    make_layer,
-    step_calls,
-)
-from timing import interleaved, milliseconds, table, verdict
+from export.command import Parser, positive, required
 
-from export.command import Parser, positive
-from kcaps.routing import ROUTINGS, DynamicRouting
-from reproduction import provenance
+with required():
+    import numpy as np
+    from device import BACKEND, gpu_name, memory, versions, wait
+    from subjects import (
+        INPUT_DIM,
+        NUM_CLASSES,
+        OUTPUT_DIM,
+        POSITIONS,
+        difference_to_textbook,
+        layer_call,
+        make_layer,
+        step_calls,
+    )
+    from timing import interleaved, milliseconds, table, verdict
+
+    from kcaps.routing import ROUTINGS, DynamicRouting
+    from reproduction import provenance
 
 REFERENCE = {
     "batch_size": 64,
@@ -226,6 +228,16 @@ def parse_arguments():
     add_routings(parser, "rows of layer, step and memory")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--peak", choices=("textbook", *ROUTINGS), help=argparse.SUPPRESS)
+    parser.refuse(
+        ["--batch-size", "--repeats"],
+        lambda args: set(args.only) == {"memory"},
+        "the table of memory has one batch size, and calls each row twice",
+    )
+    parser.refuse(
+        ["--routings"],
+        lambda args: set(args.only) == {"scaling"},
+        "the table of scaling has routings of its own",
+    )
     args = parser.parse_args()
     sizes = QUICK if args.quick else REFERENCE
     args = argparse.Namespace(**sizes | vars(args))

@@ -1,13 +1,19 @@
 """What differs between backends: gradients, waiting, memory, the machine's name."""
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-import keras
+from export.command import quiet_tensorflow, required
 
-from reproduction.provenance import gpu_name, machine
+_ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+with required(), quiet_tensorflow() if _ON_TENSORFLOW else contextlib.nullcontext():
+    import keras
+
+    from reproduction.provenance import gpu_name, machine
 
 BACKEND = keras.backend.backend()
 

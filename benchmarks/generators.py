@@ -8,23 +8,26 @@ larger network leaves more time for the pictures. Digits are generated, of MNIST
 
 import argparse
 import datetime
-import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-import data
+from export.command import Parser, positive, quiet_tensorflow, required
 
-import keras
-import numpy as np
-from bench import commit
-from device import versions
-from timing import interleaved, milliseconds, table
+with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
+    import tensorflow  # noqa: F401
 
-from export.command import Parser, positive
-from reproduction import methods, tasks
+with required():
+    import data
+
+    import keras
+    import numpy as np
+    from bench import commit
+    from device import versions
+    from timing import interleaved, milliseconds, table
+
+    from reproduction import methods, tasks
 
 ROWS = {  # tasks whose pictures are made on the fly, and a method
     "multi_mnist": "l2",

@@ -10,22 +10,23 @@ import functools
 import pathlib
 import tempfile
 
-from export.command import Parser, positive, quiet_tensorflow
+from export.command import Parser, positive, quiet_tensorflow, required
 
-with quiet_tensorflow():
+with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
-import keras
-import numpy as np
-import onnx
-from bench import add_routings, commit
-from device import versions
-from subjects import IMAGE, NUM_CLASSES, network
-from timing import interleaved, milliseconds, table, verdict
+with required():
+    import keras
+    import numpy as np
+    import onnx
+    from bench import add_routings, commit
+    from device import versions
+    from subjects import IMAGE, NUM_CLASSES, network
+    from timing import interleaved, milliseconds, table, verdict
 
-from export.images import Images
-from export.onnx import export_onnx
-from export.runtime import open_session
+    from export.images import Images
+    from export.onnx import export_onnx
+    from export.runtime import open_session
 
 INT8 = ("dynamic", "l2")
 FLOOR_TARGETS = {"dynamic": 1.20, "l1": 1.02, "l2": 1.02}

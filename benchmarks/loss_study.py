@@ -11,24 +11,27 @@ small networks waits for its turn more often.
 
 import argparse
 import datetime
-import os
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
 
-import keras
-import numpy as np
-from bench import commit
-from device import versions
-from timing import milliseconds, table
+from export.command import Parser, positive, quiet_tensorflow, required
 
-from export.command import Parser, positive
-from kcaps.losses import CLASSIFICATION_LOSSES
-from loss_comparison import toys
-from loss_comparison.stacks import Stack
+with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
+    import tensorflow  # noqa: F401
+
+with required():
+    import keras
+    import numpy as np
+    from bench import commit
+    from device import versions
+    from timing import milliseconds, table
+
+    from kcaps.losses import CLASSIFICATION_LOSSES
+    from loss_comparison import toys
+    from loss_comparison.stacks import Stack
 
 UNITS, BATCH, RATE = 200, 50, 6e-4
 STEPS = toys.SIZE // BATCH  # of an epoch

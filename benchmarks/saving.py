@@ -17,15 +17,19 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
-import keras
-import numpy as np
-from bench import commit
-from device import versions
-from timing import table, verdict
+from export.command import Parser, positive, required
 
-import checkpoints
-from export.command import Parser, positive
-from kcaps.models import capsnet
+with required():
+    from device import versions  # first: it has TensorFlow start without its messages
+
+with required():
+    import keras
+    import numpy as np
+    from bench import commit
+    from timing import table, verdict
+
+    import checkpoints
+    from kcaps.models import capsnet
 
 IMAGES, BATCH_SIZE = 54_000, 32  # of an epoch of recipes/mnist.py
 TARGET = 2.0  # per cent

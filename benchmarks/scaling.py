@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from export.command import Parser, fail, positive
+from export.command import Parser, fail, positive, required
 
 WARM_UP, WORKERS = 2, 2
 
@@ -17,6 +17,7 @@ WARM_UP, WORKERS = 2, 2
 def measure(core, steps):
     """Times of this worker, a dict of lists by what was measured, printed as JSON."""
     os.sched_setaffinity(0, {core})
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # on whose strategies workers share a step
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -98,9 +99,11 @@ def main():
         fail(f"a core is needed for each of {WORKERS} workers: this process may use {len(cores)}")
     if args.worker is not None:
         return measure(cores[args.worker], args.steps + WARM_UP)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # as the workers' is
     # Not earlier: they start TensorFlow, which a worker does on one core.
-    from bench import commit
-    from device import versions
+    with required():
+        from bench import commit
+        from device import versions
 
     print(f"# Workers\n\n{versions()}, {datetime.date.today()}{commit()}\n", flush=True)
     one, two = run(1, args.steps), run(WORKERS, args.steps)

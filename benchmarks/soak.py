@@ -19,34 +19,35 @@ import pathlib
 import sys
 import time
 
-from export.command import Parser, fail, positive, quiet_tensorflow
+from export.command import Parser, fail, positive, quiet_tensorflow, required
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
 
-with quiet_tensorflow():
+with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
-import data
-import runs
+with required():
+    import data
+    import runs
 
-import keras
-import matplotlib
-import numpy as np
-import psutil
-import scipy.stats
-from bench import commit
-from device import versions
-from timing import verdict
+    import keras
+    import matplotlib
+    import numpy as np
+    import psutil
+    import scipy.stats
+    from bench import commit
+    from device import versions
+    from timing import verdict
 
-import checkpoints
-import kcaps
-from export import checkpoint
-from export.onnx import export_onnx
-from export.runtime import open_session, runner
-from small_capsnet import small_capsnet
+    import checkpoints
+    import kcaps
+    from export import checkpoint
+    from export.onnx import export_onnx
+    from export.runtime import open_session, runner
+    from small_capsnet import small_capsnet
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
 
 ROUTINGS = ("l1", "dynamic")  # updated in turn with the weights, and without updates
 STEPS, BATCH_SIZE = 8, 32

@@ -6,7 +6,15 @@ import io
 import logging
 import math
 import os
+import re
 import sys
+import traceback
+
+UNREAD = "nobody reads the output any more"
+
+_OWN = ("kcaps", "export")
+# Names of packages that are not those of their modules.
+_PACKAGES = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 
 
 @contextlib.contextmanager
@@ -46,30 +54,152 @@ def quiet_tensorflow(is_program=False, start=True):
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on stderr and exit code 2.
 
+    Options are written in full: argparse would take `--data` for `--data-dir`, or for whatever a
+    later version calls so. Options that a command line does not use are refused as `refuse` says.
     Ctrl-C is one line, too, from then on. `again` is what it says on how to go on.
     """
 
     again = None
 
     def __init__(self, description):
-        super().__init__(
-            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self._rules = []
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace", line_buffering=True)
         sys.excepthook = self._tell
+
+    def refuse(self, options, is_unused, reason):
+        """Refuses options on command lines that would not use them.
+
+        Args:
+            options: Names of options, such as `"--dims"`.
+            is_unused: Function of all arguments that is true for such command lines. None for all:
+                `--help` does not show the options then.
+            reason: Why these do not use the options, to be read after a colon.
+        """
+        if is_unused is None:
+            for option in options:
+                self._option_string_actions[option].help = argparse.SUPPRESS
+        self._rules.append((options, is_unused or (lambda args: True), reason))
+
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._in_full(unknown)}")
+        given = {word.split("=")[0] for word in words}
+        for options, is_unused, reason in self._rules:
+            option = next((name for name in options if name in given), None)
+            if option and is_unused(found):
+                self.error(left_out(option, getattr(found, _destination(option)), reason))
+        return found
+
+    def _in_full(self, words):
+        """A hint for words that begin the names of options; empty where there are none."""
+        starts = tuple(word.split("=")[0] for word in words if word[:2] == "--" and word[2:])
+        names = [
+            name
+            for action in self._actions
+            for name in action.option_strings
+            if starts and name.startswith(starts) and action.help is not argparse.SUPPRESS
+        ]
+        return f". Options are written in full: {', '.join(names)}" if names else ""
 
     def error(self, message):
         fail(message)
 
     def _tell(self, kind, error, trace):
         """Is called for what nobody caught; after Ctrl-C, Python ends with the code of SIGINT."""
-        if issubclass(kind, KeyboardInterrupt):
-            more = f"; {self.again}" if self.again else ""
-            print(f"error: interrupted{more}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)
+        explain(kind, error, trace, self.again)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with every default but None, which says nothing."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+    def _format_action(self, action):
+        if action.help is None and action.default not in (None, argparse.SUPPRESS):
+            action.help = "%(default)s by default"  # argparse tells none where there is no help
+        return super()._format_action(action)
+
+
+def left_out(option, value, reason):
+    """The error for an option that is given where nothing uses it.
+
+    Args:
+        option: Name, such as `"--dims"`.
+        value: What was given.
+        reason: Why it is not used.
+    """
+    values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+    received = " ".join(map(str, [option, *values]))
+    return f"{option} must be left out: {reason}. Received: {received}."
+
+
+def _destination(option):
+    return option.lstrip("-").replace("-", "_")
+
+
+@contextlib.contextmanager
+def required(is_program=True):
+    """Context of imports: where one cannot be had, the program ends with one line and code 2.
+
+    Args:
+        is_program: Whether the importing module runs as a program. Where another module imports it,
+            the error of the import goes on to that one.
+    """
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        if not is_program or (message := _missing(error)) is None:
+            raise
+        fail(message)
+
+
+def explain(kind, error, trace, again=None):
+    """A `sys.excepthook` that tells in one line of Ctrl-C, a closed pipe and a failed import.
+
+    Args:
+        kind, error, trace: As Python gives them.
+        again: How an interrupted program goes on.
+    """
+    if issubclass(kind, KeyboardInterrupt):
+        more = f"; {again}" if again else ""
+        print(f"error: interrupted{more}", file=sys.stderr)
+    elif issubclass(kind, BrokenPipeError):
+        sys.stdout = None  # or Python complains of it once more at its end
+        fail(UNREAD, code=1)
+    elif message := _missing(error):
+        fail(message)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _missing(error):
+    """What to do about a package or a backend that cannot be imported; None for other errors."""
+    backend = os.environ.get("KERAS_BACKEND")
+    if isinstance(error, ValueError) and str(error).startswith("Unable to import backend"):
+        return f"KERAS_BACKEND must be 'tensorflow', or unset. Received: {backend!r}"
+    if not isinstance(error, ImportError):
+        return None
+    module = (error.name or _module_on(error.__traceback__)).split(".")[0]
+    if not module or module in _OWN or str(error).startswith("cannot import name"):
+        return None
+    package = _PACKAGES.get(module, module.replace("_", "-"))
+    fix = f"python -m pip install {package}"
+    if module == backend != "tensorflow":
+        return f"KERAS_BACKEND is {module!r}, which cannot be imported: unset it, or {fix}"
+    return f"{package} is needed and cannot be imported: {fix}"
+
+
+def _module_on(trace):
+    """The module that the innermost line with an import names, where the error does not."""
+    lines = [frame.line or "" for frame in reversed(traceback.extract_tb(trace))]
+    found = (re.match(r"(?:import|from)\s+(\w+)", line) for line in lines)
+    return next((match[1] for match in found if match), "")
 
 
 def fail(message, code=2, kind=SystemExit):

@@ -266,7 +266,7 @@ def markdown(table):
 
 
 parser = Parser(__doc__)
-parser.add_argument("--data", choices=list(data.SHAPES), default="cifar10")
+parser.add_argument("--data", choices=list(data.SHAPES), default="cifar10", help="images")
 parser.add_argument(
     "--models", choices=MODELS, nargs="+", default=PAPER, metavar="MODEL", help=", ".join(MODELS)
 )
@@ -276,6 +276,11 @@ parser.add_argument(
     type=positive(int),
     help="at most so many steps of each network and iterations of capsule regression (default: as "
     "published)",
+)
+parser.refuse(
+    ["--seeds"],
+    lambda args: set(args.models) == {REGRESSION},
+    "capsule regression starts from the data, and all seeds are the same",
 )
 studies.add_arguments(parser, "baselines/")
 args = parser.parse_args()

@@ -1,6 +1,7 @@
 """Fits capsule regression by EM, as published: subspace, rounds of thresholds, momentum."""
 
 import csv
+import math
 import os
 
 import data
@@ -20,9 +21,16 @@ DATA = ("digits", "mnist", "fashion_mnist")
 
 
 def add_arguments(parser):
-    parser.add_argument("--data", choices=DATA, default="digits")
-    parser.add_argument("--capsule-dim", type=positive(int), default=2)
-    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="multiclass")
+    parser.add_argument("--data", choices=DATA, default="digits", help="images")
+    parser.add_argument(
+        "--capsule-dim", type=positive(int), default=2, help="components of a capsule"
+    )
+    parser.add_argument(
+        "--architecture",
+        choices=list(ARCHITECTURES),
+        default="multiclass",
+        help="which classes a capsule tells from which",
+    )
     parser.add_argument(
         "--components",
         type=positive(int),
@@ -32,15 +40,28 @@ def add_arguments(parser):
     parser.add_argument(
         "--ridge", type=non_negative, default=0.0, help="precision of a prior on the weights"
     )
-    parser.add_argument("--momentum", type=non_negative, default=0.9)
+    parser.add_argument("--momentum", type=non_negative, default=0.9, help="of steps of EM")
     parser.add_argument(
         "--sweep",
         action="store_true",
         help="all architectures with capsules of --dims components; the model with the lowest "
         "validation error is kept",
     )
-    parser.add_argument("--dims", type=positive(int), nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument(
+        "--dims",
+        type=positive(int),
+        nargs="+",
+        default=[1, 2, 4, 8, 16],
+        help="components of a capsule, with --sweep",
+    )
     distribution.add_argument(parser)
+    parser.refuse(["--dims"], lambda args: not args.sweep, "only --sweep has several of them")
+    parser.refuse(
+        ["--capsule-dim", "--architecture"],
+        lambda args: args.sweep,
+        "--sweep has all architectures, and the capsules of --dims",
+    )
+    parser.refuse(["--seed"], None, "EM starts from the data, and draws nothing at random")
 
 
 def sweep(args, images, encoder):
@@ -80,6 +101,8 @@ args = training.begin_any(__doc__, epochs=20_000, add_arguments=add_arguments)
 if args.resume:
     open_schedule(args.output)  # refuses what is damaged before anything is done
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
+if args.components and args.components > math.prod(images.shape):
+    fail(f"--components must be at most {math.prod(images.shape)}, received {args.components}")
 encoder = make_encoder(images, args.components)
 model = make_model(args, images, encoder, args.architecture, args.capsule_dim)
 runs.open_folder(args, images, lambda output: open_schedule(output).epoch)

@@ -11,11 +11,13 @@ import urllib.request
 
 import numpy as np
 
-from export.command import fail, positive
+from export.command import fail, positive, required
 
 VALIDATION_SHARE = 0.1
 PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 2000, 500
+
+FROM_NO_FOLDER = "scikit-learn brings the digits, and no folder is read"
 
 SHAPES = {
     "digits": (8, 8, 1),
@@ -60,9 +62,23 @@ class Images:
         return f"synthetic images shaped like {self.name}" if synthetic else self.name
 
 
-def add_arguments(parser):
-    """Adds where images come from, and how many."""
-    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+def add_arguments(parser, has_folder=True):
+    """Adds where images come from, and how many.
+
+    Args:
+        parser: `export.command.Parser`.
+        has_folder: Whether the program's images come from a folder, those of some `--data` at
+            least.
+    """
+    parser.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        help="folder that tensorflow-datasets has prepared (default: its own, where it downloads "
+        "to)",
+    )
+    is_digits = (lambda args: getattr(args, "data", None) == "digits") if has_folder else None
+    parser.refuse(["--data-dir"], is_digits, FROM_NO_FOLDER)
+    parser.refuse(["--data-dir"], lambda args: args.synthetic, "--synthetic reads no folder")
     parser.add_argument(
         "--limit", type=positive(int), help="at most so many training and so many test images"
     )
@@ -127,8 +143,9 @@ def _check(name, images, labels, num_classes):
 
 def _digits():
     """1,797 real handwritten digits from scikit-learn; a fifth is held out for the test."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with required():
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     scale = 255 / 16  # scikit-learn's pixels run from 0 to 16
@@ -142,8 +159,11 @@ def _digits():
 
 
 def _tfds(name, data_dir, limit):
-    import tensorflow_datasets as tfds
+    with required():
+        import tensorflow_datasets as tfds
 
+    if data_dir and os.path.exists(data_dir) and not os.path.isdir(data_dir):
+        fail(f"--data-dir must be a folder. Received: {data_dir}, which is a file.")
     for logger in ("absl", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     try:
@@ -198,7 +218,8 @@ def _download(builder):
 
 def _synthetic(shape, limit):
     """Ten smooth random patterns, one a class, each image shifted and noisy."""
-    from scipy.ndimage import gaussian_filter
+    with required():
+        from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)
     blur = (0, shape[0] / 8, shape[1] / 8, 0)

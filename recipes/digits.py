@@ -7,8 +7,8 @@ import keras
 
 from small_capsnet import shift, small_capsnet
 
-args = training.begin(__doc__, epochs=30, batch_size=32, learning_rate=2e-3)
-images = data.load("digits", args.data_dir, args.limit, args.synthetic)
+args = training.begin(__doc__, epochs=30, batch_size=32, learning_rate=2e-3, has_folder=False)
+images = data.load("digits", limit=args.limit, synthetic=args.synthetic)
 model = small_capsnet(images.shape, images.num_classes, routing=args.routing)
 steps = args.epochs * len(images.train[0]) // args.batch_size
 rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, max(steps, 1))

@@ -32,8 +32,15 @@ BATCH_SIZE = 1000  # digits that are distorted at once
 
 
 def add_arguments(parser):
-    parser.add_argument("--capsule-dim", type=positive(int), default=16)
-    parser.add_argument("--architecture", choices=list(ARCHITECTURES), default="all_vs_all")
+    parser.add_argument(
+        "--capsule-dim", type=positive(int), default=16, help="components of a capsule"
+    )
+    parser.add_argument(
+        "--architecture",
+        choices=list(ARCHITECTURES),
+        default="all_vs_all",
+        help="which classes a capsule tells from which",
+    )
     parser.add_argument(
         "--examples", type=positive(int), default=1_000_000, help="distorted digits to train on"
     )
@@ -46,7 +53,7 @@ def add_arguments(parser):
         default=196,
         help="singular directions that images are projected on",
     )
-    parser.add_argument("--momentum", type=non_negative, default=0.9)
+    parser.add_argument("--momentum", type=non_negative, default=0.9, help="of steps of EM")
     parser.add_argument(
         "--rate",
         type=positive(float),

@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 
-from export.command import fail, first_line, quiet_tensorflow
+from export.command import explain, fail, first_line, quiet_tensorflow
 
 # A strategy of several workers must be there before TensorFlow's runtime starts.
-with quiet_tensorflow(start=not any(word.startswith("--di") for word in sys.argv)):
+with quiet_tensorflow(start=not any(word.startswith("--distribute") for word in sys.argv)):
+    sys.excepthook = explain  # for this import and those after it, before there is a parser
     import tensorflow as tf
 
 import keras
@@ -187,6 +188,6 @@ def _start_anew(reason):
         fail(f"{reason}; this worker has started anew {_RESTARTS} times", code=1)
     print(f"{reason}: starting anew from the checkpoint", file=sys.stderr, flush=True)
     time.sleep(1)
-    command = [word for word in sys.orig_argv if not word.startswith("--ov")]
+    command = [word for word in sys.orig_argv if word != "--overwrite"]
     os.environ[_COUNT] = str(count)
     os.execv(sys.executable, [*command, "--resume"])

@@ -36,11 +36,83 @@ def share_of(text):
     return value
 
 
+def studied(args):
+    """Names of the data, each once."""
+    groups = (GROUPS.get(study, (study,)) for study in args.study)
+    return list(dict.fromkeys(itertools.chain.from_iterable(groups)))
+
+
+def add_arguments(parser):
+    """Adds what is studied, and refuses what the data of a command line do not use."""
+    parser.add_argument(
+        "--study",
+        choices=(*toys.TOYS, *loss_cells.IMAGES, *GROUPS),
+        nargs="+",
+        default=["toy"],
+        help="data",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=list(loss_cells.PRESETS),
+        default="quick",
+        help="iterations, learning rates and sizes, as above",
+    )
+    losses = list(CLASSIFICATION_LOSSES)
+    parser.add_argument(
+        "--losses", choices=losses, nargs="+", default=losses, help="that are compared"
+    )
+    parser.add_argument(
+        "--depths",
+        type=int,
+        choices=range(6),
+        nargs="+",
+        help="numbers of hidden layers; by default 0 to 5, and 0, 1, 3, 5 of the quick MNIST",
+    )
+    parser.add_argument(
+        "--label-noise",
+        type=share_of,
+        nargs="*",
+        help="shares of MNIST's training labels that are changed, besides none",
+    )
+    parser.add_argument(
+        "--iterations", type=positive(int), help="instead of the preset's, the rate in proportion"
+    )
+    parser.add_argument(
+        "--learning-rate", type=positive(float), help="instead of the one in proportion"
+    )
+    parser.add_argument("--units", type=positive(int), help="of MNIST's hidden layers")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    studies.add_arguments(parser, "studies/losses")
+
+
+def refuse_unused(parser):
+    """Refuses options that the data of a command line do not use."""
+
+    def has_no_mnist(args):
+        return "mnist" not in studied(args)
+
+    parser.refuse(["--label-noise", "--units"], has_no_mnist, "only --study mnist uses it")
+    parser.refuse(
+        ["--units"],
+        lambda args: args.depths and not any(args.depths),
+        "no network has hidden layers",
+    )
+    parser.refuse(
+        ["--depths"],
+        lambda args: studied(args) == ["cifar10"],
+        "the network of --study cifar10 has one depth",
+    )
+    parser.refuse(
+        ["--data-dir", "--limit", "--synthetic"],
+        lambda args: not set(studied(args)) & set(loss_cells.IMAGES),
+        "toys are points and no images",
+    )
+
+
 def cells():
     """What the networks of a stack have in common: data, depth, label noise, losses."""
     preset = loss_cells.PRESETS[args.preset]
-    groups = (GROUPS.get(study, (study,)) for study in args.study)
-    names = dict.fromkeys(itertools.chain.from_iterable(groups))  # each once
+    names = studied(args)
     losses = tuple(args.losses)
     for depth in args.depths or range(6):
         yield from ((name, depth, 0.0, losses) for name in names if name in toys.TOYS)
@@ -85,48 +157,18 @@ def belongs(row, cell):
 
 
 parser = Parser(__doc__)
-parser.add_argument(
-    "--study",
-    choices=(*toys.TOYS, *loss_cells.IMAGES, *GROUPS),
-    nargs="+",
-    default=["toy"],
-    help="data",
-)
-parser.add_argument("--preset", choices=list(loss_cells.PRESETS), default="quick")
-parser.add_argument(
-    "--losses", choices=list(CLASSIFICATION_LOSSES), nargs="+", default=list(CLASSIFICATION_LOSSES)
-)
-parser.add_argument(
-    "--depths",
-    type=int,
-    choices=range(6),
-    nargs="+",
-    help="numbers of hidden layers; by default 0 to 5, and 0, 1, 3, 5 of the quick MNIST",
-)
-parser.add_argument(
-    "--label-noise",
-    type=share_of,
-    nargs="*",
-    help="shares of MNIST's training labels that are changed, besides none",
-)
-parser.add_argument(
-    "--iterations", type=positive(int), help="instead of the preset's, the rate in proportion"
-)
-parser.add_argument(
-    "--learning-rate", type=positive(float), help="instead of the one in proportion"
-)
-parser.add_argument("--units", type=positive(int), help="of MNIST's hidden layers")
-parser.add_argument("--seed", type=int, default=0)
-studies.add_arguments(parser, "studies/losses")
+add_arguments(parser)
+refuse_unused(parser)
 args = parser.parse_args()
 training.check_backend()
 if args.seed < 0 or args.seed >= 2**31 - 10:
     fail(f"--seed must be from 0 to {2**31 - 11}, received {args.seed}")
 args.losses = [loss for loss in CLASSIFICATION_LOSSES if loss in args.losses]
 names = ("preset", "losses", "seed", "iterations", "learning_rate", "units", "limit", "synthetic")
-studies.open_folder(args.output, "study", {name: getattr(args, name) for name in names})
+made = studies.open_folder(args.output, "study", {name: getattr(args, name) for name in names})
 started = time.perf_counter()
-curves, noise = complete()
+with studies.work_in(args.output, "study", made):
+    curves, noise = complete()
 names = dict.fromkeys(row["data"] for row in curves)
 titles = {name: loss_cells.load(name, args).title for name in names}
 table = loss_findings.table(curves)

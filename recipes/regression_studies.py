@@ -2,6 +2,7 @@
 
 import data
 import runs
+import training
 
 import keras
 import numpy as np
@@ -134,9 +135,11 @@ def study_initialisations():
 STUDIES = {"updates": study_updates, "initialisations": study_initialisations}
 
 parser = Parser(__doc__)
-parser.add_argument("--study", choices=list(STUDIES), required=True)
-parser.add_argument("--data", choices=("digits", "mnist", "fashion_mnist"), default="digits")
-parser.add_argument("--capsule-dim", type=positive(int), default=4)
+parser.add_argument("--study", choices=list(STUDIES), required=True, help="what is compared")
+parser.add_argument(
+    "--data", choices=("digits", "mnist", "fashion_mnist"), default="digits", help="images"
+)
+parser.add_argument("--capsule-dim", type=positive(int), default=4, help="components of a capsule")
 parser.add_argument("--epochs", type=positive(int), default=1000, help="iterations of each model")
 parser.add_argument(
     "--levels",
@@ -146,8 +149,14 @@ parser.add_argument(
     help="standard deviations of random weights",
 )
 parser.add_argument("--draws", type=positive(int), default=20, help="models of each level")
+parser.refuse(
+    ["--levels", "--draws"],
+    lambda args: args.study != "initialisations",
+    "only --study initialisations draws weights at random",
+)
 studies.add_arguments(parser, "studies/")
 args = parser.parse_args()
+training.check_backend(("tensorflow", "jax", "torch"))
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 names = ("data", "synthetic", "limit", "capsule_dim", "epochs")
 arguments = {name: getattr(args, name) for name in names}

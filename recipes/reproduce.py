@@ -24,7 +24,7 @@ from export.command import Parser, fail, positive
 from kcaps.models.capsnet import UPDATES
 from reproduction import measures, pictures, provenance, reconstructions, summary
 from reproduction.cells import Cell, run
-from reproduction.methods import BUDGETS
+from reproduction.methods import BUDGETS, NO_DECODER, ROUTING_RATES
 from reproduction.tables import TABLES
 
 SHOWN = 10  # test images in a picture
@@ -45,7 +45,7 @@ TYPES = {  # of the columns of cells.csv and of measures; others hold floats
 def read_arguments():
     parser = Parser(__doc__)
     parser.add_argument("table", choices=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--budget", choices=BUDGETS, default="cpu")
+    parser.add_argument("--budget", choices=BUDGETS, default="cpu", help="of networks and training")
     parser.add_argument("--seeds", type=positive(int), default=3, help="cells of each method")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the table")
     parser.add_argument(
@@ -58,8 +58,28 @@ def read_arguments():
         default=UPDATES[0],
         help="of weights and of the routing coefficients of l1 and l2",
     )
+    parser.refuse(
+        ["--seeds"], lambda args: args.table == "figure4", "figure4 times each method once"
+    )
+    parser.refuse(
+        ["--update"],
+        lambda args: not has_updates(args),
+        "none of the methods has routing coefficients, as l1 and l2 have",
+    )
     studies.add_arguments(parser, "reproduction/")
     return parser.parse_args()
+
+
+def has_updates(args):
+    """Whether a method asked for has routing coefficients, which `--update` is about."""
+    asked = [
+        cell.method
+        for cell in TABLES[args.table].cells(1)
+        if cell.task in (args.tasks or [cell.task])
+        and cell.method in (args.methods or [cell.method])
+    ]
+    # Where none is of the table, the error is of that.
+    return not asked or any(method.removesuffix(NO_DECODER) in ROUTING_RATES for method in asked)
 
 
 def chosen_cells():
@@ -198,16 +218,19 @@ table = TABLES[args.table]
 if args.synthetic or args.limit:
     table = dataclasses.replace(table, published={}, best_known={})
 wanted = chosen_cells()
+if not has_updates(args):  # whose cells are the same under either
+    args.update = studies.arguments_in(args.output, "reproduction").get("update", args.update)
 note = f" (budget: {args.budget}"
 note += f", {args.epochs} epochs" if args.epochs else ""
-note += f", {args.update} updates" if args.update != UPDATES[0] else ""
+note += f", {args.update} updates" if args.update != UPDATES[0] and has_updates(args) else ""
 note += f", at most {args.limit} images" if args.limit else ""
 note += ", synthetic images)" if args.synthetic else ")"
 arguments = {
     name: getattr(args, name) for name in ("budget", "epochs", "update", "synthetic", "limit")
 }
-studies.open_folder(args.output, "reproduction", arguments)
-rows = KINDS.get(args.table, errors)()
+made = studies.open_folder(args.output, "reproduction", arguments)
+with studies.work_in(args.output, "reproduction", made):
+    rows = KINDS.get(args.table, errors)()
 runs.write_csv(path(".csv"), rows)
 text = f"{table.title}{note}\n\n{summary.markdown(rows)}"
 path(".md").write_text(text)

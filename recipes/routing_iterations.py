@@ -5,21 +5,22 @@ import pathlib
 
 import data
 
-from export.command import Parser, fail, positive, quiet_tensorflow
+from export.command import Parser, fail, left_out, positive, quiet_tensorflow, required
 
-with quiet_tensorflow():
+with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
-import keras
-import matplotlib
-import numpy as np
+with required():
+    import keras
+    import matplotlib
+    import numpy as np
 
-from export import checkpoint
-from kcaps.diagnostics import trace_routing
-from kcaps.routing import DynamicRouting
+    from export import checkpoint
+    from kcaps.diagnostics import trace_routing
+    from kcaps.routing import DynamicRouting
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
 
 BATCH = 50  # the diagnostics hold all couplings of a batch
 SHOWN = (1, 2, 3, 5, 10, 20, 30, 50)
@@ -78,9 +79,13 @@ parser.add_argument(
     default="ckpt/",
     help="checkpoint of a network with dynamic routing",
 )
-parser.add_argument("--iterations", type=positive(int), default=50)
+parser.add_argument("--iterations", type=positive(int), default=50, help="at most, of routing")
 parser.add_argument("--images", type=positive(int), default=1000, help="how many test images")
-parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+parser.add_argument(
+    "--data-dir",
+    metavar="FOLDER",
+    help="folder that tensorflow-datasets has prepared (default: its own)",
+)
 args = parser.parse_args()
 try:
     loaded = checkpoint.load(args.model)
@@ -97,6 +102,9 @@ source = loaded.run["data"]
 name, shape = source.get("name"), tuple(loaded.model.input.shape[1:])
 if not isinstance(name, str) or data.SHAPES.get(name) != shape:
     fail(f"{args.model} takes images of {shape}, which are not those of the data {name!r:.80}")
+if args.data_dir and (name == "digits" or source["loader"] == "synthetic"):
+    reason = f"{args.model} was trained on {source.get('title', name)}, which come from no folder"
+    fail(left_out("--data-dir", args.data_dir, reason))
 images = data.load(name, args.data_dir, None, source["loader"] == "synthetic")
 test_images, labels = (part[: args.images] for part in images.test)
 network = keras.Model(loaded.model.input, layer.input)

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import tempfile
+import warnings
 
 import distribution
 
@@ -90,7 +91,10 @@ def check_same_model(output, model):
     """Refuses a folder of another model, before anything in it is changed."""
     try:
         checkpoints.check_state(output / checkpoints.STATE, model)
-        model.load_weights(output / "model.keras")  # now, not only after hours of training
+        with warnings.catch_warnings():
+            # that the optimizer, which is not built yet, has fewer variables than the saved one
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(output / "model.keras")  # now, not only after hours of training
         history = read_history(output / "history.csv")
         names = set(history) - {"epoch", "seconds", "synthetic"}  # each of training and validation
         others = {n.removeprefix("val_") if n.startswith("val_") else f"val_{n}" for n in names}

@@ -1,5 +1,6 @@
 """What studies share: many trainings with results in one folder, which a later run goes on with."""
 
+import contextlib
 import csv
 import json
 import pathlib
@@ -30,6 +31,9 @@ def open_folder(output, name, arguments, others=()):
         name: Name of the study, whose arguments are in `<name>.json`.
         arguments: Dict of what makes the study what it is.
         others: Names of studies that may share the folder.
+
+    Returns:
+        List of the folders that were made, the innermost first.
     """
     path = output / f"{name}.json"
     try:
@@ -37,12 +41,42 @@ def open_folder(output, name, arguments, others=()):
         if held and not held & {f"{study}.json" for study in (name, *others)}:
             fail(f"--output {output} is not empty and holds no {name}: give another folder")
         before = json.loads(path.read_text()) if path.exists() else arguments
+        made = [folder for folder in (output, *output.parents) if not folder.exists()]
         output.mkdir(parents=True, exist_ok=True)
         runs.write_json(path, before)
     except (OSError, ValueError) as error:
         fail(f"--output {output} cannot be used: {error}")
     if before != arguments:
         fail(f"{path} is of a study with other arguments, {before}: give another --output")
+    return made
+
+
+@contextlib.contextmanager
+def work_in(output, name, made):
+    """Context of a study's work: where it fails before anything is done, no folder is left.
+
+    Args:
+        output: Folder of results.
+        name: Name of the study.
+        made: Folders that `open_folder` made.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if [file.name for file in output.iterdir()] == [f"{name}.json"]:
+                (output / f"{name}.json").unlink()
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def arguments_in(output, name):
+    """Arguments of the study in a folder; none where there is no such study, or a damaged one."""
+    try:
+        return dict(json.loads((output / f"{name}.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def read_rows(path, types):

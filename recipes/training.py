@@ -19,7 +19,7 @@ import tensorflow as tf
 import checkpoints
 import kcaps
 import pictures
-from export.command import Parser, fail, positive
+from export.command import UNREAD, Parser, fail, positive
 
 _NOT_FINITE = "images hold NaN or infinity"
 
@@ -28,32 +28,37 @@ class Diverged(SystemExit):
     """Ends a program whose training diverged."""
 
 
-def begin(description, epochs, batch_size, learning_rate, routing="dynamic"):
+def begin(description, epochs, batch_size, learning_rate, routing="dynamic", has_folder=True):
     """`begin_any` for capsule networks: with a batch size, a routing and a learning rate."""
 
     def add(parser):
-        parser.add_argument("--batch-size", type=positive(int), default=batch_size)
+        parser.add_argument(
+            "--batch-size", type=positive(int), default=batch_size, help="images of a step"
+        )
         parser.add_argument(
             "--routing",
             choices=list(kcaps.routing.ROUTINGS),
             default=routing,
             help="class capsules",
         )
-        parser.add_argument("--learning-rate", type=positive(float), default=learning_rate)
+        parser.add_argument(
+            "--learning-rate", type=positive(float), default=learning_rate, help="at the start"
+        )
         distribution.add_argument(parser)
 
-    return begin_any(description, epochs, add)
+    return begin_any(description, epochs, add, has_folder)
 
 
-def begin_any(description, epochs, add_arguments):
+def begin_any(description, epochs, add_arguments, has_folder=True):
     """Reads the command line, checks the output folder, seeds Keras.
 
     Args:
         description: Text of `--help`.
         epochs: Default of `--epochs`.
         add_arguments: Function that adds a recipe's own arguments to the parser.
+        has_folder: As for `data.add_arguments`.
     """
-    args = read_arguments(description, epochs, add_arguments)
+    args = read_arguments(description, epochs, add_arguments, has_folder)
     if distribution.writes(args):
         runs.check_output(args)
     distribution.start(args)
@@ -61,14 +66,16 @@ def begin_any(description, epochs, add_arguments):
     return args
 
 
-def read_arguments(description, epochs, add_arguments):
+def read_arguments(description, epochs, add_arguments, has_folder=True):
     """Reads the command line, as `begin_any` does, and touches no folder."""
     parser = Parser(description)
     parser.add_argument("--output", type=pathlib.Path, default="ckpt/", help="checkpoint folder")
-    parser.add_argument("--epochs", type=positive(int), default=epochs)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=positive(int), default=epochs, help="passes over the training images"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
     add_arguments(parser)
-    data.add_arguments(parser)
+    data.add_arguments(parser, has_folder)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in --output")
     existing.add_argument("--overwrite", action="store_true", help="replace the run in --output")
@@ -83,11 +90,10 @@ def read_arguments(description, epochs, add_arguments):
 
 def check_backend(backends=("tensorflow",)):
     """Ends the program where Keras runs on another backend than one of these."""
-    if keras.backend.backend() not in backends:
-        fail(
-            f"this recipe trains on {' or '.join(backends)}: KERAS_BACKEND is "
-            f"{keras.backend.backend()!r}"
-        )
+    backend = keras.backend.backend()
+    if backend not in backends:
+        known = " or ".join(map(repr, backends))
+        fail(f"this recipe's KERAS_BACKEND must be {known}, or unset. Received: {backend!r}")
 
 
 def stream(images, labels, batch_size, seed, first_step=0, augment=None):
@@ -223,6 +229,9 @@ def fit(model, images, args, batches, steps, validation):
             f"interrupted after {runs.epochs_done(output)} epochs; {args.again} goes on from there",
             130,
         )
+    except BrokenPipeError:
+        sys.stdout = None  # or Python complains of it once more at its end
+        fail(f"{UNREAD}; {args.again} goes on after {runs.epochs_done(output)} epochs", code=1)
     except OSError as error:
         fail(
             f"--output {output} cannot be written any more ({error}); what was saved before is "

@@ -33,10 +33,16 @@ STUDY += ("seed", "limit", "synthetic")
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", choices=list(HYPERMODELS), default="capsnet")
-    parser.add_argument("--data", choices=list(data.SHAPES), default="digits")
-    parser.add_argument("--tuner", choices=list(ORACLES), default="random")
-    parser.add_argument("--max-trials", type=positive(int), default=20)
+    parser.add_argument(
+        "--model", choices=list(HYPERMODELS), default="capsnet", help="whose space is searched"
+    )
+    parser.add_argument("--data", choices=list(data.SHAPES), default="digits", help="images")
+    parser.add_argument(
+        "--tuner", choices=list(ORACLES), default="random", help="how trials are chosen"
+    )
+    parser.add_argument(
+        "--max-trials", type=positive(int), default=20, help="trials; may be raised later"
+    )
     parser.add_argument(
         "--executions", type=positive(int), default=1, help="trainings of each trial"
     )
@@ -56,9 +62,41 @@ def add_arguments(parser):
         "--silence",
         type=positive(float),
         default=60.0,
-        help="seconds without a sign of life after which a worker counts as dead",
+        help="seconds without a sign of life after which a worker of several counts as dead",
     )
     parser.add_argument("--export", action="store_true", help="write and verify model.onnx too")
+    refuse_unused(parser)
+
+
+def refuse_unused(parser):
+    """Refuses options that the model of a command line does not use."""
+
+    def is_regression(args):
+        return args.model == "capsule_regression"
+
+    parser.refuse(
+        ["--budget"],
+        lambda args: args.model not in REPRODUCED,
+        "only the models of reproduce.py have budgets, such as --model l1_routing",
+    )
+    parser.refuse(
+        ["--batch-size"], is_regression, "capsule regression takes all images in each iteration"
+    )
+    parser.refuse(
+        ["--executions"],
+        is_regression,
+        "capsule regression starts from the data, and all trainings of a trial are the same",
+    )
+    parser.refuse(
+        ["--seed"],
+        lambda args: is_regression(args) and args.tuner == "grid",
+        "a grid of capsule regression draws nothing at random",
+    )
+    parser.refuse(
+        ["--silence"],
+        lambda args: read_role() == "alone",
+        "the search has no workers. docs/tuning.md tells how to start some",
+    )
 
 
 def read_arguments():

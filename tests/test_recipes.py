@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import data
 import runs
@@ -19,6 +20,7 @@ import tensorflow as tf
 
 import checkpoints
 import exporting
+from export import command
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
@@ -114,7 +116,10 @@ def test_resume_without_a_run_starts_one_and_repeats_a_finished_one(monkeypatch,
     run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
     before = (tmp_path / "ckpt/report.json").read_text()
     (tmp_path / "ckpt/model.onnx").write_text("old")
-    run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        run_tiny(monkeypatch, tmp_path / "ckpt", "--resume")
+    assert not [str(each.message) for each in found if each.category is UserWarning]
     after = json.loads((tmp_path / "ckpt/report.json").read_text())
     assert not (tmp_path / "ckpt/model.onnx").exists()  # it was of the model before
     assert after | {"training_seconds": 0} == json.loads(before) | {"training_seconds": 0}
@@ -362,6 +367,9 @@ def test_study_of_iterations(monkeypatch, tmp_path):
     assert report["test_images"] == 60
     assert float(values["accuracy"][2]) == pytest.approx(report["test_accuracy"])
     run_tiny(monkeypatch, tmp_path / "other", "--epochs", 1)
+    result = exporting.recipe_here(*study, tmp_path / "ckpt", "--data-dir", "flowers")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "error: --data-dir must be left out: " in result.stderr
     result = recipe(*study, tmp_path / "other")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "was trained with DiscriminativeRouting, not dynamic routing" in result.stderr
@@ -372,6 +380,133 @@ def test_a_damaged_data_folder(monkeypatch, tmp_path, capsys):
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{")
     assert "cannot be read" in refused(capsys, lambda: data.load("mnist", data_dir=tmp_path))
+
+
+def test_a_file_is_no_data_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, lambda: data.load("mnist", data_dir=tmp_path / "file"))
+    assert "--data-dir must be a folder" in line
+
+
+# The packages in BLOCKED cannot be imported; NAMELESS leaves their names out of the errors.
+BLOCKER = """
+import os
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in os.environ["BLOCKED"].split(","):
+            if "NAMELESS" in os.environ:
+                raise ImportError("blocked")
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+TFDS = "tensorflow_datasets", "tensorflow-datasets"  # the module, and the package that has it
+
+
+def without(folder, blocked, program, *arguments, **environment):
+    """A program that runs where packages are missing, to its refusal; returns the one line."""
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(folder), **environment}
+    environment["BLOCKED"] = blocked
+    command = [sys.executable, RECIPES.parent / program, *arguments, "--output", folder / "a/b"]
+    options = {"capture_output": True, "text": True, "cwd": folder}
+    result = subprocess.run([*map(str, command)], env=environment, **options)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert not (folder / "a").exists()
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "program", "arguments"),
+    [
+        ("tensorflow", "tensorflow", "recipes/digits.py", ()),
+        (*TFDS, "recipes/mnist.py", ()),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [
+                ("sklearn", "scikit-learn", "recipes/digits.py", ()),
+                ("matplotlib", "matplotlib", "recipes/digits.py", ()),
+                ("keras", "keras", "recipes/cifar10.py", ()),
+                ("scipy", "scipy", "recipes/cifar10.py", ("--synthetic",)),
+                ("keras_tuner", "keras-tuner", "recipes/tune.py", ()),
+                ("grpc", "grpcio", "recipes/tune.py", ()),
+                (*TFDS, "recipes/loss_study.py", ("--study", "mnist")),
+                (*TFDS, "recipes/reproduce.py", ("table2",)),
+                ("tensorflow", "tensorflow", "recipes/routing_iterations.py", ()),
+                ("psutil", "psutil", "benchmarks/soak.py", ()),
+                ("tensorflow", "tensorflow", "benchmarks/soak.py", ()),
+            ]
+        ),
+    ],
+)
+@pytest.mark.parametrize("nameless", [{}, {"NAMELESS": "1"}])
+def test_a_missing_package_is_named(tmp_path, module, package, program, arguments, nameless):
+    line = without(tmp_path, module, program, *arguments, **nameless)
+    assert f"error: {package} is needed and cannot be imported: " in line
+    assert line.endswith(f"python -m pip install {package}\n")
+
+
+@pytest.mark.parametrize(
+    ("backend", "blocked", "message"),
+    [
+        ("jax", "", "this recipe's KERAS_BACKEND must be 'tensorflow', or unset. Received: 'jax'"),
+        ("nonsense", "", "KERAS_BACKEND must be 'tensorflow', or unset. Received: 'nonsense'"),
+        ("torch", "torch", "KERAS_BACKEND is 'torch', which cannot be imported: unset it, or"),
+    ],
+)
+def test_another_backend(tmp_path, backend, blocked, message):
+    assert message in without(tmp_path, blocked, "recipes/digits.py", KERAS_BACKEND=backend)
+
+
+@pytest.mark.parametrize(
+    ("error", "package"),
+    [
+        (ModuleNotFoundError("No module named 'sklearn'", name="sklearn.datasets"), "scikit-learn"),
+        (ImportError("libcudart.so: cannot open", name="tensorflow"), "tensorflow"),
+        (ImportError("cannot import name 'x' from 'kcaps'", name="kcaps"), None),
+        (ImportError("cannot import name 'x' from 'numpy'", name="numpy"), None),
+        (ModuleNotFoundError("No module named 'kcaps.x'", name="kcaps.x"), None),
+        (ImportError("no reason"), None),
+        (ValueError("of a bug"), None),
+    ],
+)
+def test_errors_of_imports(capsys, error, package):
+    """What is no matter of installing is left as it is."""
+
+    def importing():
+        with command.required():
+            raise error
+
+    if package is None:
+        with pytest.raises(type(error)) as raised:
+            importing()
+        assert raised.value is error
+    else:
+        assert f"pip install {package}\n" in refused(capsys, importing)
+
+
+def test_nobody_reads_the_output(monkeypatch, tmp_path, capsys):
+    """As behind `| head -1`: no traceback, and nothing said of the folder."""
+
+    def closed(batch, logs):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=closed)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the program takes away
+    with pytest.raises(SystemExit) as stop:
+        fit_tiny(monkeypatch, tmp_path / "run", callback)
+    assert stop.value.code == 1
+    line = capsys.readouterr().err
+    assert line == "error: nobody reads the output any more; --resume goes on after 0 epochs\n"
+    with pytest.raises(SystemExit) as stop:
+        command.explain(BrokenPipeError, BrokenPipeError(), None)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: nobody reads the output any more\n"
 
 
 def test_digits_are_split_once_for_all_seeds():
