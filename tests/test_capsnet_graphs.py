@@ -48,9 +48,10 @@ def two_inputs(form, routing, with_decoder):
     return CapsNet(inputs, lengths, decoder=rebuilt)
 
 
-@pytest.mark.parametrize("with_decoder", [False, True])
-@pytest.mark.parametrize("routing", ROUTINGS)
-@pytest.mark.parametrize("form", ["list", "dict"])
+@pytest.mark.parametrize(
+    ("form", "routing", "with_decoder"),
+    [("list", "l2", True), ("list", "dynamic", False), ("dict", "l1", False), ("dict", "l2", True)],
+)
 def test_inputs_are_matched_by_name(images, labels, form, routing, with_decoder):
     """Trained on dicts in both orders, with a surplus key, and on a list: always the same."""
     other = 1 - images
@@ -116,8 +117,7 @@ def with_head(form, routing, with_decoder=True):
     return CapsNet(image, outputs[form], decoder=rebuilt)
 
 
-@pytest.mark.parametrize("routing", ["l2", "dynamic"])
-def test_several_outputs_train_the_same_in_all_forms(images, labels, routing):
+def test_several_outputs_train_the_same_in_all_forms(images, labels):
     """The labels of the class capsules are the targets of their lengths, wherever they stand."""
     slants = images.mean((1, 2, 3))[:, None]
     by_name = {"digit": labels, "slant": slants}
@@ -130,13 +130,13 @@ def test_several_outputs_train_the_same_in_all_forms(images, labels, routing):
     ]
     results = []
     for form, loss, targets in forms:
-        model = with_head(form, routing)
+        model = with_head(form, "l2")
         model.compile(keras.optimizers.SGD(0.1), loss=loss, routing_learning_rate=1e-3)
         history = model.fit(images, targets, batch_size=6, shuffle=False, epochs=2, verbose=0)
         results.append((history.history["loss"], model.get_weights()[0]))
         assert {"digit_loss", "slant_loss"} <= set(history.history)
-        score = model.evaluate(images, targets, return_dict=True, verbose=0)
-        assert np.isfinite(list(score.values())).all()
+    score = model.evaluate(images, targets, return_dict=True, verbose=0)
+    assert np.isfinite(list(score.values())).all() and {"digit_loss", "slant_loss"} <= set(score)
     for history, kernel in results[1:]:
         np.testing.assert_allclose(history, results[0][0], rtol=1e-5)
         np.testing.assert_allclose(kernel, results[0][1], atol=1e-6)
