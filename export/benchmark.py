@@ -13,18 +13,19 @@ import time
 
 from export import command
 
-with command.quiet_tensorflow(__name__ == "__main__"):
+with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow as tf
 
-import numpy as np
-import onnxruntime
+with command.required(__name__ == "__main__"):
+    import numpy as np
+    import onnxruntime
 
-from export import checkpoint, images, program, runtime
-from export.inference import inference_model
-from export.onnx import MAX_BATCH_SIZE, export_onnx
-from export.parity import ParityError
-from export.saved_model import export_saved_model
-from export.verify import check_unchanged, open_verified, read, read_report
+    from export import checkpoint, images, program, runtime
+    from export.inference import inference_model
+    from export.onnx import MAX_BATCH_SIZE, export_onnx
+    from export.parity import ParityError
+    from export.saved_model import export_saved_model
+    from export.verify import check_unchanged, open_verified, read, read_report
 
 WARM_UP = 3
 
@@ -193,13 +194,14 @@ def batch_sizes(text):
 
 
 def main():
-    parser = program.file_parser(__doc__.splitlines()[0])
+    parser = program.file_parser(__doc__.splitlines()[0], runtime.PROVIDERS)
     parser.add_argument("--batch-sizes", type=batch_sizes, default="1,16,64,256")
     parser.add_argument("--repeats", type=command.positive(int), default=30)
     args = parser.parse_args()
     try:
         loaded = checkpoint.load(args.model)
-        benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
+        with command.required():  # scikit-learn, for the images of digits
+            benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
     except (ValueError, OSError, ParityError) as error:
         command.fail(error)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kcaps import graph
 from kcaps.activations import squash
 from kcaps.layers import DigitCaps, PrimaryCaps
 from kcaps.routing import DiscriminativeRouting
@@ -56,17 +57,19 @@ def fold(model, scales=True):
     inner = {layer.name: fold(layer, scales) for layer in model.layers if _has_graph(layer)}
     new = {name: part for name, (part, lines) in inner.items() if lines}
     lines = [line for _, lines in inner.values() for line in lines]
+    calls = Calls(model)
     for layer in model.layers if scales else ():
-        convolution = _scaled_convolution(layer, model)
+        convolution = _scaled_convolution(layer, calls)
         if convolution is not None:
             new[layer.name] = keras.layers.Identity(name=layer.name)
-            new[convolution.name] = _scaled(convolution, layer.scale)
+            new[convolution.name] = _scaled(convolution, layer.scale, calls.source(convolution))
             lines.append(f"{layer.name} multiplied into {convolution.name}")
     for layer in filter(_is_foldable, model.layers):
-        folded, line = _fold_capsules(layer, model)
-        new |= folded
-        lines.append(line)
-    if not new:
+        if calls.source(layer) is not None:
+            folded, line = _fold_capsules(layer, calls)
+            new |= folded
+            lines.append(line)
+    if not new or any(map(_holds_arrays, model.layers)):
         return model, []
     try:
         same = copy.deepcopy(model)  # the layers that stay are called again
@@ -77,49 +80,77 @@ def fold(model, scales=True):
     ), lines
 
 
+class Calls:
+    """The calls of layers in the graph of one model.
+
+    A layer may be called in other models, too, and twice in one: its own `input` and `output` are
+    those of its first call, in whichever graph that was.
+
+    Args:
+        model: A functional or built sequential Keras model.
+    """
+
+    def __init__(self, model):
+        self._outputs = {id(tensor) for tensor in model.outputs}
+        self._calls = graph.calls(model.outputs, keras.Operation)
+
+    def source(self, layer):
+        """The tensor that a layer is called on, or None if it is not called once."""
+        sources = [call.inputs for call in self._calls if call.layer is layer]
+        return sources[0][0] if len(sources) == 1 and sources[0] else None
+
+    def only_consumer(self, layer):
+        """The layer that alone reads the only output of a layer, or None; both called once."""
+        outputs = [call.outputs[0] for call in self._calls if call.layer is layer]
+        if len(outputs) != 1 or id(outputs[0]) in self._outputs:
+            return None
+        readers = [
+            call.layer
+            for call in self._calls
+            if any(tensor is outputs[0] for tensor in call.inputs)
+        ]
+        if len(readers) != 1 or self.source(readers[0]) is not outputs[0]:
+            return None
+        return readers[0]
+
+
 def _has_graph(layer):
     return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
 def _is_foldable(layer):
-    return (
-        type(layer) is DigitCaps
-        and type(layer.routing) is DiscriminativeRouting
-        and len(layer._inbound_nodes) == 1
-    )
+    return type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
 
 
-def _only_consumer(layer, model):
-    """The operation that alone reads the only output of a layer, or None."""
-    if len(layer._inbound_nodes) != 1 or len(layer._outbound_nodes) != 1:
-        return None
-    if any(layer.output is output for output in model.outputs):
-        return None
-    consumer = layer._outbound_nodes[0].operation
-    return consumer if len(consumer._inbound_nodes) == 1 else None
+def _holds_arrays(layer):
+    """Whether a layer of the user holds an array that a copy from its config may not have."""
+    if type(layer).__module__.partition(".")[0] in ("keras", "kcaps"):
+        return False
+    values = keras.tree.flatten(list(vars(layer).values()))
+    return any(isinstance(x, np.ndarray) or keras.ops.is_tensor(x) for x in values)
 
 
-def _scaled_convolution(layer, model):
+def _scaled_convolution(layer, calls):
     """The float32 convolution that alone reads a Rescaling layer without offset, or None."""
     if type(layer) is not keras.layers.Rescaling or np.ndim(layer.scale) or np.any(layer.offset):
         return None
-    consumer = _only_consumer(layer, model)
+    consumer = calls.only_consumer(layer)
     if type(consumer) is not keras.layers.Conv2D:
         return None
     # Both in float32: Rescaling casts what is not.
-    dtypes = {layer.input.dtype, layer.compute_dtype, consumer.compute_dtype}
+    dtypes = {calls.source(layer).dtype, layer.compute_dtype, consumer.compute_dtype}
     return consumer if dtypes == {"float32"} else None
 
 
-def _scaled(convolution, scale):
+def _scaled(convolution, scale, source):
     result = keras.layers.Conv2D.from_config(convolution.get_config())
-    result.build(convolution.input.shape)
+    result.build(source.shape)
     kernel, *bias = convolution.get_weights()
     result.set_weights([kernel * np.float32(scale), *bias])
     return result
 
 
-def _fold_capsules(layer, model):
+def _fold_capsules(layer, calls):
     """Replacements, by name, for one layer of capsules and what feeds it, and a line on them."""
     coefficients = ops.convert_to_numpy(layer.routing.coefficients)  # (i, j)
     kernel = ops.convert_to_numpy(layer.kernel) * coefficients[:, None, :, None]
@@ -127,22 +158,22 @@ def _fold_capsules(layer, model):
     if not coefficients.all():
         line += f", {np.sum(coefficients == 0):,} of them zero"
     new = {}
-    primary = layer.input._keras_history.operation
-    if type(primary) is PrimaryCaps and _only_consumer(primary, model) is layer:
+    primary = calls.source(layer)._keras_history.operation
+    if type(primary) is PrimaryCaps and calls.only_consumer(primary) is layer:
         used = coefficients.reshape(-1, primary.num_capsules, layer.num_capsules).any((0, 2))
         used[0] |= not used.any()  # a convolution needs a filter
         if not used.all():
-            new[primary.name] = _of_types(primary, used)
+            new[primary.name] = _of_types(primary, used, calls.source(primary))
             kernel = kernel[np.tile(used, len(kernel) // primary.num_capsules)]
             line += f"; {np.sum(~used)} types of {primary.name} removed"
     new[layer.name] = FoldedCaps(kernel, name=layer.name, dtype=layer.dtype_policy)
     return new, line
 
 
-def _of_types(layer, used):
+def _of_types(layer, used, source):
     """A PrimaryCaps layer with the filters of the types in the mask `used` alone."""
     result = PrimaryCaps.from_config({**layer.get_config(), "num_capsules": int(used.sum())})
-    result.build(layer.input.shape)
+    result.build(source.shape)
     filters = np.repeat(used, layer.capsule_dim)  # types and components are the channels
     result.conv.set_weights([array[..., filters] for array in layer.conv.get_weights()])
     return result

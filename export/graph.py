@@ -12,6 +12,11 @@ from export.command import first_line
 
 FORBIDDEN = ("Shape", "Gather", "Loop", "If")
 PRODUCER = "kcaps"
+_RECURRENT = ("GRU", "LSTM", "RNN")
+_STEPS = (
+    "LSTM, GRU, SimpleRNN and other recurrent layers pass with both `unroll=True` and a fixed "
+    "batch size (batch_size=1, --batch-size 1)."
+)
 
 
 def convert(model, opset, batch_size=None):
@@ -23,21 +28,50 @@ def convert(model, opset, batch_size=None):
         batch_size: Size of the batch, or None for any.
 
     Returns:
-        An `onnx.ModelProto` with the input `image`.
+        An `onnx.ModelProto` with the input `image` alone: tensors that layers hold as constants,
+        such as the mean in a Normalization layer, are constants of the graph.
 
     Raises:
-        ValueError: if an operation of the model cannot be traced or converted.
+        ValueError: if an operation of the model cannot be traced or converted, or is a loop.
     """
     image = model.inputs[0]
     # training=False also keeps XLA out of the trace: ONNX has no operator for it.
     function = tf.function(lambda image: model(image, training=False))
     signature = [tf.TensorSpec((batch_size, *image.shape[1:]), image.dtype, name="image")]
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # `check` finds what it reports
+    loops = []
+
+    def loop_error():
+        return ValueError(
+            "the graph has Loop: steps that depend on the input, as in recurrent layers. "
+            f"{_STEPS} Received: {', '.join(loops)}."
+        )
+
     try:
+        trace = function.get_concrete_function(*signature)
+        loops = [x.name for x in trace.graph.get_operations() if x.type.endswith("While")]
         converted, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
+        _embed_constants(converted.graph, trace.graph)
     except Exception as error:  # whatever the tracer and the converter may raise
+        if loops:
+            raise loop_error() from error
         raise ValueError(f"`model` cannot be converted to ONNX: {first_line(error)}") from error
+    if any(node.op_type == "Loop" for node in converted.graph.node):
+        raise loop_error()
     return converted
+
+
+def _embed_constants(graph, trace):
+    """Turns the inputs that stand for tensors which a layer holds into constants.
+
+    Tracing makes an input of every tensor that is made outside of the trace and is no variable, and
+    so does the converter.
+    """
+    values = {inner.name: outer for outer, inner in trace.captures if outer.dtype != tf.resource}
+    for value in [value for value in graph.input if value.name in values]:
+        array = values[value.name].numpy()
+        graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+        graph.input.remove(value)
 
 
 def simplify(graph):
@@ -126,6 +160,52 @@ def _rename(graph):
     graph.initializer.extend(used)
 
 
+def refuse_operators(graph, of_fixed_size=None):
+    """Refuses a graph with operators that make shapes or the flow depend on data.
+
+    Args:
+        graph: An `onnx.ModelProto`.
+        of_fixed_size: Function without arguments that gives the graph of the same model with a
+            fixed batch size, to find out whether that would pass. Defaults to None: it would not.
+
+    Raises:
+        ValueError: with the operators, the nodes that have them, and what would pass. A graph with
+            operators that are none of ONNX's is left to `check`.
+    """
+    nodes = _forbidden(graph)
+    if not nodes or not all(onnx.defs.has(x.op_type, x.domain) for x in graph.graph.node):
+        return
+    found = ", ".join(sorted({node.op_type for node in nodes}))
+    names = sorted({node.name.split("__")[0] for node in nodes if "/" in node.name})
+    made_by = f" Received: {', '.join(names)}." if names else ""
+    raise ValueError(
+        f"the graph has {found}: sizes or steps that depend on the input. "
+        f"{_advice(graph, nodes, of_fixed_size)}{made_by}"
+    )
+
+
+def _forbidden(graph):
+    return [node for node in graph.graph.node if node.op_type in FORBIDDEN]
+
+
+def _advice(graph, nodes, of_fixed_size):
+    """What would pass in the place of forbidden operators, in whole sentences."""
+    if {node.op_type for node in graph.graph.node} & {"Loop", *_RECURRENT}:
+        return f"They come of the Loop over the steps of a recurrent layer. {_STEPS}"
+    if of_fixed_size is not None and not _forbidden(of_fixed_size()):
+        return "Give a fixed batch size (batch_size=1, --batch-size 1)."
+    tables = {tensor.name for tensor in graph.graph.initializer}
+    if any(node.op_type == "Gather" and node.input[0] in tables for node in nodes):
+        return (
+            "A Gather looks up rows of a table, as Embedding does. In its place, with the table as "
+            "its kernel, EinsumDense('btn,nd->btd', (t, d)) of keras.ops.one_hot(ids, n) passes, "
+            "for t numbers below n."
+        )
+    if any(node.op_type == "If" for node in nodes):
+        return "Instead of a condition, use keras.ops.where."
+    return "Replace the layer they come from; a fixed batch size does not help."
+
+
 def check(graph):
     """Checks a graph against ONNX's rules and against those of an inference server.
 
@@ -140,12 +220,7 @@ def check(graph):
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the checker and shape inference have no common base
         raise ValueError(f"the graph is not valid ONNX: {first_line(error)}") from error
-    found = sorted({node.op_type for node in graph.graph.node} & set(FORBIDDEN))
-    if found:
-        raise ValueError(
-            f"the graph has {', '.join(found)}: sizes or steps that depend on the input. Give a "
-            "fixed batch size, or replace the layer they come from."
-        )
+    refuse_operators(graph)
     foreign = sorted({f"{n.domain}.{n.op_type}" for n in graph.graph.node if n.domain})
     if foreign:
         raise ValueError(f"the graph has operators outside ONNX's standard: {', '.join(foreign)}")

@@ -17,6 +17,8 @@ class Images:
         labels: Classes of the test images, integers `(n,)`, or None. float16 and int8 need them.
         calibration: Training images, or None. int8 needs them.
         description: What the test images are, for the report.
+        is_random: Whether the test images are random pixels, which may be unlike any that the
+            model was made for.
 
     Raises:
         ValueError: if there is no test image, or another number of labels than of images.
@@ -26,6 +28,7 @@ class Images:
     labels: np.ndarray | None = None
     calibration: np.ndarray | None = None
     description: str = "given images"
+    is_random: bool = False
 
     def __post_init__(self):
         if not len(self.test):
@@ -91,7 +94,7 @@ def choose(images, checkpoint, image):
         title = run.get("data", {}).get("title")
         trained = f"; the model was trained on {title}" if title else ""
         pixels = np.random.default_rng(0).integers(256, size=(RANDOM_IMAGES, *shape))
-        return Images(pixels, description=f"random images{trained}")
+        return Images(pixels, description=f"random images{trained}", is_random=True)
     if not isinstance(images, Images):
         raise ValueError(
             "`test_images` must be an `export.images.Images`. "

@@ -11,21 +11,22 @@ import pathlib
 
 from export import command
 
-with command.quiet_tensorflow(__name__ == "__main__"):
+with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
-import onnx
-import onnxruntime
-import onnxslim
-import tf2onnx
+with command.required(__name__ == "__main__"):
+    import onnx
+    import onnxruntime
+    import onnxslim
+    import tf2onnx
 
-import kcaps
-from export import files, graph, images, precision, program, runtime, serving
-from export.checkpoint import file_hash
-from export.fold import fold
-from export.inference import inference_model
-from export.report import Report, Steps
-from export.verify import accept, compare_session, open_verified
+    import kcaps
+    from export import files, graph, images, precision, program, runtime, serving
+    from export.checkpoint import file_hash
+    from export.fold import fold
+    from export.inference import inference_model
+    from export.report import Report, Steps, compared
+    from export.verify import accept, compare_session, open_verified
 
 OPSETS = range(13, 19)
 MAX_BATCH_SIZE = 65_536
@@ -44,7 +45,8 @@ class Options:
             None: 0.1 for float16, 0.5 for int8.
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`: where the file is verified.
         with_decoder: Whether the file has the output `reconstruction`.
-        tolerance: Largest absolute difference to Keras that passes in float32.
+        tolerance: Largest absolute difference to Keras that passes in float32; the relative one
+            that passes follows from it (`export.parity.relative_limit`).
         overwrite: Whether an existing file may be replaced.
     """
 
@@ -97,11 +99,12 @@ def export_onnx(model, path, test_images=None, checkpoint=None, on_step=None, **
         **options: Fields of `export.onnx.Options`, e.g. `precision="float16"`.
 
     Returns:
-        An `export.report.Report`.
+        An `export.report.Report`. Its `warnings` name outputs that hardly vary over the images, as
+        those of a dead model do not; a file that agrees on them is written all the same.
 
     Raises:
-        ValueError: for a model that cannot be exported, an option that cannot be met, or an
-            existing file that may not be replaced.
+        ValueError: for a model that cannot be exported, or cannot be computed on the images, an
+            option that cannot be met, or an existing file that may not be replaced.
         OSError: if `path` cannot be written.
         ParityError: if the file does not load, does not compute the same, or loses too much
             accuracy; nothing is written.
@@ -145,7 +148,7 @@ def _export(path, model, test_images, checkpoint, steps, options, more_files=Non
             options.batch_size,
         )
         accept(comparison, options.precision, options.max_accuracy_drop)
-        steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
+        steps("compare", compared(test_images, comparison))
         report = Report(
             steps.done, comparison, str(test_images), _about(proto, new, checkpoint, options)
         )
@@ -174,12 +177,17 @@ def _check_judged(test_images, wanted_precision):
 
 def _build(reference, run, checkpoint, test_images, folder, steps, options):
     """The finished ONNX graph of a model."""
+
+    def of_fixed_size():
+        return graph.simplify(graph.convert(folded, options.opset, batch_size=1))
+
     folded, lines = fold(reference, scales=options.precision != "float16")
     steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
     proto = graph.convert(folded, options.opset, options.batch_size)
     steps("trace", f"without XLA, batch size {options.batch_size or 'free'}")
     steps("convert", f"{len(proto.graph.node)} nodes, tf2onnx {tf2onnx.__version__}")
     proto = graph.simplify(proto)
+    graph.refuse_operators(proto, None if options.batch_size else of_fixed_size)
     steps("simplify", f"{len(proto.graph.node)} nodes, onnxslim {onnxslim.__version__}")
     if options.precision == "float16":
         proto = precision.to_float16(proto)

@@ -1,16 +1,21 @@
 """The check that an exported file computes what the Keras model computes."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
 
+from export import variation
 from export.command import first_line
 from kcaps.routing import EMRouting
 
 BATCH_SIZES = (1, 7, 64)
 HALF_TOLERANCE = 0.01
 EM_TOLERANCE = 1e-4
+# Outputs below this are no longer relative numbers: their squares leave float32's range, and
+# runtimes differ in whether they make zeros of them.
+_LEAST_SCALE = 1e-15
 
 
 class ParityError(RuntimeError):
@@ -19,37 +24,75 @@ class ParityError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the comparison: one output at one batch size."""
+    """One line of the comparison: one output at one batch size.
+
+    Args:
+        output: Name of the output, or `"class"` for the count of images with another class.
+        batch: At which batch size, on how many images.
+        shape: Shape of the output.
+        difference: Largest absolute difference; for outputs beyond 1, as a share of their largest
+            value. The count, in the row of classes.
+        passed: Whether the row meets its tolerances.
+        relative: Largest difference as a share of the output's largest value over all images, or
+            None where all of them are zero.
+    """
 
     output: str
     batch: str
     shape: tuple
     difference: float
     passed: bool
+    relative: float | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self):
         mark = "✓" if self.passed else "✗"
         shape = "×".join(map(str, self.shape))
         value = f"{self.difference} differ" if self.output == "class" else f"{self.difference:.1e}"
+        value += f", relative {self.relative:.1e}" if self.relative is not None else ""
         return f"  {mark} {self.output:<16}{self.batch:<26}{shape:<18}{value}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The rows, and the share of the test images classified rightly before and after export."""
+    """The outcome of a comparison.
+
+    Args:
+        rows: List of `Row`.
+        accuracy_before: Share of the test images that Keras classifies rightly, or None.
+        accuracy_after: Share of them that the file classifies rightly, or None.
+        steady: The `export.variation.Steady` outputs, which hardly vary over the images.
+    """
 
     rows: list
     accuracy_before: float | None = None
     accuracy_after: float | None = None
+    steady: tuple = ()
 
     @property
     def largest_difference(self):
         return max(row.difference for row in self.rows if row.output != "class")
 
     @property
+    def largest_relative_difference(self):
+        """The largest relative difference of any output, or None where all outputs are zero."""
+        return max((row.relative for row in self.rows if row.relative is not None), default=None)
+
+    @property
+    def warnings(self):
+        """List of lines on what makes the comparison say little; empty for a normal model."""
+        return [variation.warning(self.steady)] if self.steady else []
+
+    @property
+    def differences(self):
+        """Text: the largest difference, absolute and relative."""
+        relative = self.largest_relative_difference
+        more = "" if relative is None else f", relative {relative:.1e}"
+        return f"largest difference {self.largest_difference:.1e}{more}"
+
+    @property
     def summary(self):
         """One line: what the comparison gave."""
-        text = f"largest difference {self.largest_difference:.1e}"
+        text = self.differences
         if self.accuracy_before is not None:
             before, after = 100 * self.accuracy_before, 100 * self.accuracy_after
             text += f", test accuracy {before:.2f} % before, {after:.2f} % after"
@@ -63,9 +106,10 @@ class Comparison:
                     f"{row.difference} of {row.batch} get another class than in Keras"
                 )
             if not row.passed:
+                share = f", {row.relative:.1e} of its largest value" if row.relative else ""
                 raise ParityError(
-                    f"{row.output} differs from Keras by {row.difference:.1e} at {row.batch}, more "
-                    "than --tolerance or its precision allows"
+                    f"{row.output} differs from Keras by {row.difference:.1e} at {row.batch}"
+                    f"{share}, more than --tolerance or its precision allows"
                 )
 
 
@@ -81,6 +125,23 @@ def wider(tolerance, model):
     if any(isinstance(getattr(layer, "routing", None), EMRouting) for layer in layers):
         return max(tolerance, EM_TOLERANCE)
     return tolerance
+
+
+def relative_limit(tolerance: float) -> float:
+    """Returns the largest relative difference that passes, for a tolerance.
+
+    A difference of 1e-5 is all there is of an output that never exceeds 1e-5. In float32, rounding
+    leaves a relative difference of about 1e-6 whatever the size of the outputs, 3e-5 with EM
+    routing, and in half precision 1e-3 to 1e-2: the limit is far above, and far below 1, which a
+    file of zeros has. Integers of 8 bits are judged by their accuracy.
+
+    Args:
+        tolerance: Largest absolute difference that passes.
+
+    Returns:
+        1e-3 for 1e-5, 0.01 for 1e-4, 0.1 for 0.01 and 1 for 1.
+    """
+    return min(100 * tolerance, math.sqrt(tolerance))
 
 
 def _layers(model):
@@ -107,7 +168,8 @@ def compare(
         candidate: Function from images to a dict of arrays: the exported file.
         images: Images `(n, height, width, channels)`.
         tolerance: Largest absolute difference that passes; for outputs beyond 1, as a share of
-            their largest value.
+            their largest value. Relative to the largest value of an output over all images, its
+            `relative_limit` passes.
         labels: Classes of the images, or None.
         batch_sizes: Batch sizes; one alone for a file that takes no other.
         same_classes: Whether every image must get the same class. Two classes that Keras itself
@@ -120,29 +182,38 @@ def compare(
     Raises:
         ParityError: if the names or shapes of the outputs differ.
     """
-    rows = []
-    for batch in batch_sizes[:-1]:
-        part = np.take(images, range(batch), axis=0, mode="wrap")
-        expected, received = _outputs(reference, candidate, [part])
-        rows += _rows(expected, received, f"batch {batch}", tolerance)
     size = min(batch_sizes[-1], len(images))
+    sections = {
+        f"batch {batch}": [np.take(images, range(batch), axis=0, mode="wrap")]
+        for batch in batch_sizes[:-1]
+    }
     parts = [images[start : start + size] for start in range(0, len(images), size)]
-    expected, received = _outputs(reference, candidate, parts)
-    rows += _rows(expected, received, f"batch {size}, {len(images):,} images", tolerance)
+    outputs = [
+        (title, *_outputs(reference, candidate, batches))
+        for title, batches in (*sections.items(), (f"batch {size}, {len(images):,} images", parts))
+    ]
+    _, expected, received = outputs[-1]
+    largest = {name: np.abs(value.astype("float64")).max() for name, value in expected.items()}
+    rows = [row for output in outputs for row in _rows(*output, tolerance, largest)]
+    steady = variation.steady_outputs(expected, images)
     name = "class_lengths" if "class_lengths" in expected else next(iter(expected))
     if expected[name].ndim != 2:
-        return Comparison(rows)
+        return Comparison(rows, steady=steady)
     before, after = (x[name].argmax(-1) for x in (expected, received))
+    rows.append(_class_row(expected[name], before, after, tolerance, same_classes))
+    shares = (None, None) if labels is None else [np.mean(x == labels) for x in (before, after)]
+    return Comparison(rows, *(x if x is None else float(x) for x in shares), steady)
+
+
+def _class_row(values, before, after, tolerance, same_classes):
+    """The row that counts the images whose class differs."""
     changed = before != after
-    best = expected[name].max(-1)
-    margin = best - np.take_along_axis(expected[name], after[:, None], -1)[:, 0]
+    best = values.max(-1)
+    margin = best - np.take_along_axis(values, after[:, None], -1)[:, 0]
     tied = margin <= 2 * tolerance * np.maximum(1.0, np.abs(best))
     passed = not same_classes or not np.any(changed & ~tied)
-    count = int(np.sum(changed))
-    rows.append(Row("class", f"{len(images):,} images", before.shape, count, bool(passed)))
-    if labels is None:
-        return Comparison(rows)
-    return Comparison(rows, *(float(np.mean(classes == labels)) for classes in (before, after)))
+    images = f"{len(values):,} images"
+    return Row("class", images, before.shape, int(np.sum(changed)), bool(passed))
 
 
 def _outputs(reference, candidate, parts):
@@ -171,12 +242,17 @@ def _outputs(reference, candidate, parts):
     ]
 
 
-def _rows(expected, received, batch, tolerance):
+def _rows(batch, expected, received, tolerance, largest):
+    """The rows of all outputs at one batch size."""
     rows = []
     for name, value in expected.items():
         value = value.astype("float64")
-        scale = max(1.0, np.abs(value).max())
-        difference = float(np.abs(value - received[name]).max() / scale)
-        passed = difference <= tolerance  # NaN is not
-        rows.append(Row(name, batch, value.shape, difference, passed))
+        difference = float(np.abs(value - received[name]).max())
+        relative = difference / max(largest[name], _LEAST_SCALE) if largest[name] else None
+        share = difference / max(1.0, float(np.abs(value).max()))
+        passed = share <= tolerance  # NaN is not
+        if relative is not None:
+            relative = float(relative)
+            passed = passed and relative <= relative_limit(tolerance)
+        rows.append(Row(name, batch, value.shape, share, bool(passed), relative))
     return rows

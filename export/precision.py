@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import onnx
 
+from export.command import first_line
 from export.parity import ParityError
 
 # Points of accuracy that a precision may lose unless the user says otherwise.
@@ -97,16 +98,24 @@ def to_int8(graph, images, folder):
     images = np.take(images, range(max(len(images), size)), axis=0, mode="wrap")
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     onnx.save(graph, source)
-    with _quiet():
-        quantize_static(
-            source,
-            target,
-            Reader(),
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+    try:
+        with _quiet():
+            quantize_static(
+                source,
+                target,
+                Reader(),
+                op_types_to_quantize=["Conv"],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+    except OSError:  # such as of a full disk
+        raise
+    except Exception as error:  # the quantizer and the runtime have no common base
+        raise ValueError(
+            "`calibration` must be training images on which the model can be computed. "
+            f"Received: {len(images)} images, with which quantizing fails: {first_line(error)}"
+        ) from error
     return onnx.load(target)
 
 

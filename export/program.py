@@ -4,7 +4,7 @@ import pathlib
 import signal
 import sys
 
-from export import checkpoint, command, images, parity, runtime
+from export import checkpoint, command, images, parity
 from export.files import report_path
 
 _OWN = ("model.keras", "run.json", "report.json", "history.csv", "backup")
@@ -33,12 +33,17 @@ def export_parser(description, output):
     return result
 
 
-def file_parser(description):
-    """Command line of a program that reads a checkpoint and an ONNX file of it."""
+def file_parser(description, providers):
+    """Command line of a program that reads a checkpoint and an ONNX file of it.
+
+    Args:
+        description: What the program does, in one line.
+        providers: Names of the providers that the file may run on.
+    """
     result = command.Parser(description)
     result.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
     result.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
-    result.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
+    result.add_argument("--provider", choices=list(providers), default="cpu")
     return result
 
 
@@ -63,9 +68,11 @@ def run_export(export, args, place):
         if any(name in own or folder in name.parents for name in written for folder in own):
             raise ValueError(f"--output {path} is, or has its report in, the checkpoint itself")
         print(f"✓ {'load':<11}{args.model}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
-        report = export(path, loaded, images.of_run(loaded.run, args.limit), print)
-        print(report)
+        with command.required():  # scikit-learn, for the images of digits
+            report = export(path, loaded, images.of_run(loaded.run, args.limit), print)
+        print("\n".join(map(str, report.rows)))
         print(f"✓ {path} agrees with {args.model}: {report.comparison.summary}")
+        warn(report.comparison)
     except ValueError as error:
         command.fail(error)
     except KeyboardInterrupt:
@@ -78,3 +85,13 @@ def run_export(export, args, place):
     except parity.ParityError as error:
         kept = f", the earlier {path} was kept" if path.exists() else ""
         command.fail(f"{error}; no file was written{kept}", code=1)
+
+
+def warn(comparison):
+    """Prints the warnings of a comparison on stderr, a line each.
+
+    Args:
+        comparison: An `export.parity.Comparison`.
+    """
+    for line in comparison.warnings:
+        print(f"warning: {line}", file=sys.stderr)

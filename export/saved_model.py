@@ -8,17 +8,19 @@ import pathlib
 
 from export import command
 
-with command.quiet_tensorflow(__name__ == "__main__"):
+with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow as tf
 
-import keras
+with command.required(__name__ == "__main__"):
+    import keras
 
-import kcaps
-from export import files, images, program
-from export.fold import fold
-from export.inference import inference_model
-from export.parity import ParityError, compare, wider
-from export.report import Report, Steps
+    import kcaps
+    from export import files, images, program
+    from export.comparing import compare_model
+    from export.fold import fold
+    from export.inference import inference_model
+    from export.parity import ParityError
+    from export.report import Report, Steps, compared
 
 
 def export_saved_model(
@@ -49,10 +51,12 @@ def export_saved_model(
         overwrite: Whether an existing SavedModel may be replaced. Defaults to True.
 
     Returns:
-        An `export.report.Report`.
+        An `export.report.Report`. Its `warnings` name outputs that hardly vary over the images, as
+        those of a dead model do not.
 
     Raises:
-        ValueError: for a model that cannot be exported, or a `path` that holds something else.
+        ValueError: for a model that cannot be exported, or cannot be computed on the images, or a
+            `path` that holds something else.
         OSError: if `path` cannot be written.
         ParityError: if the files do not load or do not compute the same; nothing is written.
 
@@ -65,8 +69,7 @@ def export_saved_model(
         raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
     places = [path, files.report_path(path)]
     reference = inference_model(model, with_decoder)
-    image = reference.inputs[0]
-    test_images = images.choose(test_images, checkpoint, image)
+    test_images = images.choose(test_images, checkpoint, reference.inputs[0])
     with files.aside(places, overwrite) as folder:
         folded, lines = fold(reference)
         steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
@@ -78,15 +81,9 @@ def export_saved_model(
         steps("write", "TensorFlow operations without XLA, batch size free")
         candidate = _serve(new)
         steps("load", f"TensorFlow {tf.__version__}, signature serving_default")
-        comparison = compare(
-            reference.predict_on_batch,
-            candidate,
-            test_images.test.astype(image.dtype),
-            wider(tolerance, reference),
-            test_images.labels,
-        )
+        comparison = compare_model(reference, candidate, test_images, tolerance)
         comparison.verify()
-        steps("compare", f"{test_images}, largest difference {comparison.largest_difference:.1e}")
+        steps("compare", compared(test_images, comparison))
         about = {
             "format": "saved_model",
             "kcaps": kcaps.__version__,

@@ -38,6 +38,7 @@ def summarize(folder):
         report = json.loads(onnx_report.read_text())
         difference = _number(report, "largest_difference", sys.float_info.max)
         parts.append(f"largest difference Keras to ONNX Runtime {difference:.1e}")
+        parts += [f"warning: {line}" for line in report.get("warnings", [])]
     files = [name for name in ("model.keras", *EXPORTS) if (folder / name).exists()]
     parts.append("files: " + ", ".join(str(folder / name) for name in files))
     return " · ".join(parts)

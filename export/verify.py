@@ -8,16 +8,18 @@ import pathlib
 
 from export import command
 
-with command.quiet_tensorflow(__name__ == "__main__"):
+with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
-import onnx
+with command.required(__name__ == "__main__"):
+    import onnx
 
-from export import checkpoint, images, precision, program, runtime
-from export.checkpoint import file_hash
-from export.files import report_path
-from export.inference import inference_model
-from export.parity import BATCH_SIZES, ParityError, compare, wider
+    from export import checkpoint, images, precision, program, runtime
+    from export.checkpoint import file_hash
+    from export.comparing import compare_model
+    from export.files import report_path
+    from export.inference import inference_model
+    from export.parity import BATCH_SIZES, ParityError
 
 
 def verify_onnx(
@@ -47,10 +49,12 @@ def verify_onnx(
             None: 0.1 for float16, 0.5 for int8.
 
     Returns:
-        An `export.parity.Comparison`, and a description of the images.
+        An `export.parity.Comparison`, whose `warnings` name outputs that hardly vary over the
+        images, and a description of the images.
 
     Raises:
-        ValueError: if the model or the file cannot be read, or the provider not be used.
+        ValueError: if the model or the file cannot be read, the provider not be used, or the model
+            not be computed on the images.
         ParityError: if the file was changed, does not load or does not compute the same.
 
     Example:
@@ -130,12 +134,11 @@ def open_verified(path, provider):
 
 def compare_session(reference, session, test_images, kind, tolerance, batch_size):
     """Compares an open session with the reference model, on all test images."""
-    return compare(
-        reference.predict_on_batch,
+    return compare_model(
+        reference,
         runtime.runner(session, batch_size),
-        test_images.test.astype(reference.inputs[0].dtype),
-        wider(max(tolerance, precision.TOLERANCES[kind]), reference),
-        test_images.labels,
+        test_images,
+        max(tolerance, precision.TOLERANCES[kind]),
         BATCH_SIZES if batch_size is None else (batch_size,),
         same_classes=kind == "float32",
     )
@@ -149,27 +152,29 @@ def accept(comparison, kind, max_accuracy_drop):
 
 
 def main():
-    parser = program.file_parser(__doc__.splitlines()[0])
+    parser = program.file_parser(__doc__.splitlines()[0], runtime.PROVIDERS)
     parser.add_argument("--tolerance", type=command.positive(float), default=1e-5)
     parser.add_argument("--max-accuracy-drop", type=float, help="as for export.onnx")
     args = parser.parse_args()
     path = args.onnx or args.model / "model.onnx"
     try:
         loaded = checkpoint.load(args.model)
-        comparison, test_images = verify_onnx(
-            loaded.model,
-            path,
-            checkpoint=loaded,
-            provider=args.provider,
-            tolerance=args.tolerance,
-            max_accuracy_drop=args.max_accuracy_drop,
-        )
+        with command.required():  # scikit-learn, for the images of digits
+            comparison, test_images = verify_onnx(
+                loaded.model,
+                path,
+                checkpoint=loaded,
+                provider=args.provider,
+                tolerance=args.tolerance,
+                max_accuracy_drop=args.max_accuracy_drop,
+            )
     except (ValueError, OSError) as error:
         command.fail(error)
     except ParityError as error:
         command.fail(f"{path}: {error}", code=1)
     print("\n".join(map(str, comparison.rows)))
     print(f"✓ {path} agrees with {args.model} on {test_images}: {comparison.summary}")
+    program.warn(comparison)
 
 
 if __name__ == "__main__":
