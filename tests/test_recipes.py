@@ -431,7 +431,6 @@ def without(folder, blocked, program, *arguments, **environment):
             for case in [
                 ("sklearn", "scikit-learn", "recipes/digits.py", ()),
                 ("matplotlib", "matplotlib", "recipes/digits.py", ()),
-                ("keras", "keras", "recipes/cifar10.py", ()),
                 ("scipy", "scipy", "recipes/cifar10.py", ("--synthetic",)),
                 ("keras_tuner", "keras-tuner", "recipes/tune.py", ()),
                 ("grpc", "grpcio", "recipes/tune.py", ()),

@@ -174,6 +174,7 @@ def test_too_few_images_and_bad_arguments(tmp_path):
         (("--momentum", "-1"), "argument --momentum: must be >= 0"),
         (("--momentum", "1"), "`momentum` must be below 1"),
         (("--data", "cifar10"), "invalid choice: 'cifar10'"),
+        (("--components", "65"), "--components must be at most 64, received 65"),
     ]:
         result = recipe("capsule_regression", "--output", tmp_path / "ckpt", *arguments)
         assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr

@@ -179,12 +179,11 @@ def test_provenance_is_of_the_start(small, tmp_path, monkeypatch):
 def test_on_jax(tmp_path):
     """The table with the most kinds of measures, and figure 4, where pictures come as arrays."""
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(exporting.ROOT)}
-    for arguments in (("affine", "--methods", "cnn", "l2"), ("figure4", "--methods", "l2_fc")):
+    affine = ("affine", "--methods", "cnn", "l2", "--seeds", "1")
+    for arguments in (affine, ("figure4", "--methods", "l2_fc")):
         command = [sys.executable, exporting.ROOT / "recipes/reproduce.py", *arguments]
         command += ["--output", tmp_path, "--synthetic", "--limit", "80", "--epochs", "1"]
-        result = subprocess.run(
-            [*command, "--seeds", "1"], capture_output=True, text=True, env=environment
-        )
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "affine.csv")
     assert [row["method"] for row in table] == ["cnn", "l2"]
@@ -192,6 +191,37 @@ def test_on_jax(tmp_path):
         assert row["command"].startswith("KERAS_BACKEND=jax python recipes/reproduce.py affine")
         assert float(row["bim"]) >= float(row["test_error"])
     assert float(rows(tmp_path / "figure4.csv")[0]["seconds_per_100_steps"]) > 0
+
+
+def test_tables_without_routing_coefficients_share_any_folder(small, tmp_path):
+    """Their cells are the same under either update, and go on with that of the folder."""
+    arguments = ("table2", "--tasks", "mnist", "--epochs", 1, "--seeds", 1, "--methods")
+    assert reproduce(tmp_path, *arguments, "l2", "--update", "joint").returncode == 0
+    result = reproduce(tmp_path, *arguments, "dynamic")
+    assert result.returncode == 0, result.stderr
+    assert "joint updates" not in result.stdout
+    run = json.loads((tmp_path / "mnist/dynamic-0/run.json").read_text())
+    assert run["arguments"]["update"] == "joint"
+    result = reproduce(tmp_path, *arguments, "dynamic", "l1")
+    assert result.returncode == 2 and "is of a study with other arguments" in result.stderr
+    (tmp_path / "reproduction.json").write_text("{")
+    result = reproduce(tmp_path, *arguments, "dynamic")
+    assert result.returncode == 2 and "cannot be used" in result.stderr
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_failure_before_any_cell_leaves_no_folder(tmp_path, is_there):
+    """Such as of data that are not there, after which other arguments are given."""
+    folder = tmp_path / "a" / "b"
+    if is_there:
+        folder.mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    options = ("--data-dir", tmp_path / "file", "--output", folder)
+    for program in (("reproduce", "table2"), ("loss_study", "--study", "mnist")):
+        result = exporting.recipe_here(*program, *options)
+        assert result.returncode == 2 and "must be a folder" in result.stderr
+        assert folder.exists() == folder.parent.exists() == is_there
+        assert not is_there or not list(folder.iterdir())
 
 
 class Stop(Exception):
