@@ -94,7 +94,7 @@ def measure(depth, repeats):
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--depths", type=int, choices=range(6), nargs="+", default=range(6))
+    parser.add_argument("--depths", type=int, choices=range(6), nargs="+", default=[*range(6)])
     parser.add_argument("--repeats", type=positive(int), default=15, help="epochs of `fit`")
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
