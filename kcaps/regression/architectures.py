@@ -3,8 +3,8 @@
 import itertools
 
 import numpy as np
-from keras import ops
 
+from kcaps.regression.arrays import namespace
 from kcaps.validation import one_of
 
 
@@ -27,7 +27,10 @@ class Architecture:
         raise NotImplementedError
 
     def combine(self, probabilities):
-        """Class probabilities `(b, num_classes)` from those of the problems `(b, n, c)`."""
+        """Class probabilities `(b, num_classes)` from those of the problems `(b, n, c)`.
+
+        They are an array if those of the problems are one, and a tensor otherwise.
+        """
         raise NotImplementedError
 
 
@@ -41,7 +44,7 @@ class Multiclass(Architecture):
         return np.asarray(class_dims)[None, :]
 
     def combine(self, probabilities):
-        return ops.squeeze(probabilities, axis=1)
+        return namespace(probabilities).squeeze(probabilities, axis=1)
 
 
 class OneVersusAll(Architecture):
@@ -56,7 +59,7 @@ class OneVersusAll(Architecture):
 
     def combine(self, probabilities):
         own = probabilities[:, :, 0]
-        return own / ops.sum(own, axis=-1, keepdims=True)
+        return own / namespace(own).sum(own, axis=-1, keepdims=True)
 
 
 class AllVersusAll(Architecture):
@@ -81,13 +84,13 @@ class AllVersusAll(Architecture):
         return np.asarray(class_dims)[self.pairs]
 
     def combine(self, probabilities):
-        dtype = probabilities.dtype
+        ops, dtype = namespace(probabilities), probabilities.dtype
         own = np.transpose(self.targets.reshape(self.num_classes, -1))  # (n·c, m)
         own = ops.cast(own, dtype)
         flat = ops.reshape(probabilities, (-1, own.shape[0]))
-        coupled = 1.0 / (ops.matmul(1.0 / flat, own) - (self.num_classes - 2.0))
+        coupled = 1.0 / ((1.0 / flat) @ own - (self.num_classes - 2.0))
         coupled = coupled / ops.sum(coupled, axis=-1, keepdims=True)
-        votes = ops.matmul((ops.sign(flat - 0.5) + 1.0) / 2.0, own)
+        votes = ((ops.sign(flat - 0.5) + 1.0) / 2.0) @ own
         most = _maximum(votes)
         candidates = ops.cast(votes >= most, dtype) * coupled
         elected = _largest(candidates)
@@ -98,11 +101,12 @@ class AllVersusAll(Architecture):
 
 def _maximum(values):
     """Of the last axis, for values from 0 on. TensorFlow refuses an empty batch otherwise."""
-    return ops.max(values, axis=-1, keepdims=True, initial=0.0)
+    return namespace(values).max(values, axis=-1, keepdims=True, initial=0.0)
 
 
 def _largest(values):
     """1 at the largest value of each row, shared where several are the largest."""
+    ops = namespace(values)
     mask = ops.cast(values >= _maximum(values), values.dtype)
     return mask / ops.sum(mask, axis=-1, keepdims=True)
 

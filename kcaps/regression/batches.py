@@ -6,15 +6,17 @@ import numbers
 import keras
 import numpy as np
 
-from kcaps.regression.moments import numbers as as_numbers
-from kcaps.validation import non_negative
+from kcaps.regression.conversion import label_rows, rows
+from kcaps.validation import non_negative, positive
 
 
 def in_memory(x, y, weights, batch_size):
     """Arguments of Keras' `fit` for batches in order; on TensorFlow, batches that are not copied.
 
-    Keras' own reading of arrays takes longer than the E-step.
+    Keras' own reading of arrays takes longer than the E-step; and it makes float32 of float64.
     """
+    if keras.backend.backend() != "tensorflow" and x.dtype == np.float64:
+        return Slices((x, y, weights), batch_size), {"shuffle": False}
     if keras.backend.backend() != "tensorflow":
         options = {"y": y, "sample_weight": weights, "batch_size": batch_size, "shuffle": False}
         return x, options
@@ -30,6 +32,27 @@ def in_memory(x, y, weights, batch_size):
         rest = tf.data.Dataset.from_tensors(tuple(part[whole:] for part in arrays))
         batches = batches.concatenate(rest)
     return batches, {"shuffle": False}
+
+
+class Slices(keras.utils.PyDataset):
+    """Batches of arrays in order, in the arrays' own dtype.
+
+    Args:
+        arrays: Tuple of arrays with the same number of rows; None is left out.
+        batch_size: Rows of a batch.
+    """
+
+    def __init__(self, arrays, batch_size):
+        super().__init__()
+        self.arrays = tuple(part for part in arrays if part is not None)
+        self.batch_size = batch_size
+
+    def __len__(self):
+        return math.ceil(len(self.arrays[0]) / self.batch_size)
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        return tuple(part[start : start + self.batch_size] for part in self.arrays)
 
 
 def split(arrays, share, validation_data):
@@ -61,8 +84,9 @@ def of_validation(data):
             "`validation_data` must be (x, y), (x, y, sample_weight), or batches of these. "
             f"Received: {len(data)} parts."
         )
-    names = "validation x", "validation y", "validation sample_weight"
-    return tuple(map(as_numbers, names, data))
+    x, y, *weights = data
+    arrays = rows("validation x", x), label_rows("validation y", y)
+    return (*arrays, *(rows("validation sample_weight", part) for part in weights))
 
 
 def weights_of(classes, class_weight):
@@ -74,6 +98,40 @@ def weights_of(classes, class_weight):
         )
     factors = {k: non_negative("class_weight", value) for k, value in class_weight.items()}
     return np.array([factors.get(k, 1.0) for k in classes])
+
+
+def class_factors(
+    class_weight: dict | str | None, classes: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Returns the factor of each class that scikit-learn's `class_weight` gives it, `(m,)`.
+
+    Args:
+        class_weight: None, `"balanced"`, or a dict from labels to numbers above 0.
+        classes: The labels of the classes, an array.
+        labels: The class of each example, integers `(b,)`.
+        weights: Weights of the examples, `(b,)`.
+
+    Raises:
+        ValueError: for another value, or keys that are no labels.
+    """
+    if class_weight is None:
+        return np.ones(len(classes))
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        totals = np.bincount(labels, weights)
+        return totals.sum() / (len(classes) * totals)
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            "`class_weight` must be None, 'balanced' or a dict from labels to weights. Received: "
+            f"class_weight={class_weight!r}."
+        )
+    given = {label: positive("class_weight", value) for label, value in class_weight.items()}
+    unknown = [label for label in given if label not in classes.tolist()]
+    if unknown and any(label not in given for label in classes.tolist()):
+        raise ValueError(
+            f"`class_weight` must have keys among the labels, {classes.tolist()!r:.200}. "
+            f"Received: the keys {unknown!r:.200}."
+        )
+    return np.array([given.get(label, 1.0) for label in classes.tolist()])
 
 
 def by_class(x, y, classes, weights, batch_size, divisor=1):

@@ -7,6 +7,7 @@ from keras import ops
 from kcaps.regression.competition import Competition
 from kcaps.regression.fitting import Fitting
 from kcaps.regression.options import Options
+from kcaps.saving import refuse_legacy_config, refuse_legacy_format
 from kcaps.validation import from_config
 
 
@@ -102,6 +103,18 @@ class CapsuleRegression(Options, Fitting, keras.Model):
         return (input_shape[0], self.competition.num_classes)
 
     @property
+    def kernel(self):
+        """The weights of the capsules, an array `(problems, features, capsules, capsule_dim)`.
+
+        They may be set. Raises `AttributeError` where the model is not built.
+        """
+        return ops.convert_to_numpy(self.competition.kernel)
+
+    @kernel.setter
+    def kernel(self, value):
+        self.competition.kernel.assign(value)
+
+    @property
     def velocity(self):
         """The last step of the weights, an array, of which momentum keeps a share.
 
@@ -115,7 +128,26 @@ class CapsuleRegression(Options, Fitting, keras.Model):
         variable = self._training_state.velocity
         variable.assign(np.broadcast_to(velocity, variable.shape))
 
+    def save(self, filepath, *args, **kwargs):
+        """Saves the model as `keras.Model.save` does, in the `.keras` format only.
+
+        Raises:
+            ValueError: for a path of Keras' old HDF5 format, which loses parts of the model.
+        """
+        refuse_legacy_format(filepath)
+        super().save(filepath, *args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """Loads weights as `keras.Model.load_weights` does, from `.weights.h5` or `.keras`.
+
+        Raises:
+            ValueError: for a path of Keras' old HDF5 format, which lacks parts of the model.
+        """
+        refuse_legacy_format(filepath)
+        super().load_weights(filepath, *args, **kwargs)
+
     def get_config(self):
+        refuse_legacy_config()
         initializer, encoder = self.initializer, self.encoder
         return {
             "name": self.name,
@@ -128,6 +160,11 @@ class CapsuleRegression(Options, Fitting, keras.Model):
             if isinstance(initializer, str)
             else keras.initializers.serialize(initializer),
         }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        refuse_legacy_config()
+        return super().from_config(config, custom_objects)
 
     @property
     def inputs(self):

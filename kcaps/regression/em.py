@@ -1,9 +1,11 @@
-"""The two steps of EM for capsule regression, as pure functions."""
+"""The two steps of EM for capsule regression, as pure functions of arrays or tensors.
+
+On PyTorch, `keras.ops.matmul` and `maximum` make float32 of float64: products are written with `@`.
+"""
 
 from typing import NamedTuple
 
-from keras import ops
-
+from kcaps.regression.arrays import namespace
 from kcaps.regression.posterior import Expectations
 
 
@@ -36,14 +38,15 @@ class Answers(NamedTuple):
     @property
     def losses(self):
         """Negative conditional log-likelihood of each example, summed over problems, `(b,)`."""
+        ops = namespace(self.right)
         return -ops.sum(ops.log(self.right), axis=-1)
 
 
 def means(features, kernel):
     """Means of the capsules: features `(b, p)` and kernel `(n, p, c, d)` to `(b, n, c, d)`."""
-    n, p, c, d = kernel.shape
+    ops, (n, p, c, d) = namespace(features, kernel), kernel.shape
     columns = ops.reshape(ops.transpose(kernel, (1, 0, 2, 3)), (p, n * c * d))
-    return ops.reshape(ops.matmul(features, columns), (-1, n, c, d))
+    return ops.reshape(features @ columns, (-1, n, c, d))
 
 
 def expectation(features, targets, weights, kernel, dims, threshold):
@@ -62,7 +65,7 @@ def expectation(features, targets, weights, kernel, dims, threshold):
     Returns:
         `Statistics`, and an `Answers`.
     """
-    n, p, c, d = kernel.shape
+    ops, (n, p, c, d) = namespace(features, kernel), kernel.shape
     mu = means(features, kernel)  # (b, n, c, d)
     expected = Expectations(ops.sum(ops.square(mu), axis=-1), dims)
     probabilities = expected.probabilities  # (b, n, c)
@@ -72,11 +75,41 @@ def expectation(features, targets, weights, kernel, dims, threshold):
     entering = ops.cast(wrong > threshold * right, right.dtype) * weights[:, None]  # (b, n)
     scales = expected.corrections(targets) * entering[..., None]  # (b, n, c)
     errors = ops.reshape(mu * scales[..., None], (-1, n * c * d))
-    gradient = ops.reshape(ops.matmul(ops.transpose(features), errors), (p, n, c, d))
+    gradient = ops.reshape(ops.transpose(features) @ errors, (p, n, c, d))
     statistics = Statistics(
         ops.transpose(gradient, (1, 0, 2, 3)), ops.sum(concerned * weights[:, None], axis=0)
     )
     return statistics, Answers(probabilities, right, wrong)
+
+
+def class_expectation(features, classes, weights, layer, kernel, threshold):
+    """E-step of a batch of any classes, and how well the architecture does on it.
+
+    Args:
+        features: Tensor or array `(b, p)`.
+        classes: One-hot classes `(b, m)`.
+        weights: Weights of the examples, `(b,)`.
+        layer: The `Competition`, for its problems and dimensions.
+        kernel: Weights of its capsules, `(n, p, c, d)`.
+        threshold: As for `expectation`.
+
+    Returns:
+        `Statistics`, losses `(b,)`, errors `(b,)` and class probabilities `(b, m)`.
+    """
+    ops, problems = namespace(features, kernel), layer.problems
+    n, c = layer.dims.shape
+    targets = classes[:, None, :]  # (b, n, c)
+    if n > 1:
+        flat = ops.cast(problems.targets.reshape(-1, n * c), classes.dtype)
+        targets = ops.reshape(classes @ flat, (-1, n, c))
+    statistics, answers = expectation(features, targets, weights, kernel, layer.dims, threshold)
+    outputs = problems.combine(answers.probabilities)
+    right, wrong = answers.right[:, 0], answers.wrong[:, 0]
+    if n > 1:
+        right = ops.sum(classes * outputs, axis=-1)
+        wrong = ops.max((1.0 - classes) * outputs, axis=-1)
+    # Ties are errors: nothing was told apart.
+    return statistics, answers.losses, ops.cast(wrong >= right, classes.dtype), outputs
 
 
 def maximisation(kernel, velocity, statistics, factor, ridge, momentum, rate):
@@ -96,10 +129,10 @@ def maximisation(kernel, velocity, statistics, factor, ridge, momentum, rate):
     Returns:
         The new kernel and velocity.
     """
-    n, p, c, d = kernel.shape
-    share = 1.0 / ops.maximum(statistics.weights, 1e-30)[:, None, None, None]
+    ops, (n, p, c, d) = namespace(kernel, statistics.gradient), kernel.shape
+    share = 1.0 / (statistics.weights + 1e-30)[:, None, None, None]  # 0 without examples
     ascent = statistics.gradient * share - ops.reshape(ridge, (-1, 1, 1, 1)) * kernel
     ascent = ops.reshape(ascent, (n, p, c * d))
-    step = ops.matmul(factor, ops.matmul(ops.transpose(factor, (0, 2, 1)), ascent))
+    step = factor @ (ops.transpose(factor, (0, 2, 1)) @ ascent)
     velocity = momentum * velocity + rate * ops.reshape(step, kernel.shape)
     return kernel + velocity, velocity

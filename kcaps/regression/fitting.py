@@ -5,8 +5,11 @@ import numpy as np
 from keras import ops
 
 from kcaps.regression.batches import by_class, in_memory, of_validation, split, weights_of
+from kcaps.regression.conversion import is_array, label_rows, rows
 from kcaps.regression.maximisation import Maximisation
-from kcaps.regression.moments import rows
+from kcaps.regression.moments import BATCH_SIZE
+from kcaps.regression.progress import Progress, number_of_batches
+from kcaps.regression.sizes import failing_well
 from kcaps.regression.steps import Steps
 from kcaps.replicas import in_scope, num_replicas
 
@@ -51,10 +54,11 @@ class Fitting(Steps):
         if not self.compiled:
             self.compile()
         options = {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, **kwargs}
+        progress = Progress(verbose)
         if x is None:
             raise ValueError("`x` must be the examples, or batches of them. Received: x=None.")
         validation_data = of_validation(validation_data)
-        if not hasattr(x, "shape") and not isinstance(x, list):
+        if not is_array(x):
             unused = {
                 "y": y,
                 "sample_weight": sample_weight,
@@ -68,26 +72,30 @@ class Fitting(Steps):
                     "Data that come in batches have their labels and weights in them, as "
                     f"(x, y, sample_weight). Received besides: {', '.join(given)}."
                 )
-            self._ready(x, steps=kwargs.get("steps_per_epoch"))
+            self._ready(progress, x, steps=kwargs.get("steps_per_epoch"))
             options |= {"validation_data": validation_data}
+            self._announce(progress)
             return self._run(x=x, shuffle=bool(shuffle), **options)
         if y is None:
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
-        arrays = rows("x", x), np.asarray(y), rows("sample_weight", sample_weight)
+        arrays = rows("x", x), label_rows("y", y), rows("sample_weight", sample_weight)
         arrays, validation_data = split(arrays, validation_split, validation_data)
         x, y, weights = arrays
-        self._check(x, y, weights)
+        x = self._check(x, y, weights)
         if class_weight is not None:
             factors = weights_of(self._classes(y), class_weight)
             weights = factors if weights is None else weights * factors
-        self._ready(x, y, weights)
+        self._ready(progress, x, y, weights)
         if isinstance(validation_data, tuple):
-            self._check(*(*validation_data, None)[:3])
+            validation_x = self._check(*(*validation_data, None)[:3], "validation ")
+            validation_data = (validation_x, *validation_data[1:])
         encoded = validation_data is None or isinstance(validation_data, tuple)
         if encoded:
+            progress.line(self.encoder and f"Encoding {len(x):,} examples")
             x = self._features_of(x)
         if encoded and validation_data is not None:
             validation_data = (self._features_of(validation_data[0]), *validation_data[1:])
+        self._announce(progress)
         n, _, c, d = self.competition.kernel.shape
         most = batch_size or max(_BATCH_NUMBERS // (n * c * d), 64)
         size = min(most, len(x))
@@ -112,7 +120,7 @@ class Fitting(Steps):
                 x = x.repeat()
         return self._run(encoded, grouped, first, x=x, **options)
 
-    def _ready(self, x, y=None, sample_weight=None, steps=None):
+    def _ready(self, progress, x, y=None, sample_weight=None, steps=None):
         """Measures the data, unless `adapt` was called, and gives a new model its first weights."""
         if not self._adapted:
             if hasattr(x, "__next__"):
@@ -121,7 +129,9 @@ class Fitting(Steps):
                     "measured first. Received: an iterator. Give a dataset, or call `adapt` on "
                     "another iterator first."
                 )
-            self._measure(x, y, sample_weight, steps=steps)
+            batches = number_of_batches(x, BATCH_SIZE, steps)
+            with progress.bar("Measuring second moments", batches) as observe:
+                self._measure(x, y, sample_weight, steps=steps, observe=observe)
             if not np.any(ops.convert_to_numpy(self.competition.kernel)):
                 self._start()
             self._prepare()
@@ -129,29 +139,95 @@ class Fitting(Steps):
             self._prepare()
         self._take_over([self.competition.kernel, self._state.factor, self._state.ridge])
 
-    def _check(self, x, y, weights):
-        """Refuses arrays that cannot be those of this model."""
-        self._classes(y)
-        if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0):
-            raise ValueError("`sample_weight` must be finite and >= 0. Received: other values.")
-        if self.built and x.shape[1:] != self._input_shape[1:]:
+    def _announce(self, progress):
+        """Says that the first epoch will take longer, where it will."""
+        if not self.train_function and not self._functions:
+            progress.line("Compiling the steps of EM, in the time of the first epoch")
+
+    def _check(self, x, y, weights, prefix=""):
+        """Refuses arrays that cannot be those of this model; returns `x` in its shape."""
+        if y is None:
+            raise ValueError(f"`{prefix}y` must be the labels of the examples. Received: None.")
+        x = self._in_shape(x, f"{prefix}x")
+        sizes = [len(part) for part in (x, y, weights) if part is not None]
+        if len(set(sizes)) > 1:
             raise ValueError(
-                f"`x` must have the shape (n, {', '.join(map(str, self._input_shape[1:]))}) of the "
-                f"model's inputs. Received: {x.shape}."
+                f"`{prefix}x`, `y` and `sample_weight` differ in length. Received: {sizes}."
             )
+        self._classes(y, f"{prefix}y")
+        if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0):
+            raise ValueError(
+                f"`{prefix}sample_weight` must be finite and >= 0. Received: other values."
+            )
+        return x
 
     @in_scope
-    def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`, on inputs, also while `fit` runs."""
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, on inputs, also while `fit` runs.
+
+        Raises:
+            ValueError: for a model without weights, and for data as in `fit`.
+        """
         if not self.built:
             raise ValueError("The model has no weights yet. Call `adapt` or `fit` first.")
+        if not self.compiled:
+            self.compile()
         form = self._encoded, self._grouped
         if not kwargs.get("_use_cached_eval_dataset"):  # that one is `fit`'s own
             self._set_form(False, False)
+            if is_array(x):
+                x, y = rows("x", x), label_rows("y", y)
+                x = self._check(x, y, rows("sample_weight", kwargs.get("sample_weight")))
         try:
-            return super().evaluate(*args, **kwargs)
+            with failing_well(self):
+                return super().evaluate(x, y, *args, **kwargs)
         finally:
             self._set_form(*form)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`; refuses inputs of another shape than the model's.
+
+        Raises:
+            ValueError: for inputs of another shape than those of `fit`.
+        """
+        if is_array(x):
+            x = self._in_shape(rows("x", x), "x")
+        with failing_well(self):
+            return super().predict(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`; raises as `predict` does."""
+        return super().predict_on_batch(self._in_shape(rows("x", x), "x"))
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """As `keras.Model.test_on_batch`; raises as `evaluate` does."""
+        if not self.compiled:
+            self.compile()
+        x, y, weights = rows("x", x), label_rows("y", y), rows("sample_weight", sample_weight)
+        x = self._check(x, y, weights)
+        return super().test_on_batch(x, y, sample_weight=weights, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        """As `keras.Model.train_on_batch`, for online EM after `adapt`.
+
+        Raises:
+            ValueError: for EM by epochs, whose step needs all examples, before `adapt`, and for
+                data as in `fit`.
+        """
+        if not self.compiled:
+            self.compile()
+        if self.update != "batch":
+            raise ValueError(
+                '`update` must be "batch" for `train_on_batch`: a step of EM by epochs needs all '
+                f"examples, by `fit`. Received: update={self.update!r}."
+            )
+        _ = self._training_state  # raises an error before `adapt`
+        x, y, weights = rows("x", x), label_rows("y", y), rows("sample_weight", sample_weight)
+        x = self._check(x, y, weights)
+        if class_weight is not None:
+            factors = weights_of(self._classes(y), class_weight)
+            weights = factors if weights is None else weights * factors
+        return super().train_on_batch(x, y, sample_weight=weights, **kwargs)
 
     def _run(self, encoded=False, grouped=False, first=None, callbacks=None, **options):
         """Keras' `fit`; `first` is an example of encoded data."""
@@ -162,8 +238,11 @@ class Fitting(Steps):
                 # all of them, also those that batches of one class do not reach.
                 self._on_replicas(self._step, first, False)
             callbacks = keras.tree.flatten(callbacks or [])
-            return super().fit(callbacks=[Maximisation(), *callbacks], **options)
+            self._is_fitting = True
+            with failing_well(self):
+                return super().fit(callbacks=[Maximisation(), *callbacks], **options)
         finally:
+            self._is_fitting = False
             self._set_form(False, False)
 
     def _set_form(self, encoded, grouped):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kcaps.regression.arrays import namespace
 from kcaps.validation import one_of
 
 # Levels of the continued fraction: its relative error is then below that of the rounding, for all
@@ -84,14 +85,14 @@ def continued_fraction(beta, total_dim):
     `1 - λ1 = (s + 1) / T_0`.
 
     Args:
-        beta: Float32 or float64 tensor, >= 0.
+        beta: Float32 or float64 tensor or array, >= 0.
         total_dim: Number of components, D >= 2: a number, array or tensor that broadcasts.
 
     Returns:
-        `T_0` and `T_1`, tensors of the shape of `beta`.
+        `T_0` and `T_1`, tensors of the shape of `beta`; arrays if `beta` is one.
     """
     dtype = one_of("beta.dtype", keras.backend.standardize_dtype(beta.dtype), _LEVELS)
-    first = ops.cast(total_dim, dtype) / 2 + 1
+    first = namespace(beta).cast(total_dim, dtype) / 2 + 1
     levels = _LEVELS[dtype]
     outer = beta + (first + levels)
     for level in reversed(range(levels)):

@@ -4,28 +4,15 @@ import warnings
 
 import numpy as np
 
-_BATCH_SIZE = 4096
+from kcaps.regression.conversion import is_array, label_rows, labels_of, numbers, rows
+
+BATCH_SIZE = 4096
 # Second moments below this share of the largest are taken for rounding.
 _SMALLEST = {"float32": 1e-10, "float64": 1e-13}
 _FALLBACK_RIDGE = 1e-6
-
-
-def numbers(name, values):
-    """`values` as an array, or a `ValueError` that names the argument; None stays None."""
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.dtype.kind in "OSUMmc":
-        raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}.")
-    return array
-
-
-def rows(name, values):
-    """`values` as an array with an axis of examples, or an error as of `numbers`."""
-    array = numbers(name, values)
-    if array is not None and not array.ndim:
-        raise ValueError(f"`{name}` must be an array. Received: {name}={values!r}.")
-    return array
+# Mean squared lengths whose reciprocals and products with weights of the inverse size are normal
+# numbers.
+_LARGEST = {"float32": 1e60, "float64": 1e200}
 
 
 def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
@@ -46,13 +33,12 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
         ValueError: for examples of different numbers, values that are no numbers or not finite,
             negative weights, examples that are not in batches, or no data.
     """
-    names = "x", "y", "sample_weight"
-    if hasattr(x, "shape") or isinstance(x, list):
-        arrays = [rows(*pair) for pair in zip(names, (x, y, sample_weight), strict=True)]
+    if is_array(x):
+        arrays = rows("x", x), label_rows("y", y), rows("sample_weight", sample_weight)
         sizes = [len(part) for part in arrays if part is not None]
         if len(set(sizes)) > 1:
             raise ValueError(f"`x`, `y` and `sample_weight` differ in length. Received: {sizes}.")
-        size = batch_size or _BATCH_SIZE
+        size = batch_size or BATCH_SIZE
         batches = (
             tuple(None if part is None else part[start : start + size] for part in arrays)
             for start in range(0, sizes[0], size)
@@ -73,7 +59,8 @@ def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
             break
         parts = batch if isinstance(batch, tuple | list) else (batch,)
         parts = (*parts, None, None)[:3]
-        features, labels, weights = map(numbers, names, parts)
+        features, weights = numbers("x", parts[0]), numbers("sample_weight", parts[2])
+        labels = labels_of("y", parts[1])
         if features.ndim < 2 or (labels is not None and labels.shape[:1] != features.shape[:1]):
             raise ValueError(
                 "`x` must be batches of examples, with as many labels. Received: x of shape "
@@ -122,6 +109,30 @@ class SecondMoments:
     def mean_squared_length(self):
         """Mean of `‖x‖²` over all examples."""
         return np.trace(self.sums.sum(0)) / self.weights.sum()
+
+    def check(self, dtype):
+        """Raises an error for data that EM cannot be run on in a dtype.
+
+        Raises:
+            ValueError: for a class without examples, features that are all zero, or values that
+                are too large or too small.
+        """
+        missing = np.flatnonzero(self.weights == 0)
+        if len(missing):
+            raise ValueError(
+                "Every class needs an example of a weight above 0. Received: none of class "
+                f"{', '.join(map(str, missing[:10]))}. Lower `num_classes`, or add examples."
+            )
+        if not np.any(self.sums):
+            raise ValueError("`x` must not be zero in all examples. Received: features that are.")
+        if not np.isfinite(self.sums).all():
+            raise ValueError("`x` is too large for its squares. Scale it, e.g. to unit variance.")
+        largest, length = _LARGEST[dtype], self.mean_squared_length
+        if not 1 / largest <= length <= largest:
+            raise ValueError(
+                f"The size of features must be from {largest**-0.5:g} to {largest**0.5:g}. "
+                f"Received: about {length**0.5:.1g}. Scale `x`, e.g. to unit variance."
+            )
 
 
 def principal_directions(moment, count, background=None):

@@ -1,7 +1,10 @@
 """The options of training by EM: `compile`, and what may be changed afterwards."""
 
 import keras
+import numpy as np
+from keras import ops
 
+from kcaps.regression.rate import RateOptimizer
 from kcaps.validation import non_negative, one_of
 
 UPDATES = ("epoch", "batch")
@@ -36,7 +39,8 @@ class Options:
             update: `"epoch"`: EM, or `"batch"`: online EM with a step after each batch, for
                 streams. Defaults to `"epoch"`.
             rate: Number or `LearningRateSchedule` that multiplies steps; online EM needs one that
-                falls. Defaults to 1.
+                falls. Callbacks find it as `optimizer.learning_rate`, so that a number may also be
+                lowered by `ReduceLROnPlateau` or `LearningRateScheduler`. Defaults to 1.
             **kwargs: Further arguments of `keras.Model.compile` (e.g. `jit_compile`).
 
         Raises:
@@ -54,8 +58,15 @@ class Options:
         self._ridge, self._update = non_negative("ridge", ridge), one_of("update", update, UPDATES)
         if self._ridge > 1e30:
             raise ValueError(f"`ridge` must be at most 1e30. Received: ridge={ridge!r}.")
-        # Keras on JAX passes the state of some optimizer around.
-        optimizer = "sgd" if keras.backend.backend() == "jax" else None
+        optimizer = RateOptimizer(
+            self._current_rate,
+            self._set_rate,
+            self._count_updates,
+            self._running_state,
+            self._resume,
+        )
+        # Nothing is scaled where there are no gradients.
+        kwargs = {"auto_scale_loss": False, **kwargs}
         super().compile(optimizer=optimizer, loss=None, metrics=metrics, **kwargs)
         self._state, self._functions = None, {}
 
@@ -112,6 +123,19 @@ class Options:
         self._rate = non_negative("rate", value)
         self._assign("rate", value)
 
+    def _set_rate(self, value):
+        self.rate = value
+
+    def _current_rate(self):
+        """The factor of the next step, a number."""
+        if not _is_schedule(self._rate):
+            return self._rate
+        return float(ops.convert_to_numpy(self._rate(self._count_updates())))
+
+    def _count_updates(self):
+        """Number of steps that were taken since the model was compiled."""
+        return 0 if self._state is None else int(ops.convert_to_numpy(self._state.updates))
+
     @property
     def ridge(self):
         """The precision of the prior, as compiled."""
@@ -121,6 +145,19 @@ class Options:
     def update(self):
         """When steps are taken, as compiled."""
         return self._update
+
+    def _running_state(self):
+        """Returns the state of a `fit` that is running, a dict of arrays; empty outside of it."""
+        if not self._is_fitting:
+            return {}
+        names = ("velocity", "updates")
+        return {name: ops.convert_to_numpy(getattr(self._state, name)) for name in names}
+
+    def _resume(self, arrays):
+        """Takes up the state of a `fit` that was interrupted; only while another one runs."""
+        if self._is_fitting:
+            for name in {"velocity", "updates"} & set(arrays):
+                getattr(self._state, name).assign(np.asarray(arrays[name]))
 
     def _assign(self, name, value):
         if self._state is not None:

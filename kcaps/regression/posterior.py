@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from kcaps.labels import k_hot
+from kcaps.regression.arrays import namespace
 from kcaps.regression.interpolation import at_least_float32, continued_fraction
 
 # Longest means that are computed with: λ0 is 1 to rounding, and 1/β², which is part of gradients,
@@ -74,11 +75,12 @@ class Expectations:
     Everything depends on the means through their squared lengths alone.
 
     Args:
-        squared: Squared lengths of the means, `(..., c)`.
+        squared: Squared lengths of the means, `(..., c)`; of an array, all attributes are arrays.
         dims: Array or tensor of the capsules' numbers of components, `(..., c)`.
     """
 
     def __init__(self, squared, dims):
+        ops = namespace(squared)
         dims = ops.cast(dims, squared.dtype)
         total = ops.sum(dims, axis=-1, keepdims=True)  # (..., 1)
         self.share = dims / total
@@ -94,9 +96,11 @@ class Expectations:
 
     def corrections(self, targets):
         """`g - 1` for classes given as one-hot targets `(..., c)`; 0 where no target is set."""
+        ops = namespace(targets, self.probabilities)
         given = ops.sum(targets, axis=-1, keepdims=True)
         probability = ops.sum(targets * self.probabilities, axis=-1, keepdims=True) + (1.0 - given)
-        others = ops.sum(targets * (self.pulled + self.spread * self.next_share), -1, keepdims=True)
+        pulled = self.pulled + self.spread * self.next_share
+        others = ops.sum(targets * pulled, axis=-1, keepdims=True)
         own = targets * (self.spread * self.own_share)
         return (others + own) / probability - given
 
@@ -107,6 +111,7 @@ def squared_lengths(means):
     Capsules beyond a certain length compete as they would at that length: their shares of the
     joint length are all that counts.
     """
+    ops = namespace(means)
     num_capsules, capsule_dim = means.shape[-2:]
     longest = _LONGEST[keras.backend.standardize_dtype(means.dtype)]
     # of the largest component, so that the joint length cannot exceed it

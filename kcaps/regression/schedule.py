@@ -6,7 +6,6 @@ import time
 
 import keras
 import numpy as np
-from keras import ops
 
 from kcaps.validation import boolean, is_sequence, non_negative, positive_int
 
@@ -97,7 +96,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
             self._begin_round()
             return
         self.model.threshold = self.thresholds[min(len(self.rounds), len(self.thresholds) - 1)]
-        self.model.competition.kernel.assign(self._saved["kernel"])
+        self.model.kernel = self._saved["kernel"]
         self.model.restart(self._saved["velocity"])
         self._saved = None
 
@@ -114,7 +113,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
         self.epoch = epoch + 1
         if logs[self.monitor] < self.best:
             self.best, self.best_epoch, self.wait = float(logs[self.monitor]), epoch + 1, 0
-            self.best_kernel = ops.convert_to_numpy(self.model.competition.kernel)
+            self.best_kernel = self.model.kernel
         else:
             self.wait += 1
             if self.wait >= self.patience[len(self.rounds)]:
@@ -147,7 +146,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
 
     def _restore(self):
         if self.best_kernel is not None:
-            self.model.competition.kernel.assign(self.best_kernel)
+            self.model.kernel = self.best_kernel
 
     def _write(self):
         """Writes aside and replaces, so that a reader never sees half a file."""
@@ -157,7 +156,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
         with open(aside, "wb") as file:
             np.savez(
                 file,
-                kernel=ops.convert_to_numpy(self.model.competition.kernel),
+                kernel=self.model.kernel,
                 velocity=self.model.velocity,
                 **({} if self.best_kernel is None else {"best_kernel": self.best_kernel}),
                 best=self.best,

@@ -18,31 +18,13 @@ class Steps(Adaptation, Replicated):
         self._state = None  # of training: neither saved nor counted with the weights
         self._encoded = self._grouped = False  # what the batches of a running `fit` are
         self._functions = {}
+        self._is_fitting = False
 
     def _expect(self, features, classes, weights):
         """E-step of a batch: statistics, losses `(b,)`, errors `(b,)` and class probabilities."""
-        layer, state = self.competition, self._state
-        problems, dtype = layer.problems, layer.compute_dtype
-        n, c = layer.dims.shape
-        targets = classes[:, None, :]  # (b, n, c)
-        if n > 1:
-            flat = ops.convert_to_tensor(problems.targets.reshape(-1, n * c), dtype)
-            targets = ops.reshape(ops.matmul(classes, flat), (-1, n, c))
-        statistics, answers = em.expectation(
-            features,
-            targets,
-            weights,
-            ops.convert_to_tensor(layer.kernel),
-            layer.dims,
-            0.0 if state is None else state.threshold,
-        )
-        outputs = problems.combine(answers.probabilities)
-        right, wrong = answers.right[:, 0], answers.wrong[:, 0]
-        if n > 1:
-            right = ops.sum(classes * outputs, axis=-1)
-            wrong = ops.max((1.0 - classes) * outputs, axis=-1)
-        # Ties are errors: nothing was told apart.
-        return statistics, answers.losses, ops.cast(wrong >= right, dtype), outputs
+        kernel = ops.convert_to_tensor(self.competition.kernel)
+        threshold = 0.0 if self._state is None else self._state.threshold
+        return em.class_expectation(features, classes, weights, self.competition, kernel, threshold)
 
     def _expect_one_class(self, features, classes, weights):
         """E-step of a batch of one class, which computes only the problems of that class."""
@@ -65,7 +47,10 @@ class Steps(Adaptation, Replicated):
         )
         place = ops.one_hot(chosen, layer.kernel.shape[0], axis=0, dtype=dtype)  # (n, m - 1)
         statistics = em.Statistics(
-            ops.tensordot(place, part.gradient, 1), ops.matmul(place, part.weights)
+            ops.reshape(
+                place @ ops.reshape(part.gradient, (place.shape[1], -1)), layer.kernel.shape
+            ),
+            ops.sum(place * part.weights, axis=-1),
         )
         lost = ops.any(answers.wrong >= answers.right, axis=-1)
         return statistics, answers.losses, ops.cast(lost, dtype), None

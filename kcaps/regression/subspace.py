@@ -98,7 +98,8 @@ class SubspaceProjection(keras.layers.Layer):
     def call(self, inputs):
         if self.observe is not None:
             self.observe(inputs)
-        return ops.matmul(flattened(inputs, self.kernel.shape[0]), self.kernel)
+        # By `@`, as `ops.matmul` makes float32 of float64 on PyTorch.
+        return flattened(inputs, self.kernel.shape[0]) @ ops.convert_to_tensor(self.kernel)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_components)
