@@ -6,7 +6,7 @@ from keras import ops
 
 from kcaps import routing as routings
 from kcaps.activations import safe_norm
-from kcaps.graph import calls
+from kcaps.graph import calls, matched
 from kcaps.layers import DigitCaps
 from kcaps.routing import Routing, Votes, batch_first
 from kcaps.routing import routing_objective as routing_objective
@@ -184,7 +184,8 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        images = keras.tree.map_structure(ops.convert_to_tensor, self.images)
+        images = matched(self.images, self.model.input)
+        images = keras.tree.map_structure(ops.convert_to_tensor, images)
         capsules = self._network(images, training=False)
         for layer in self._layers:
             trace = trace_routing(layer, capsules[layer.name])

@@ -81,3 +81,41 @@ def length_calls(outputs) -> list[Call]:
     """Returns the calls of `CapsuleLength` whose result is itself one of some outputs."""
     ends = {id(tensor) for tensor in keras.tree.flatten(outputs)}
     return [call for call in calls(outputs, CapsuleLength) if id(call.outputs[0]) in ends]
+
+
+def matched(x, own):
+    """Returns a model's inputs in the structure of its own, each for the input of its name.
+
+    Keras flattens dicts in the order of their keys. Of a dict for a list of inputs it asks for the
+    names; of a dict for a dict it does not, so that a surplus key would move the others to the
+    wrong inputs, and neither does it for nested inputs.
+
+    Args:
+        x: Inputs as a user gives them: a tensor, or a list or dict of tensors.
+        own: The model's `input`.
+    """
+    if isinstance(own, keras.KerasTensor):
+        if isinstance(x, dict) and own.name in x:
+            return x[own.name]
+        return x[0] if isinstance(x, list | tuple) and len(x) == 1 else x
+    if not isinstance(x, dict):
+        return x
+    if isinstance(own, dict) and set(own) <= set(x):
+        return {key: matched(x[key], part) for key, part in own.items()}
+    names = [tensor.name for tensor in keras.tree.flatten(own)]
+    if set(names) <= set(x):
+        return keras.tree.pack_sequence_as(own, [x[name] for name in names])
+    return x
+
+
+def in_order(own) -> list[keras.KerasTensor]:
+    """Returns a model's input tensors in the order in which it was given them.
+
+    Args:
+        own: The model's `input`, whose dicts Keras would flatten in the order of their keys.
+    """
+    if isinstance(own, dict):
+        own = list(own.values())
+    if isinstance(own, list | tuple):
+        return [tensor for part in own for tensor in in_order(part)]
+    return [own]

@@ -29,11 +29,8 @@ def k_hot(labels, num_classes, batch_size=None, exact=False):
     """
     refuse_text(labels)
     labels = ops.convert_to_tensor(labels)
-    if getattr(labels.shape, "rank", 0) is None and num_classes > 1:
-        raise ValueError(
-            "`labels` came in several shapes, of which TensorFlow keeps none. Give all of them the "
-            f"shape (batch,), or (batch, {num_classes}), or compile the model again in between."
-        )
+    if num_classes > 1:
+        check_rank(labels, num_classes)
     if num_classes == 1 and _is_column(labels.shape):
         labels = ops.reshape(labels, (-1, 1))
     rank, last = len(labels.shape), labels.shape[-1] if len(labels.shape) else None
@@ -45,15 +42,29 @@ def k_hot(labels, num_classes, batch_size=None, exact=False):
     if rank == 2 and last == num_classes:
         return _known(ops.cast(labels, "float32"), exact)
     if rank == 1 or (rank == 2 and last == 1):
-        labels = ops.cast(ops.reshape(labels, (-1, 1)), "float32")
-        # Not `ops.one_hot`, for which a number that is no class is an example of no class.
-        is_class = ops.equal(labels, ops.arange(num_classes, dtype="float32"))  # (b, j)
-        is_known = ops.any(is_class, axis=-1, keepdims=True)
-        return ops.where(is_known, ops.cast(is_class, "float32"), float("nan"))
+        return one_hot(ops.reshape(labels, (-1,)), num_classes)
     raise ValueError(
         "`labels` must be integers of shape (batch,) or (batch, 1), or a k-hot matrix of shape "
         f"(batch, {num_classes}). Received: labels of shape {tuple(labels.shape)}."
     )
+
+
+def one_hot(labels, num_classes):
+    """Turns the numbers of classes into vectors; of a number that is no class, into NaN.
+
+    `ops.one_hot` would make it a vector of no class, or fail, or cut the digits of 0.7.
+
+    Args:
+        labels: Numbers of any shape.
+        num_classes: Number of classes.
+
+    Returns:
+        Float32 tensor of the shape of `labels`, with an axis of `num_classes` after it.
+    """
+    labels = ops.expand_dims(ops.cast(labels, "float32"), -1)
+    is_class = ops.equal(labels, ops.arange(num_classes, dtype="float32"))
+    is_known = ops.any(is_class, axis=-1, keepdims=True)
+    return ops.where(is_known, ops.cast(is_class, "float32"), float("nan"))
 
 
 def targets(labels, predictions):
@@ -91,6 +102,23 @@ def refuse_text(labels, name="labels"):
         raise ValueError(
             f"`{name}` must hold the numbers of classes. Number them first, as "
             f"`numpy.unique({name}, return_inverse=True)[1]` does. Received: an array of {kind}."
+        )
+
+
+def check_rank(labels, num_classes):
+    """Raises an error for labels whose rank TensorFlow has forgotten.
+
+    Args:
+        labels: A tensor.
+        num_classes: Number of classes, for the message.
+
+    Raises:
+        ValueError: if the number of its axes is not known.
+    """
+    if getattr(getattr(labels, "shape", None), "rank", 0) is None:
+        raise ValueError(
+            "`labels` came in several shapes, of which TensorFlow keeps none. Give all of them the "
+            f"shape (batch,), or (batch, {num_classes}), or compile the model again in between."
         )
 
 

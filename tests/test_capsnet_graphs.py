@@ -84,6 +84,38 @@ def test_the_loss_in_training_is_that_of_the_named_inputs(images, labels):
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_nested_inputs_are_matched_by_name(images, labels):
+    names = ["wet", "dry", "ash"]
+    wet, dry, ash = (keras.Input((6, 6, 1), name=name) for name in names)
+    maps = keras.layers.Concatenate()([wet, 3 * dry, 9 * ash])
+    lengths = length(DigitCaps(CLASSES, 4, routing="l2")(primary(maps)))
+    model = CapsNet({"few": [wet, {"one": dry}], "ash": ash}, lengths)
+    model.compile(keras.optimizers.SGD(0.0), routing_learning_rate=0.0)
+    a, b, c = images, 1 - images, images**2
+    nested = {"few": [a, {"one": b}], "ash": c}
+    expected = model.evaluate(nested, labels, verbose=0)
+    for x in (nested, {"wet": a, "dry": b, "ash": c}, {"all": c[:, 0], **nested}):
+        found = model.fit(x, labels, batch_size=12, verbose=0).history["loss"][0]
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert model.evaluate(x, labels, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_first_input_that_fits_is_rebuilt_whatever_its_name(images, labels, tmp_path):
+    results = []
+    for names in (["wet", "dry"], ["dry", "wet"]):
+        keras.utils.set_random_seed(1)
+        tensors = [keras.Input((6, 6, 1), name=name) for name in names]
+        lengths = length(DigitCaps(CLASSES, 4)(primary(keras.layers.Concatenate()(tensors))))
+        rebuilt = decoder(CLASSES, 4, (6, 6, 1), (8,))
+        model = CapsNet({x.name: x for x in tensors}, lengths, decoder=rebuilt)
+        model.compile("sgd")
+        model.save(tmp_path / "model.keras")
+        x = dict(zip(names, [images, 9 * images], strict=True))
+        for one in (model, keras.saving.load_model(tmp_path / "model.keras")):
+            results.append(one.evaluate(x, labels, verbose=0))
+    np.testing.assert_allclose(results, results[0], rtol=1e-6)
+
+
 def test_inputs_of_different_shapes_and_the_one_that_is_rebuilt(images, labels):
     age = keras.Input((2,), name="age")
     image = keras.Input((6, 6, 1), name="image")
@@ -153,6 +185,28 @@ def test_class_capsules_without_a_loss_of_their_own_still_take_labels(images, la
     assert np.abs(values(model.routing_variables)[0] - before).max() > 1e-5
 
 
+def test_losses_are_one_for_each_output(images, labels):
+    model = with_head("list", "dynamic")
+    with pytest.raises(ValueError, match="`loss` must be one for all outputs, or one for each"):
+        model.compile("sgd", loss=["margin", "mse", "mse"])
+    with pytest.raises(ValueError, match="`loss` must have the names of outputs"):
+        model.compile("sgd", loss={"digit": "margin", "slope": "mse"})
+    model.compile("sgd", loss={"digit": "margin"})  # the other has none
+    targets = {"digit": labels, "slant": np.ones((12, 1))}
+    losses = [model.evaluate(images, targets, verbose=0)]
+    model.compile("sgd", loss=["margin", None])
+    losses.append(model.evaluate(images, [labels, None], verbose=0))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and np.isfinite(losses[0])
+
+
+def test_ignored_classes_of_one_of_several_outputs(images, labels):
+    model = with_head("list", "dynamic", with_decoder=False)
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    model.compile("sgd", loss=[loss, "mse"])
+    targets = [np.where(labels == 0, -1, labels), np.ones((12, 1))]
+    assert np.isfinite(model.fit(images, targets, verbose=0).history["loss"]).all()
+
+
 def test_several_outputs_save_and_load(images, labels, tmp_path):
     model = with_head("dict", "l1")
     model.compile("adam", loss={"digit": "margin", "slant": "mse"})
@@ -217,15 +271,37 @@ def test_without_a_decoder_or_objective_targets_may_be_anything(images, routing)
     assert np.isfinite(loss).all()
 
 
-def test_numbers_that_are_no_classes_give_nan_where_values_cannot_be_refused(images, labels):
-    """In single batches on a device, both the mask and the signs are NaN rather than wrong."""
-    matrix = ops.convert_to_tensor(np.eye(CLASSES, dtype="float32")[labels] * 0.7)
-    for routing, with_decoder in (("l2", False), ("dynamic", True)):
-        model = with_head("list", routing, with_decoder)
-        model.compile("sgd", loss=["mse", "mse"])
-        slants = ops.convert_to_tensor(np.ones((12, 1), "float32"))
-        model.train_on_batch(ops.convert_to_tensor(images), [matrix, slants])
-        assert any(np.isnan(array).any() for array in model.get_weights())
+class Stream(keras.utils.PyDataset):
+    """One batch, whose values cannot be read before training."""
+
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.mark.parametrize("with_decoder", [False, True])
+def test_numbers_that_are_no_classes_spoil_a_stream(images, labels, with_decoder):
+    """Masks and signs are NaN then, rather than wrong, of labels with parts too."""
+    slants, matrix = np.ones((12, 1), "float32"), np.eye(CLASSES, dtype="float32")[labels] * 0.7
+    model = with_head("list", "dynamic" if with_decoder else "l2", with_decoder)
+    model.compile("sgd", loss=["mse", "mse"])
+    model.fit(Stream(images, (matrix, slants)), verbose=0)
+    assert any(np.isnan(array).any() for array in model.get_weights())
+    for wrong in (20, -20, 0.7):
+        pair = np.stack([labels, (labels + 1) % CLASSES], axis=1) + np.array([0, wrong])
+        image = keras.Input((6, 6, 1))
+        poses = DigitCaps(CLASSES, 4, routing="l2")(primary(image))
+        rebuilt = decoder(CLASSES, 4, (6, 6, 1), (8,)) if with_decoder else None
+        model = CapsNet(image, length(poses), decoder=rebuilt)
+        model.compile("sgd")
+        targets = {"labels": pair, "parts": np.stack([images, images], axis=1)}
+        assert np.isnan(model.fit(Stream(images, targets), verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("kind", ["decoder", "l2"])
@@ -334,7 +410,8 @@ def test_routing_is_traced_on_the_inputs_of_this_graph(images, labels, tmp_path)
     model = CapsNet(tensors, lengths)
     x = {"dry": 1 - images, "wet": images}
     model.compile("sgd")
-    callback = diagnostics.RoutingTensorBoard({k: v[:4] for k, v in x.items()}, tmp_path)
+    seen = {"all": images[:4], **{k: v[:4] for k, v in x.items()}}
+    callback = diagnostics.RoutingTensorBoard(seen, tmp_path)
     history = model.fit(x, labels, callbacks=[callback], verbose=0).history
     capsules = keras.Model(model.input, model.class_inputs)({k: v[:4] for k, v in x.items()})
     expected = diagnostics.trace_routing(digits, capsules)["entropy"]

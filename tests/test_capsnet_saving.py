@@ -93,6 +93,21 @@ def test_decoders_that_cannot_decode_are_refused(rebuilt, message):
         network(rebuilt=rebuilt())
 
 
+def test_a_decoder_is_given_once():
+    model = network(rebuilt=sequential())
+    with pytest.raises(AttributeError, match="keeps the decoder that it was made with"):
+        model.decoder = sequential()
+
+
+def test_class_capsules_inside_of_another_model_are_told_of():
+    inner = keras.Input((6, 6, 1))
+    poses = DigitCaps(3, 4, name="inner_caps")(PrimaryCaps(4, 4, kernel_size=3)(inner))
+    base, image = keras.Model(inner, poses), keras.Input((6, 6, 1))
+    with pytest.raises(ValueError, match=r"inside of other models, \['inner_caps'\]"):
+        CapsNet(image, CapsuleLength()(base(image)), decoder=sequential())
+    CapsNet(base.input, CapsuleLength()(base.output), decoder=sequential())
+
+
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # Keras' own patch
 @pytest.mark.parametrize("kind", ["plain", "decoder", "l2"])

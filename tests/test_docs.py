@@ -60,13 +60,14 @@ def docstrings():
             module = importlib.import_module(info.name)
             for test in doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__):
                 if test.examples:
-                    yield pytest.param(test.examples, id=test.name)
+                    yield pytest.param(module, test.examples, id=test.name)
 
 
-@pytest.mark.parametrize("examples", list(docstrings()))
-def test_docstring_examples(examples, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("module", "examples"), list(docstrings()))
+def test_docstring_examples(module, examples, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = namespace()
+    own = {name: getattr(module, name) for name in dir(module) if name[0] != "_"}
+    names = own | namespace()
     for example in examples:
         exec(example.source, names)
 

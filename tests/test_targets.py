@@ -1,5 +1,6 @@
 """Labels in the forms in which people hold them, and what is no label."""
 
+import functools
 import warnings
 
 import keras
@@ -132,7 +133,7 @@ def forms(labels):
 
 def test_every_form_of_labels_trains_the_same(images):
     labels, results = np.arange(12) % 3, []
-    for y in (labels, labels.tolist(), ops.convert_to_tensor(labels)):
+    for y in (labels, labels.tolist(), list(labels), ops.convert_to_tensor(labels)):
         keras.utils.set_random_seed(1)
         model = network()
         held_out = (images[:4], y[:4])
@@ -159,6 +160,9 @@ def test_every_form_is_checked(images, form):
         model.fit(images, right, 4, 1, 0, None, 0.0, (images, y))
     with pytest.raises(ValueError, match=match):
         model.evaluate(images, y, verbose=0)
+    for step in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=match):
+            step(images, y)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -174,6 +178,65 @@ def test_text_is_told_to_be_numbered(images, kind):
         model.evaluate(images, text, verbose=0)
     with pytest.raises(ValueError, match="must hold the numbers of classes.*numpy.unique"):
         LOSSES["margin"]().call(text, np.zeros((12, 3)))
+
+
+@pytest.mark.parametrize("with_decoder", [False, True])
+def test_labels_that_were_forgotten(images, with_decoder):
+    model = network(with_decoder=with_decoder)
+    for run in (
+        lambda: model.fit(images, verbose=0),
+        lambda: model.evaluate(images, verbose=0),
+        lambda: model.fit(images, np.zeros(12), validation_data=(images, None), verbose=0),
+        lambda: model.train_on_batch(images),
+    ):
+        with pytest.raises(ValueError, match="`y` must be the labels of the examples"):
+            run()
+
+
+def test_targets_by_the_name_of_the_only_output(images):
+    labels, losses = np.arange(12) % 3, []
+    for form in (labels, None):
+        keras.utils.set_random_seed(1)
+        model = network(routing="l2", with_decoder=True)
+        y = {model.output_names[0]: labels.tolist()} if form is None else form
+        history = model.fit(images, y, validation_data=(images, y), shuffle=False, verbose=0)
+        losses.append([*history.history["loss"], *history.history["val_loss"]])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    with pytest.raises(ValueError, match="`y` as a dict must hold 'labels'"):
+        model.fit(images, {"label": labels, "part": images[:, None]}, verbose=0)
+
+
+def test_a_head_of_another_task_is_not_taken_for_classes(images):
+    """Without a decoder or objective, targets are what the loss makes of them."""
+
+    def gaussian(y, outputs):
+        mean, log_variance = outputs[:, :1], outputs[:, 1:]
+        return ops.mean(log_variance + ops.square(y - mean) * ops.exp(-log_variance), axis=-1)
+
+    ages = np.linspace(0.0, 70.0, 12)[:, None]
+    for num_capsules, units, loss in ((2, 2, gaussian), (3, 2, gaussian), (1, 1, "mse")):
+        image = keras.Input((6, 6, 1))
+        poses = DigitCaps(num_capsules, 4)(PrimaryCaps(4, 4, kernel_size=3)(image))
+        model = CapsNet(image, keras.layers.Dense(units)(keras.layers.Flatten()(poses)))
+        model.compile(keras.optimizers.SGD(1e-4), loss=loss)
+        assert np.isfinite(model.fit(images, ages, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.tensorflow
+def test_labels_with_one_axis_and_with_two_in_turn(images):
+    """TensorFlow forgets their rank: of a single class it is known, of several it is told."""
+    import tensorflow as tf
+
+    flags, columns = np.arange(12) % 2, (np.arange(12) % 2)[:, None]
+    model = network(1, "l2", with_decoder=True)
+    for labels in (flags, columns, flags):
+        data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+        loss = model.fit(data, shuffle=False, verbose=0).history["loss"]
+        assert np.isfinite(loss).all()
+    model = network(3, "l2", with_decoder=True)
+    model.fit(images, flags, verbose=0)
+    with pytest.raises(ValueError, match="came in several shapes"):
+        model.fit(images, columns, verbose=0)
 
 
 @pytest.mark.tensorflow
@@ -228,17 +291,18 @@ def pixels(rng, largest, dtype="float32"):
     return (rng.uniform(size=(6, 17, 17, 1)) * largest).astype(dtype)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "train_on_batch"])
 def test_pixels_from_0_to_1_are_warned_of_once(rng, method):
     model = kcaps.models.capsnet((17, 17, 1), 2, filters=2, num_primary_capsules=1)
     model.compile("sgd")
     y = () if method == "predict" else (np.arange(6) % 2,)
-    run = getattr(model, method)
-    with pytest.warns(UserWarning, match="takes raw pixels from 0 to 255.*Multiply them by 255"):
-        run(pixels(rng, 1.0), *y, verbose=0)
+    options = {} if method == "train_on_batch" else {"verbose": 0}
+    run = functools.partial(getattr(model, method), **options)
+    with pytest.warns(UserWarning, match="takes raw pixels from 0 to 255.*images with pixels"):
+        run(pixels(rng, 1.0), *y)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        run(pixels(rng, 1.0), *y, verbose=0)
+        run(pixels(rng, 1.0), *y)
 
 
 def test_other_pixels_are_not_warned_of(rng, images):
@@ -257,6 +321,20 @@ def test_other_pixels_are_not_warned_of(rng, images):
         models[1].predict(pixels(rng, 1.0), verbose=0)
 
 
+def test_pixels_are_looked_at_in_each_form_of_inputs(rng):
+    """By name beside a surplus input, with a pixel that is NaN, and behind a shared layer."""
+    rescaling = keras.layers.Rescaling(1 / 255)
+    rescaling(keras.Input((17, 17, 1)))
+    image = keras.Input((17, 17, 1), name="image")
+    maps = keras.layers.AveragePooling2D(4)(rescaling(image))
+    lengths = CapsuleLength()(DigitCaps(2, 2)(PrimaryCaps(1, 2, 3)(maps)))
+    spoilt = pixels(rng, 1.0)
+    spoilt[0, 0, 0] = np.nan
+    for x in ({"image": pixels(rng, 1.0), "other": np.zeros(6)}, [pixels(rng, 1.0)], spoilt):
+        with pytest.warns(UserWarning, match="takes raw pixels from 0 to 255"):
+            CapsNet(image, lengths).predict(x, verbose=0)
+
+
 def test_the_summary_leads_those_with_large_images_on():
     def summary(model):
         lines = []
@@ -265,4 +343,8 @@ def test_the_summary_leads_those_with_large_images_on():
 
     large = summary(kcaps.models.capsnet((96, 96, 3), 5))
     assert "Note: digit_caps has 32,768,000 weights" in large and "docs/networks.md" in large
+    lines = []
+    model = kcaps.models.capsnet((96, 96, 3), 5, decoder_units=None)
+    model.summary(80, None, lambda line, **_: lines.append(str(line)))
+    assert "docs/networks.md" in "\n".join(lines)
     assert "Note:" not in summary(kcaps.models.capsnet((28, 28, 1), 10))

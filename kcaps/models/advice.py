@@ -7,6 +7,7 @@ import weakref
 import keras
 import numpy as np
 
+from kcaps.graph import calls, matched
 from kcaps.models.targets import as_array
 
 _LARGEST_PIXEL = 255.0
@@ -23,28 +24,38 @@ def on_pixels(model: keras.Model, x) -> None:
         model: A functional model.
         x: Its inputs, of which arrays are looked at.
     """
-    if model in _WARNED or len(model.inputs) != 1 or not _divides_pixels(model):
+    divided = set() if model in _WARNED else _divided_inputs(model)
+    if not divided:
         return
-    parts = keras.tree.flatten(x) if isinstance(x, dict | list | tuple) else [x]
-    images = as_array(parts[0]) if len(parts) == 1 else None
-    if images is None or images.dtype.kind not in "iufb" or not images.size:
+    flat = keras.tree.flatten(matched(x, model.input))
+    if len(flat) != len(model.inputs):  # a stream, or a list of numbers
         return
-    if 0 < images.max() <= 1:
-        _WARNED.add(model)
-        warnings.warn(
-            f"Model {model.name!r} divides its inputs by 255, and takes raw pixels from 0 to 255. "
-            f"Received: images with pixels of at most {images.max():g}. Multiply them by 255.",
-            stacklevel=3,
-        )
+    for tensor, data in zip(model.inputs, flat, strict=True):
+        images = as_array(data) if id(tensor) in divided else None
+        if images is None or images.dtype.kind not in "iufb" or not images.size:
+            continue
+        least, largest = np.fmin.reduce(images, axis=None), np.fmax.reduce(images, axis=None)
+        if 0 < largest <= 1:
+            _WARNED.add(model)
+            warnings.warn(
+                f"Model {model.name!r} divides its inputs by 255: it takes raw pixels from 0 to "
+                "255, as they are read from a file. Received: images with pixels from "
+                f"{float(least):g} to {float(largest):g}.",
+                stacklevel=4,
+            )
+            return
 
 
-def _divides_pixels(model):
-    for layer in model.layers:
-        if type(layer) is keras.layers.Rescaling and np.ndim(layer.scale) == 0:
-            reads_input = any(layer.input is tensor for tensor in model.inputs)
-            if reads_input and math.isclose(layer.scale * _LARGEST_PIXEL, 1, rel_tol=1e-6):
-                return True
-    return False
+def _divided_inputs(model):
+    """Identities of the input tensors that the model itself divides by 255."""
+    inputs = {id(tensor) for tensor in model.inputs}
+    return {
+        id(call.inputs[0])
+        for call in calls(model.output, keras.layers.Rescaling)
+        if id(call.inputs[0]) in inputs
+        and np.ndim(call.layer.scale) == 0
+        and math.isclose(call.layer.scale * _LARGEST_PIXEL, 1, rel_tol=1e-6)
+    }
 
 
 def on_size(model: keras.Model, show) -> None:

@@ -6,11 +6,13 @@ import inspect
 import keras
 
 from kcaps import losses
-from kcaps.labels import refuse_text
+from kcaps.graph import matched
+from kcaps.labels import check_rank, refuse_text
 from kcaps.layers import CapsuleMask, DigitCaps
 from kcaps.models import advice, decoders, parts
 from kcaps.models.class_graph import ClassGraph, Networks, check_objective
-from kcaps.models.targets import as_arrays, check_labels
+from kcaps.models.data_checks import check_data
+from kcaps.models.targets import as_arrays, without_name
 from kcaps.replicas import Replicated, num_replicas
 from kcaps.saving import refuse_legacy_config, refuse_legacy_format
 from kcaps.validation import from_config, non_negative, one_of, positive_int
@@ -92,9 +94,18 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
     # Keras recognises a functional model in a subclass by this signature.
     def __init__(self, *args, decoder=None, reconstruction_weight=0.0005, **kwargs):
         super().__init__(*args, **kwargs)
-        self.decoder = decoder = from_config("decoder", decoder)
-        self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
+        decoder = from_config("decoder", decoder)
         self._image = self.inputs[0] if decoder is None else decoders.prepare(decoder, self)
+        self.decoder = decoder
+        self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
+
+    def __setattr__(self, name, value):
+        if name == "decoder" and hasattr(self, "decoder"):
+            raise AttributeError(
+                "A CapsNet keeps the decoder that it was made with. Make another one: "
+                "`CapsNet(model.input, model.output, decoder=decoder)`."
+            )
+        super().__setattr__(name, value)
 
     def compile(
         self,
@@ -158,7 +169,8 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
             if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
                 rate = non_negative("routing_learning_rate", rate)
             routing_optimizer = keras.optimizers.SGD(rate)
-        super().compile(optimizer=optimizer, loss=_by_name(loss), **kwargs)
+        loss = _for_outputs(_by_name(loss), self.output_names, self.output)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.update, (self.weight_steps, self.routing_steps) = update, steps
         self.routing_optimizer = keras.optimizers.get(routing_optimizer)
         half = keras.optimizers.LossScaleOptimizer
@@ -183,16 +195,16 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
                 without labels of the class capsules. In batches of a dataset a number that is no
                 class makes the loss NaN.
         """
-        y = as_arrays(y, self.output_shape)
-        self._check_data(x, y, training=True)
-        bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
-        held_out = bound.get("validation_data")
+        y = self._as_targets(y)
+        check_data(self, x, y, training=True)
+        bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
+        held_out = bound.arguments.get("validation_data")
         if isinstance(held_out, tuple | list) and len(held_out) in (2, 3):
             images, labels, *weights = held_out
-            labels = as_arrays(labels, self.output_shape)
-            self._check_data(images, labels)
-            bound["validation_data"] = (images, labels, *weights)
-        return super().fit(**bound)
+            labels = self._as_targets(labels)
+            check_data(self, images, labels)
+            bound.arguments["validation_data"] = (images, labels, *weights)
+        return super().fit(*bound.args, **bound.kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Loss and metrics on data; arguments and result as those of `keras.Model.evaluate`.
@@ -201,8 +213,8 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
             ValueError: for labels of which one is no class.
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # of which `fit` has checked the data
-            y = as_arrays(y, self.output_shape)
-            self._check_data(x, y)
+            y = self._as_targets(y)
+            check_data(self, x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
@@ -210,22 +222,33 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         advice.on_pixels(self, x)
         return super().predict(x, *args, **kwargs)
 
-    def _check_data(self, x, y, training=False):
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """One training step; arguments and result as those of `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        y = self._as_targets(y)
+        check_data(self, x, y, training=True)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        """Loss and metrics of a batch; arguments and result as those of Keras.
+
+        Raises:
+            ValueError: as `evaluate`.
+        """
+        y = self._as_targets(y)
+        check_data(self, x, y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """Outputs for a batch; argument and result as those of `keras.Model.predict_on_batch`."""
         advice.on_pixels(self, x)
-        needs_labels = training and self._needs_labels
-        output = self._class_graph and self._class_graph.output
-        may_ignore = getattr(self.loss, "ignore_class", None) is not None
-        if y is None:
-            return
-        if output is None or output.of(y, self.loss) is None:
-            if needs_labels:
-                self._class_labels(y)  # says what is missing
-            shape = self.output_shape
-            is_matrix = isinstance(shape, tuple) and len(shape) == 2 and shape[1] != 1
-            if output is None and is_matrix and not may_ignore:
-                check_labels(y, shape[1])
-        elif needs_labels or not may_ignore:
-            check_labels(output.of(y, self.loss), output.num_capsules, exact=needs_labels)
+        return super().predict_on_batch(x)
+
+    def _as_targets(self, y):
+        return as_arrays(without_name(y, self.output_names), self.output_shape)
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -279,7 +302,8 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         super().summary(*args, **kwargs)
         if self.decoder is not None:
             self.decoder.summary(*args, **kwargs)
-        advice.on_size(self, kwargs.get("print_fn") or print)
+        bound = inspect.signature(super().summary).bind(*args, **kwargs).arguments
+        advice.on_size(self, bound.get("print_fn") or print)
 
     @functools.cached_property
     def _class_graph(self):
@@ -336,6 +360,10 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         """The part of targets that has the labels of the class capsules."""
         output = self._class_graph.output
         labels = None if output is None else output.of(y, self.loss)
+        if labels is None and output is not None and len(output.names) == 1:
+            if isinstance(y, dict):
+                parts.check(y)
+            raise ValueError("`y` must be the labels of the examples. Received: y=None.")
         if labels is None:
             raise ValueError(
                 "A decoder, and l1 or l2 routing, need the labels of the class capsules. Make "
@@ -344,32 +372,22 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
                 f"targets of the outputs {self.output_names}, with no labels of "
                 f"{self._class_graph.call.layer.name!r}."
             )
+        if not parts.are_parts(labels):
+            refuse_text(labels, "y")
+            if output.num_capsules == 1:
+                return keras.ops.reshape(labels, (-1, 1))
+            check_rank(labels, output.num_capsules)
         return labels
 
     def _forward(self, x, training, capsules_only=False):
         """What a step needs of one pass; the routing objective the last layer's input alone."""
         self._called = True  # Keras exports models to ONNX that have been called, as this one is
         network = self._networks.below if capsules_only else self._networks.whole
-        return network(self._by_input(x), training=training)
+        return network(matched(x, self.input), training=training)
 
     def call(self, inputs, training=None, mask=None, **kwargs):
-        return super().call(self._by_input(inputs), training=training, mask=mask, **kwargs)
-
-    def _by_input(self, x):
-        """Inputs in the structure of the model's own.
-
-        Keras leaves surplus ones out of a dict for a list of inputs, but not of a dict for a dict:
-        there, it would give the others to the wrong inputs.
-        """
-        own = self.input
-        if isinstance(x, dict) and isinstance(own, dict) and set(own) < set(x):
-            return {name: x[name] for name in own}
-        if isinstance(own, keras.KerasTensor):
-            if isinstance(x, dict) and own.name in x:
-                return x[own.name]
-            if isinstance(x, list | tuple) and len(x) == 1:
-                return x[0]
-        return x
+        inputs = matched(inputs, self.input)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         y = self._with_classes(y)
@@ -381,14 +399,19 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
     def _with_classes(self, y):
         """Targets with classes in the place of parts, and none of them text."""
         for target in keras.tree.flatten(y):
-            refuse_text(target, "y")
+            if target is not None:
+                refuse_text(target, "y")
+        y = without_name(y, self.output_names)
         output = self._class_graph and self._class_graph.output
         if output is None:
             return parts.class_targets(y, self.output_shape[-1]) if parts.are_parts(y) else y
         target = output.of(y, self.loss)
-        if not parts.are_parts(target):
-            return y
-        return output.put(y, parts.class_targets(target, output.num_capsules))
+        if parts.are_parts(target):
+            return output.put(y, parts.class_targets(target, output.num_capsules))
+        if output.num_capsules == 1 and target is not None:
+            # Labels with one axis and with two in turn, whose rank TensorFlow would forget.
+            return output.put(y, keras.ops.reshape(target, (-1, 1)))
+        return y
 
     def _class_weights(self, sample_weight):
         """The weights of the examples for the labels of the class capsules."""
@@ -478,3 +501,21 @@ def _by_name(loss):
     if isinstance(loss, list | tuple):
         return type(loss)(_by_name(part) for part in loss)
     return losses.get(loss) if isinstance(loss, str) else loss
+
+
+def _for_outputs(loss, names, outputs):
+    """Losses by output, or an error where there are too many or too few; those missing are None."""
+    if isinstance(loss, dict):
+        known = set(names) | set(outputs if isinstance(outputs, dict) else ())
+        if not set(loss) <= known:
+            raise ValueError(
+                f"`loss` must have the names of outputs, {names}. Received: {sorted(loss)}."
+            )
+        by_name = not isinstance(outputs, dict) and len(names) > 1
+        return {name: loss.get(name) for name in names} if by_name else loss
+    if isinstance(loss, list | tuple) and len(names) > 1 and len(loss) != len(names):
+        raise ValueError(
+            f"`loss` must be one for all outputs, or one for each of {names}, or None. "
+            f"Received: {len(loss)} losses."
+        )
+    return loss

@@ -83,5 +83,5 @@ def check_objective(graph: ClassGraph | None) -> None:
         raise ValueError(
             'The last DigitCaps must use a routing with an objective ("l1" or "l2") and stand '
             "in the model itself when another layer has such a routing: its capsules define "
-            f"the objective of all. Received: {routing} in the last layer."
+            f"the objective of all. Received: {routing or 'no DigitCaps'} in the last layer."
         )

@@ -2,6 +2,7 @@
 
 import keras
 
+from kcaps.graph import in_order
 from kcaps.validation import agree
 
 
@@ -24,8 +25,12 @@ def prepare(decoder, model) -> keras.KerasTensor:
         raise ValueError(f"`decoder` must be a Keras model. Received: decoder={decoder!r}.")
     graph = model._class_graph
     if graph is None:
+        inside = [layer.name for layer in model._digit_caps()]
+        received = f"those inside of other models, {inside}" if inside else "a graph without them"
         raise ValueError(
-            "`decoder` needs class capsules to decode. Received: a graph without DigitCaps."
+            "`decoder` needs class capsules to decode, which a DigitCaps of the model's own graph "
+            "makes: a model's `input` and `output` continue its graph, a call does not. "
+            f"Received: {received}."
         )
     graph.check_unique("`decoder`")
     poses = graph.call.outputs[0]
@@ -37,7 +42,7 @@ def prepare(decoder, model) -> keras.KerasTensor:
             f"{decoder.name!r}, which cannot: {error}"
         ) from error
     shape = getattr(image, "shape", ())
-    for tensor in model.inputs:
+    for tensor in in_order(model.input):
         if agree(shape[1:], tensor.shape[1:]):
             return tensor
     raise ValueError(

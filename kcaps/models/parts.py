@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from kcaps.labels import one_hot
 from kcaps.losses import ReconstructionLoss
 
 
@@ -13,14 +14,18 @@ def class_targets(y, num_classes):
             num_parts, height, width, channels)`; or targets of another form.
         num_classes: Number of classes.
 
+    Returns:
+        Float32 tensor `(batch, num_classes)`. The row of an image with a number that is no class
+        is NaN.
+
     Raises:
         ValueError: for a dict with other keys, or labels of another shape than the parts'.
     """
     if not isinstance(y, dict):
         return y
-    _check(y)
-    labels = ops.cast(y["labels"], "int32")
-    return ops.max(ops.one_hot(labels, num_classes, dtype="float32"), axis=1)
+    check(y)
+    counts = ops.sum(one_hot(y["labels"], num_classes), axis=1)  # (b, j)
+    return ops.where(ops.isnan(counts), counts, ops.minimum(counts, 1.0))
 
 
 def reconstruction_loss(decoder, poses, y, weight, sample_weight, training):
@@ -34,9 +39,8 @@ def reconstruction_loss(decoder, poses, y, weight, sample_weight, training):
         sample_weight: Weights of the examples, `(batch,)`, or None.
         training: Whether the decoder trains.
     """
-    _check(y)
-    labels = ops.cast(y["labels"], "int32")
-    masks = ops.one_hot(labels, poses.shape[1], dtype=poses.dtype)  # (b, n, j)
+    check(y)
+    masks = ops.cast(one_hot(y["labels"], poses.shape[1]), poses.dtype)  # (b, n, j)
     masked = ops.expand_dims(masks, -1) * ops.expand_dims(poses, 1)  # (b, n, j, d)
     images = decoder(ops.reshape(masked, (-1, *poses.shape[1:])), training=training)
     parts = ops.cast(y["parts"], images.dtype)
@@ -49,8 +53,9 @@ def are_parts(y):
     return isinstance(y, dict) and not {"labels", "parts"}.isdisjoint(y)
 
 
-def _check(y):
-    shapes = {key: tuple(value.shape) for key, value in y.items()}
+def check(y):
+    """Raises a `ValueError` for a dict that does not have labels and parts that fit each other."""
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in y.items()}
     if (
         set(y) != {"labels", "parts"}
         or len(shapes["labels"]) != 2

@@ -19,12 +19,15 @@ class ClassOutput:
         index: Its place among all outputs.
         names: Names of all outputs, by which targets may be given too.
         num_capsules: Number of class capsules.
+        is_length: Whether it is their lengths, by `CapsuleLength`, and so for certain of the
+            classes.
     """
 
     path: tuple
     index: int
     names: tuple
     num_capsules: int
+    is_length: bool
 
     def of(self, structure, losses=None):
         """Returns the part of a structure of targets or weights that belongs to this output.
@@ -46,14 +49,15 @@ class ClassOutput:
                 return _at(structure, self.path)
             return structure.get(name)
         if isinstance(structure, list | tuple):
-            if len(structure) == len(self.names) and _holds_arrays(structure):
+            if len(structure) == len(self.names) and holds_arrays(structure):
                 return structure[self.index]
             if len(self.path) > 1 and _at(structure, self.path) is not None:
                 return _at(structure, self.path)
         if is_single:
             return structure
         given = structure if isinstance(structure, list | tuple) else [structure]
-        with_loss = _places_with_loss(losses, self.names)
+        each = self._each_loss(losses)
+        with_loss = [place for place, loss in enumerate(each) if loss is not None]
         fits = len(given) == len(with_loss) and self.index in with_loss
         return given[with_loss.index(self.index)] if fits else None
 
@@ -65,6 +69,16 @@ class ClassOutput:
         if isinstance(structure, dict):
             return {key: part if x is own else x for key, x in structure.items()}
         return type(structure)(part if x is own else x for x in structure)
+
+    def loss(self, losses):
+        """Returns the loss of this output among those that the model was compiled with."""
+        return self._each_loss(losses)[self.index]
+
+    def _each_loss(self, losses):
+        if isinstance(losses, dict):
+            return [losses.get(name) for name in self.names]
+        is_each = isinstance(losses, list | tuple) and len(losses) == len(self.names)
+        return list(losses) if is_each else [losses] * len(self.names)
 
 
 def class_output(model, call) -> ClassOutput | None:
@@ -82,12 +96,64 @@ def class_output(model, call) -> ClassOutput | None:
     measured = [x for x in length_calls(model.output) if x.inputs[0] is call.outputs[0]]
     ends = {id(x.outputs[0]) for x in measured}
     places = [n for n, tensor in enumerate(outputs) if id(tensor) in ends]
+    is_length = bool(places)
     if not places and len(outputs) == 1 and tuple(outputs[0].shape[1:]) == (num_capsules,):
         places = [0]
     if not places:
         return None
     paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
-    return ClassOutput(paths[places[0]], places[0], tuple(model.output_names), num_capsules)
+    names = tuple(model.output_names)
+    return ClassOutput(paths[places[0]], places[0], names, num_capsules, is_length)
+
+
+def without_name(y, output_names):
+    """Returns the targets of a model's only output from a dict by its name; others as they are."""
+    is_named = len(output_names) == 1 and isinstance(y, dict) and set(y) == set(output_names)
+    return y[output_names[0]] if is_named else y
+
+
+def as_arrays(y, output_shape):
+    """Returns targets in a form that Keras reads as such.
+
+    Args:
+        y: Targets. Lists of numbers, which Keras takes for structures, become arrays; and labels of
+            a single class get an axis for it, so that both of their forms have one rank.
+        output_shape: Shape of the model's output, or a list or dict of shapes.
+    """
+    if isinstance(y, dict):
+        return {key: as_arrays(part, None) for key, part in y.items()}
+    if isinstance(y, list | tuple):
+        is_each = holds_arrays(y) or (output_shape is not None and type(output_shape) is not tuple)
+        if is_each:
+            return type(y)(as_arrays(part, None) for part in y)
+        y = y if as_array(y) is None else as_array(y)
+    is_vector = hasattr(y, "__getitem__") and len(getattr(y, "shape", ())) == 1
+    is_one = type(output_shape) is tuple and output_shape[1:] == (1,)
+    return as_array(y)[:, None] if is_vector and is_one else y
+
+
+def as_array(data):
+    """Data as a NumPy array, or None where it is no array, tensor, series or list of numbers."""
+    if isinstance(data, np.ndarray):
+        return data
+    if keras.ops.is_tensor(data):
+        try:
+            return keras.ops.convert_to_numpy(data)
+        except Exception:  # symbols in a traced function, each backend's with errors of its own
+            return None
+    if isinstance(data, list | tuple) or (hasattr(data, "__array__") and hasattr(data, "shape")):
+        try:
+            return np.asarray(data)
+        except ValueError:  # rows of different lengths
+            return None
+    return None
+
+
+def holds_arrays(structure):
+    """Whether a list is one of targets, rather than of the numbers of one target."""
+    return all(
+        x is None or isinstance(x, dict) or len(getattr(x, "shape", ())) > 0 for x in structure
+    )
 
 
 def check_labels(labels, num_classes, exact=False):
@@ -125,36 +191,6 @@ def check_labels(labels, num_classes, exact=False):
         )
 
 
-def as_arrays(y, output_shape):
-    """Targets of a model with one output, in a form that Keras reads as labels.
-
-    Args:
-        y: Targets. A list of numbers, which Keras takes for a structure, becomes an array; and
-            labels of a single class get an axis for it, so that both of their forms have one rank.
-        output_shape: Shape of the model's output; targets of several outputs stay as they are.
-    """
-    if not isinstance(output_shape, tuple):
-        return y
-    if isinstance(y, list | tuple) and not _holds_arrays(y):
-        y = y if as_array(y) is None else as_array(y)
-    is_vector = hasattr(y, "__getitem__") and len(getattr(y, "shape", ())) == 1
-    return as_array(y)[:, None] if is_vector and output_shape[1:] == (1,) else y
-
-
-def as_array(data):
-    """Data as a NumPy array, or None where it is no array, tensor, series or list of numbers."""
-    if isinstance(data, np.ndarray):
-        return data
-    if keras.ops.is_tensor(data):
-        return keras.ops.convert_to_numpy(data)
-    if isinstance(data, list | tuple) or (hasattr(data, "__array__") and hasattr(data, "shape")):
-        try:
-            return np.asarray(data)
-        except ValueError:  # rows of different lengths
-            return None
-    return None
-
-
 def _at(structure, path):
     for key in path:
         try:
@@ -162,18 +198,3 @@ def _at(structure, path):
         except (KeyError, IndexError, TypeError):
             return None
     return structure
-
-
-def _holds_arrays(structure):
-    """Whether a list is one of targets, rather than of the numbers of one target."""
-    return all(
-        part is None or isinstance(part, dict) or hasattr(part, "shape") for part in structure
-    )
-
-
-def _places_with_loss(losses, names):
-    """Places of the outputs that have a loss of their own."""
-    if isinstance(losses, dict):
-        losses = [losses.get(name) for name in names]
-    losses = losses if isinstance(losses, list | tuple) else [losses] * len(names)
-    return [place for place, loss in enumerate(losses) if loss is not None]
