@@ -180,6 +180,9 @@ def main():
     parser.add_argument("--repeats", type=positive(int), default=21)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--peak", type=positive(int), help=argparse.SUPPRESS)
+    parser.refuse(
+        ["--repeats"], lambda args: args.only == ["memory"], "memory is measured once, not timed"
+    )
     args = parser.parse_args()
     sizes = QUICK if args.quick else REFERENCE
     if args.peak:

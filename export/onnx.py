@@ -247,6 +247,12 @@ def main():
         help="points of test accuracy; default: 0.1 for float16, 0.5 for int8",
     )
     parser.add_argument("--provider", choices=list(runtime.PROVIDERS), default="cpu")
+    parser.refuse(
+        ["--max-accuracy-drop"],
+        # What is no number of points has an error of its own.
+        lambda args: args.precision == "float32" and 0 <= args.max_accuracy_drop <= 100,
+        "a float32 file gives every image the class that Keras gives it",
+    )
     args = parser.parse_args()
     if args.output and args.model_repository:
         parser.error("give --output or --model-repository, not both")

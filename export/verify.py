@@ -159,6 +159,11 @@ def main():
     path = args.onnx or args.model / "model.onnx"
     try:
         loaded = checkpoint.load(args.model)
+        drop = args.max_accuracy_drop
+        if drop is not None and read(path)[2]["precision"] == "float32":
+            precision.check_drop(drop)
+            reason = "a float32 file gives every image the class that Keras gives it"
+            parser.error(command.left_out("--max-accuracy-drop", drop, reason))
         with command.required():  # scikit-learn, for the images of digits
             comparison, test_images = verify_onnx(
                 loaded.model,
@@ -166,7 +171,7 @@ def main():
                 checkpoint=loaded,
                 provider=args.provider,
                 tolerance=args.tolerance,
-                max_accuracy_drop=args.max_accuracy_drop,
+                max_accuracy_drop=drop,
             )
     except (ValueError, OSError) as error:
         command.fail(error)

@@ -424,6 +424,7 @@ def test_a_model_file_cut_anywhere(monkeypatch, checkpoint_copy, capsys):
         (["--batch-size", "-1"], "argument --batch-size: must be positive"),
         (["--max-accuracy-drop", "-1"], "`max_accuracy_drop` must be from 0 to 100"),
         (["--max-accuracy-drop", "nan"], "`max_accuracy_drop` must be from 0 to 100"),
+        (["--max-accuracy-drop", "1"], "--max-accuracy-drop must be left out: a float32 file"),
         (["--limit", "0"], "argument --limit: must be positive"),
         (["--output", "a", "--model-repository", "b"], "--output or --model-repository"),
         (["--output", "/dev/null/model.onnx"], "/dev/null/model.onnx cannot be written"),

@@ -273,6 +273,7 @@ UNUSED = [
     ("benchmarks/bench", "--repeats 2", "--only memory", "--only memory,layer"),
     ("benchmarks/bench", "--batch-size 2", "--only memory --quick", "--only scaling"),
     ("benchmarks/bench", "--routings l1", "--only scaling", "--only scaling,step"),
+    ("benchmarks/regression", "--repeats 2", "--only memory", "--only memory,scaling"),
 ]
 
 
