@@ -1,0 +1,33 @@
+"""The exporters under one command: `kcaps onnx --model ckpt/`, or `python -m export onnx …`."""
+
+import runpy
+import sys
+
+from export.command import fail
+
+COMMANDS = {
+    "onnx": ("export.onnx", "export a checkpoint to a checked ONNX file"),
+    "saved-model": ("export.saved_model", "export a checkpoint to a checked SavedModel"),
+    "verify": ("export.verify", "compare an ONNX file with its checkpoint once more"),
+    "benchmark": ("export.benchmark", "measure latency and throughput of an ONNX file"),
+    "summary": ("export.summary", "tell accuracy and exports of a checkpoint in one line"),
+}
+
+
+def main():
+    """Runs the program that the first word names, with the other words as its arguments."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("usage: kcaps COMMAND …    kcaps COMMAND --help explains one\n")
+        print("\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()))
+        return
+    name, *words = sys.argv[1:]
+    if name not in COMMANDS:
+        fail(f"COMMAND must be one of {', '.join(COMMANDS)}. Received: {name}")
+    sys.argv = [f"kcaps {name}", *words]
+    # As `python -m` does: imported by another module, a program would leave the choice of Keras'
+    # backend to that one.
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
