@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.metadata
 import io
 import logging
 import math
@@ -192,7 +193,19 @@ def _missing(error):
     fix = f"python -m pip install {package}"
     if module == backend != "tensorflow":
         return f"KERAS_BACKEND is {module!r}, which cannot be imported: unset it, or {fix}"
-    return f"{package} is needed and cannot be imported: {fix}"
+    extra = _extra_with(package)
+    source = f" (kcaps[{extra}] brings it)" if extra else ""
+    return f"{package} is needed and cannot be imported{source}: {fix}"
+
+
+def _extra_with(package):
+    """The first extra of kcaps that brings a package; empty where none does."""
+    try:
+        lines = importlib.metadata.requires("kcaps") or []
+    except importlib.metadata.PackageNotFoundError:  # a clone that was not installed
+        return ""
+    names = (re.match(rf"{re.escape(package)}\b(?!-).*extra == .(\w+)", line) for line in lines)
+    return next((match[1] for match in names if match), "")
 
 
 def _module_on(trace):

@@ -396,5 +396,6 @@ def test_without_scikit_learn(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
-        "`CapsuleRegressionClassifier` needs scikit-learn. Install it: pip install scikit-learn"
+        "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
+        "Install it: pip install scikit-learn"
     ]

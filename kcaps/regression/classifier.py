@@ -22,7 +22,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "sklearn":
         raise  # scikit-learn is there, and lacks something itself
     raise ModuleNotFoundError(
-        "`CapsuleRegressionClassifier` needs scikit-learn. Install it: pip install scikit-learn",
+        "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
+        "Install it: pip install scikit-learn",
         name=error.name,
     ) from None
 
