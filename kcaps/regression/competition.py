@@ -95,7 +95,10 @@ class Competition(keras.layers.Layer):
         )
 
     def _initial(self, shape, dtype=None):
-        return self.kernel_initializer(shape, dtype) * ops.cast(self.mask, dtype)
+        values = self.kernel_initializer(shape, dtype)
+        if isinstance(self.kernel_initializer, keras.initializers.Zeros):
+            return values  # before JAX compiles a product of zeros, which takes a tenth of a second
+        return values * ops.cast(self.mask, dtype)
 
     @property
     def mask(self):
