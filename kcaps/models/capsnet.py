@@ -5,13 +5,12 @@ import inspect
 
 import keras
 
-from kcaps import losses
 from kcaps.graph import matched
-from kcaps.labels import check_rank, refuse_text
-from kcaps.layers import CapsuleMask, DigitCaps
-from kcaps.models import advice, decoders, parts
+from kcaps.layers import DigitCaps
+from kcaps.models import advice, decoders, objectives
 from kcaps.models.class_graph import ClassGraph, Networks, check_objective
 from kcaps.models.data_checks import check_data
+from kcaps.models.losses_by_output import losses_of
 from kcaps.models.targets import as_arrays, without_name
 from kcaps.replicas import Replicated, num_replicas
 from kcaps.saving import refuse_legacy_config, refuse_legacy_format
@@ -169,7 +168,7 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
             if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
                 rate = non_negative("routing_learning_rate", rate)
             routing_optimizer = keras.optimizers.SGD(rate)
-        loss = _for_outputs(_by_name(loss), self.output_names, self.output)
+        loss = losses_of(loss, self.output_names, self.output)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.update, (self.weight_steps, self.routing_steps) = update, steps
         self.routing_optimizer = keras.optimizers.get(routing_optimizer)
@@ -356,29 +355,6 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         """Whether a training step reads the labels of the class capsules."""
         return self.decoder is not None or bool(self.routing_variables)
 
-    def _class_labels(self, y):
-        """The part of targets that has the labels of the class capsules."""
-        output = self._class_graph.output
-        labels = None if output is None else output.of(y, self.loss)
-        if labels is None and output is not None and len(output.names) == 1:
-            if isinstance(y, dict):
-                parts.check(y)
-            raise ValueError("`y` must be the labels of the examples. Received: y=None.")
-        if labels is None:
-            raise ValueError(
-                "A decoder, and l1 or l2 routing, need the labels of the class capsules. Make "
-                "their lengths an output, `CapsNet(inputs, [CapsuleLength()(poses), other])`, and "
-                "give its labels beside the other targets; its loss may be None. Received: "
-                f"targets of the outputs {self.output_names}, with no labels of "
-                f"{self._class_graph.call.layer.name!r}."
-            )
-        if not parts.are_parts(labels):
-            refuse_text(labels, "y")
-            if output.num_capsules == 1:
-                return keras.ops.reshape(labels, (-1, 1))
-            check_rank(labels, output.num_capsules)
-        return labels
-
     def _forward(self, x, training, capsules_only=False):
         """What a step needs of one pass; the routing objective the last layer's input alone."""
         self._called = True  # Keras exports models to ONNX that have been called, as this one is
@@ -390,71 +366,20 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        y = self._with_classes(y)
+        y = objectives.with_classes(self, y)
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, self._with_classes(y), y_pred, sample_weight)
-
-    def _with_classes(self, y):
-        """Targets with classes in the place of parts, and none of them text."""
-        for target in keras.tree.flatten(y):
-            if target is not None:
-                refuse_text(target, "y")
-        y = without_name(y, self.output_names)
-        output = self._class_graph and self._class_graph.output
-        if output is None:
-            return parts.class_targets(y, self.output_shape[-1]) if parts.are_parts(y) else y
-        target = output.of(y, self.loss)
-        if parts.are_parts(target):
-            return output.put(y, parts.class_targets(target, output.num_capsules))
-        if output.num_capsules == 1 and target is not None:
-            # Labels with one axis and with two in turn, whose rank TensorFlow would forget.
-            return output.put(y, keras.ops.reshape(target, (-1, 1)))
-        return y
-
-    def _class_weights(self, sample_weight):
-        """The weights of the examples for the labels of the class capsules."""
-        output = self._class_graph.output
-        if output is None or not isinstance(sample_weight, dict | list | tuple):
-            return sample_weight
-        return output.of(sample_weight, self.loss)
-
-    def _reconstruction_loss(self, y, tensors, sample_weight, training):
-        weight, poses = self.reconstruction_weight, tensors["poses"]
-        sample_weight = self._class_weights(sample_weight)
-        output = self._class_graph.output
-        labels = self._class_labels(y) if training else output and output.of(y, self.loss)
-        if parts.are_parts(labels):
-            return parts.reconstruction_loss(
-                self.decoder, poses, labels, weight, sample_weight, training
-            )
-        masked = CapsuleMask()(poses, labels=labels if training else None)
-        image = self.decoder(masked, training=training)
-        loss = losses.ReconstructionLoss(weight)
-        return loss(tensors["image"], image, sample_weight=sample_weight)
+        return super().compute_metrics(x, objectives.with_classes(self, y), y_pred, sample_weight)
 
     def _total_loss(self, x, y, tensors, sample_weight, training):
         reconstruction = 0.0
         if self.decoder is not None:  # before `compute_loss`, which collects the layers' own losses
-            reconstruction = self._reconstruction_loss(y, tensors, sample_weight, training)
+            reconstruction = objectives.reconstruction_loss(
+                self, y, tensors, sample_weight, training
+            )
         loss = self.compute_loss(x, y, tensors["outputs"], sample_weight, training=training)
         return loss + reconstruction
-
-    def _routing_loss(self, y, tensors, sample_weight):
-        """Negative routing objective of the whole model."""
-        layer = self.class_layer
-        kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
-        labels = parts.class_targets(self._class_labels(y), kernel.shape[2])
-        sample_weight = self._class_weights(sample_weight)
-        gain = layer.routing.objective(tensors["capsules"], kernel, labels, sample_weight)
-        routings = [digit_caps.routing for digit_caps in self._digit_caps()]
-        penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
-        # Gradients are summed over replicas: what is no sum over examples counts once in all.
-        replicas = num_replicas()
-        if getattr(layer.routing, "reduction", "sum") == "mean":
-            gain = gain / replicas
-        return penalty / replicas - gain
 
     def _objectives(self, x, y, sample_weight, weights, routing):
         """One forward pass in training: its outputs, its loss, and what to minimise by what.
@@ -469,16 +394,16 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
             `(scaled objective, optimizer, variables)`.
         """
         tensors = self._forward(x, training=True, capsules_only=not weights)
-        loss, objectives = None, []
+        loss, minimised = None, []
         if weights:
             loss = self._total_loss(x, y, tensors, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(loss)
-            objectives.append((scaled, self.optimizer, self._other_variables()))
+            minimised.append((scaled, self.optimizer, self._other_variables()))
         if routing:
-            negative = self._routing_loss(y, tensors, sample_weight)
+            negative = objectives.routing_loss(self, y, tensors, sample_weight)
             scaled = self.routing_optimizer.scale_loss(negative)
-            objectives.append((scaled, self.routing_optimizer, self.routing_variables))
-        return tensors.get("outputs"), loss, objectives
+            minimised.append((scaled, self.routing_optimizer, self.routing_variables))
+        return tensors.get("outputs"), loss, minimised
 
     def _evaluate(self, x, y, sample_weight):
         """Outputs and loss without training."""
@@ -492,30 +417,3 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         size = keras.ops.shape(keras.tree.flatten(outputs)[0])[0]
         tracker.update_state(loss * num_replicas(), sample_weight=size)
         return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
-
-
-def _by_name(loss):
-    """A structure of losses with those of kcaps in the place of their names."""
-    if isinstance(loss, dict):
-        return {name: _by_name(part) for name, part in loss.items()}
-    if isinstance(loss, list | tuple):
-        return type(loss)(_by_name(part) for part in loss)
-    return losses.get(loss) if isinstance(loss, str) else loss
-
-
-def _for_outputs(loss, names, outputs):
-    """Losses by output, or an error where there are too many or too few; those missing are None."""
-    if isinstance(loss, dict):
-        known = set(names) | set(outputs if isinstance(outputs, dict) else ())
-        if not set(loss) <= known:
-            raise ValueError(
-                f"`loss` must have the names of outputs, {names}. Received: {sorted(loss)}."
-            )
-        by_name = not isinstance(outputs, dict) and len(names) > 1
-        return {name: loss.get(name) for name in names} if by_name else loss
-    if isinstance(loss, list | tuple) and len(names) > 1 and len(loss) != len(names):
-        raise ValueError(
-            f"`loss` must be one for all outputs, or one for each of {names}, or None. "
-            f"Received: {len(loss)} losses."
-        )
-    return loss

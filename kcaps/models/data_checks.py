@@ -4,6 +4,7 @@ import keras
 
 from kcaps.losses import LOSSES
 from kcaps.models import advice
+from kcaps.models.objectives import class_labels
 from kcaps.models.targets import as_array, check_labels
 
 
@@ -32,7 +33,7 @@ def check_data(model, x, y, training=False) -> None:
         return
     output = model._class_graph and model._class_graph.output
     if needs_labels:
-        check_labels(model._class_labels(y), output.num_capsules, exact=True)
+        check_labels(class_labels(model, y), output.num_capsules, exact=True)
     elif output is not None:
         if output.is_length or _tells_classes(output.loss(losses)):
             _check_unless_ignored(output.of(y, losses), output.num_capsules, output.loss(losses))
