@@ -347,6 +347,8 @@ def labels(draw):
 def matrix(y, num_classes):
     """The classes of labels one by one: k-hot rows; None for what is no class."""
     y = np.asarray(y, "float64")
+    if num_classes == 1:  # whether it is there, in both forms
+        return [np.array([v]) if 0 <= v <= 1 else None for v in y.reshape(-1)]
     if y.ndim == 2 and y.shape[1] == num_classes:
         return list(y)
     rows = []

@@ -113,7 +113,7 @@ class Competition(keras.layers.Layer):
         return em.means(ops.convert_to_tensor(inputs, self.compute_dtype), self.kernel)
 
     def call(self, inputs):
-        means = em.means(inputs, ops.convert_to_tensor(self.kernel))
+        means = em.means(ops.cast(inputs, self.compute_dtype), ops.convert_to_tensor(self.kernel))
         squared = squared_lengths(at_least_float32(means))
         probabilities = self.problems.combine(Expectations(squared, self.dims).probabilities)
         return ops.cast(probabilities, self.compute_dtype)

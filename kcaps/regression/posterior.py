@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kcaps.labels import k_hot
+from kcaps.labels import k_hot, one_hot
 from kcaps.regression.arrays import namespace
 from kcaps.regression.interpolation import at_least_float32, continued_fraction
 
@@ -64,7 +64,10 @@ def posterior_means(means, labels, capsule_dims=None):
     - [Saul, 2021](https://doi.org/10.1162/neco_a_01336), equation (2.19).
     """
     means = at_least_float32(means)
-    targets = ops.cast(k_hot(labels, means.shape[-2]), means.dtype)
+    labels, num_classes = ops.convert_to_tensor(labels), means.shape[-2]
+    # Of a single capsule, labels are its number still, not whether it is there.
+    targets = (one_hot if len(labels.shape) == 1 else k_hot)(labels, num_classes)
+    targets = ops.cast(targets, means.dtype)
     expected = Expectations(squared_lengths(means), _dims(means, capsule_dims))
     return means * (1.0 + expected.corrections(targets))[..., None]
 

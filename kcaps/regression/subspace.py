@@ -98,8 +98,10 @@ class SubspaceProjection(keras.layers.Layer):
     def call(self, inputs):
         if self.observe is not None:
             self.observe(inputs)
+        rows = flattened(inputs, self.kernel.shape[0])
+        dtype = keras.backend.result_type(rows.dtype, self.kernel.dtype)
         # By `@`, as `ops.matmul` makes float32 of float64 on PyTorch.
-        return flattened(inputs, self.kernel.shape[0]) @ ops.convert_to_tensor(self.kernel)
+        return ops.cast(rows, dtype) @ ops.cast(self.kernel, dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_components)
