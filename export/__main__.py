@@ -1,9 +1,10 @@
 """The exporters under one command: `kcaps onnx --model ckpt/`, or `python -m export onnx …`."""
 
-import runpy
+import importlib
+import os
 import sys
 
-from export.command import fail
+from export.command import fail, required
 
 COMMANDS = {
     "onnx": ("export.onnx", "export a checkpoint to a checked ONNX file"),
@@ -24,9 +25,10 @@ def main():
     if name not in COMMANDS:
         fail(f"COMMAND must be one of {', '.join(COMMANDS)}. Received: {name}")
     sys.argv = [f"kcaps {name}", *words]
-    # As `python -m` does: imported by another module, a program would leave the choice of Keras'
-    # backend to that one.
-    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # a checkpoint does not depend on the backend
+    with required():
+        program = importlib.import_module(COMMANDS[name][0])
+    program.main()
 
 
 if __name__ == "__main__":
