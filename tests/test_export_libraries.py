@@ -60,8 +60,17 @@ MISSING = {
 }
 
 
+def cases(pairs, short):
+    """Cases of which each starts a program: all but a few are long tests."""
+    return [pytest.param(*x, marks=() if x in short else pytest.mark.long) for x in pairs]
+
+
 @pytest.mark.parametrize(
-    ("name", "module"), [(name, module) for name in MISSING for module in MISSING[name]]
+    ("name", "module"),
+    cases(
+        [(name, module) for name in MISSING for module in MISSING[name]],
+        [("onnx", "tf2onnx"), ("saved_model", "tensorflow"), ("verify", "sklearn")],
+    ),
 )
 def test_a_missing_library_is_one_line(exported, name, module):
     before = contents(exported)
@@ -87,7 +96,11 @@ def test_a_summary_needs_no_library(exported):
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [(name, ("jax", "torch")[n % 2]) for n, name in enumerate(PROGRAMS)]
+    ("name", "backend"),
+    cases(
+        [(name, ("jax", "torch")[n % 2]) for n, name in enumerate(PROGRAMS)],
+        [("onnx", "jax"), ("saved_model", "torch")],
+    ),
 )
 def test_programs_run_on_tensorflow_whatever_is_asked_for(exported, tmp_path, name, backend):
     """By the environment or by Keras' own file, installed or not."""
