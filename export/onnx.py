@@ -251,7 +251,7 @@ def main():
         ["--max-accuracy-drop"],
         # What is no number of points has an error of its own.
         lambda args: args.precision == "float32" and 0 <= args.max_accuracy_drop <= 100,
-        "a float32 file gives every image the class that Keras gives it",
+        precision.EXACT,
     )
     args = parser.parse_args()
     if args.output and args.model_repository:

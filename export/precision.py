@@ -15,6 +15,7 @@ MAX_ACCURACY_DROP = {"float16": 0.1, "int8": 0.5}
 # Differences beyond which a value is wrong rather than rounded; a user's tolerance may be wider.
 # Routing can make much of the rounding of 8-bit integers: there accuracy is the judge.
 TOLERANCES = {"float32": 0.0, "float16": 0.01, "int8": 1.0}
+EXACT = "a float32 file gives every image the class that Keras gives it"  # no drop to allow
 PRECISIONS = tuple(TOLERANCES)
 
 # Products, and what moves or cuts their values, in half precision; norms, squash and softmax, whose

@@ -162,8 +162,7 @@ def main():
         drop = args.max_accuracy_drop
         if drop is not None and read(path)[2]["precision"] == "float32":
             precision.check_drop(drop)
-            reason = "a float32 file gives every image the class that Keras gives it"
-            parser.error(command.left_out("--max-accuracy-drop", drop, reason))
+            parser.error(command.left_out("--max-accuracy-drop", drop, precision.EXACT))
         with command.required():  # scikit-learn, for the images of digits
             comparison, test_images = verify_onnx(
                 loaded.model,

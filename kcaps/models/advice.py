@@ -13,8 +13,9 @@ from kcaps.models.targets import as_array
 _LARGEST_PIXEL = 255.0
 # Weights of class capsules beyond which a network is larger than its images are worth.
 _MANY_WEIGHTS = 10_000_000
-# Models that were warned of: an attribute would be saved with them.
-_WARNED = weakref.WeakSet()
+# By model, the inputs whose pixels are still to be looked at: walking the graph for each batch
+# would take time, and an attribute would be saved with the model.
+_TO_CHECK = weakref.WeakKeyDictionary()
 
 
 def on_pixels(model: keras.Model, x) -> None:
@@ -24,7 +25,9 @@ def on_pixels(model: keras.Model, x) -> None:
         model: A functional model.
         x: Its inputs, of which arrays are looked at.
     """
-    divided = set() if model in _WARNED else _divided_inputs(model)
+    if model not in _TO_CHECK:
+        _TO_CHECK[model] = _divided_inputs(model)
+    divided = _TO_CHECK[model]
     if not divided:
         return
     flat = keras.tree.flatten(matched(x, model.input))
@@ -36,7 +39,7 @@ def on_pixels(model: keras.Model, x) -> None:
             continue
         least, largest = np.fmin.reduce(images, axis=None), np.fmax.reduce(images, axis=None)
         if 0 < largest <= 1:
-            _WARNED.add(model)
+            _TO_CHECK[model] = set()
             warnings.warn(
                 f"Model {model.name!r} divides its inputs by 255: it takes raw pixels from 0 to "
                 "255, as they are read from a file. Received: images with pixels from "
