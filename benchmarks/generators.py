@@ -19,14 +19,13 @@ with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
 with required():
-    import data
-
     import keras
     import numpy as np
     from bench import commit
     from device import versions
     from timing import interleaved, milliseconds, table
 
+    from pictures_of import data
     from reproduction import methods, tasks
 
 ROWS = {  # tasks whose pictures are made on the fly, and a method

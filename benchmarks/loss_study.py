@@ -30,8 +30,8 @@ with required():
     from timing import milliseconds, table
 
     from kcaps.losses import CLASSIFICATION_LOSSES
-    from loss_comparison import toys
-    from loss_comparison.stacks import Stack
+    from losses import toys
+    from losses.stacks import Stack
 
 UNITS, BATCH, RATE = 200, 50, 6e-4
 STEPS = toys.SIZE // BATCH  # of an epoch

@@ -28,7 +28,7 @@ with required():
     from bench import commit
     from timing import table, verdict
 
-    import checkpoints
+    from harness import checkpoints
     from kcaps.models import capsnet
 
 IMAGES, BATCH_SIZE = 54_000, 32  # of an epoch of recipes/mnist.py

@@ -27,9 +27,6 @@ with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
     import tensorflow  # noqa: F401
 
 with required():
-    import data
-    import runs
-
     import keras
     import matplotlib
     import numpy as np
@@ -39,12 +36,13 @@ with required():
     from device import versions
     from timing import verdict
 
-    import checkpoints
     import kcaps
     from export import checkpoint
     from export.onnx import export_onnx
     from export.runtime import open_session, runner
-    from small_capsnet import small_capsnet
+    from harness import checkpoints, run_folder
+    from networks.small_capsnet import small_capsnet
+    from pictures_of import data
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -86,7 +84,7 @@ def write_run(images, folder):
         "input_range": [0, 255],
         "labels": images.class_names,
     }
-    runs.write_json(folder / "run.json", run)
+    run_folder.write_json(folder / "run.json", run)
 
 
 def soak(args, images):

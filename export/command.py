@@ -52,6 +52,64 @@ def quiet_tensorflow(is_program=False, start=True):
         os.close(nowhere)
 
 
+def set_up(backend=None, start=True):
+    """Prepares this process for a program. Call it in `main`, before Keras is imported.
+
+    From then on, Ctrl-C, a package that is missing and a pipe that nobody reads are told in one
+    line. TensorFlow is imported without its start-up messages, and pictures need no screen.
+
+    Args:
+        backend: Keras' backend, whatever the environment asks for: a checkpoint does not depend
+            on it. Defaults to None, the environment's, or `"tensorflow"` where it names none.
+        start: Whether to start TensorFlow's runtime, after which its devices are settled.
+            Otherwise, call `start_tensorflow` when they are.
+    """
+    sys.excepthook = explain
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    if backend is not None:
+        os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _no_messages():
+        import tensorflow as tf
+
+        if os.environ["KERAS_BACKEND"] != "tensorflow":
+            # TensorFlow then makes batches only; by default it would take all of a GPU's memory.
+            tf.config.set_visible_devices([], "GPU")
+    if start:
+        start_tensorflow()
+
+
+def start_tensorflow(make=None):
+    """Starts TensorFlow's runtime without its messages.
+
+    Args:
+        make: Function that starts it, such as one that makes a `tf.distribute` strategy. Defaults
+            to None: its devices are listed, which does.
+
+    Returns:
+        What `make` returns.
+    """
+    import tensorflow as tf
+
+    with _no_messages():
+        return (make or tf.config.list_logical_devices)()
+
+
+@contextlib.contextmanager
+def _no_messages():
+    """Context in which stderr goes nowhere, for messages from C++ before any log level applies."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on stderr and exit code 2.
 

@@ -13,21 +13,17 @@ import os
 import shutil
 import time
 
-import data
-import runs
-import training
-
 import keras
 import numpy as np
 
-import baseline_pictures as pictures
-import checkpoints
-import networks
-import studies
-from baseline_models import BASELINES
+from comparison import pictures as pictures
+from comparison.models import BASELINES
 from export.command import Parser, fail, positive
+from harness import checkpoints, run_folder, study, training
 from kcaps.regression import CapsuleRegression
-from regression_training import make_encoder, open_schedule
+from networks.baselines import baselines as networks
+from pictures_of import data
+from regression.training import make_encoder, open_schedule
 
 SHORT, LONG = 10, 100  # steps that training values are averaged over, and between two tests
 REGRESSION, ITERATIONS, CAPSULE_DIM = "capsule_regression", 20_000, 8
@@ -39,8 +35,8 @@ COLUMNS = {  # of cells.csv
     "seed": int,
     "steps": int,
     "test_accuracy": float,
-    "peak_test_accuracy": studies.number_or_nothing,
-    "validation_accuracy": studies.number_or_nothing,
+    "peak_test_accuracy": study.number_or_nothing,
+    "validation_accuracy": study.number_or_nothing,
     "parameters": int,
     "seconds_per_epoch": float,
 }
@@ -82,7 +78,7 @@ class Curve(keras.callbacks.Callback):
             "test_accuracy": logs["val_accuracy"],
             "seconds": float(np.median(self.times)),  # of a step
         }
-        runs.write_csv(self.path, self.rows)
+        run_folder.write_csv(self.path, self.rows)
 
     def _add(self, logs):
         loss = logs.get("cross_entropy", logs["loss"])
@@ -100,7 +96,7 @@ def read_rows(path):
 def read_cells():
     """Rows of the finished cells; refuses those of other numbers of steps."""
     path = args.output / "cells.csv"
-    rows = studies.read_rows(path, COLUMNS)
+    rows = study.read_rows(path, COLUMNS)
     for row in rows:
         if set(row) != set(COLUMNS):
             fail(f"{path} is damaged: its columns should be {', '.join(COLUMNS)}")
@@ -122,7 +118,7 @@ def open_cell(model, seed):
     cell = argparse.Namespace(recipe="baselines", model=model, seed=seed, steps=count_steps(model))
     cell.data, cell.synthetic, cell.limit = args.data, args.synthetic, args.limit
     cell.output, cell.epochs = args.output / model, math.ceil(cell.steps / LONG)
-    studies.open_cell(cell)
+    study.open_cell(cell)
     return cell
 
 
@@ -133,7 +129,7 @@ def run_network(cell):
     network = baseline.build(images, train_images.mean(0, dtype="float64"))
     interval = min(LONG, cell.steps)
     try:
-        epochs = runs.open_folder(cell, images)
+        epochs = run_folder.open_folder(cell, images)
         done = interval * epochs
         curve = Curve(cell.output / "curve.csv", done)
         if done:
@@ -180,7 +176,7 @@ def run_network(cell):
 def run_regression(cell):
     """Fits capsule regression by EM; returns the model and its part of the row."""
     history = cell.output / "history.csv"
-    runs.open_folder(cell, images, lambda output: open_schedule(output).epoch)
+    run_folder.open_folder(cell, images, lambda output: open_schedule(output).epoch)
     schedule = open_schedule(cell.output)
     encoder = make_encoder(images)
     model = CapsuleRegression(images.num_classes, CAPSULE_DIM, encoder=encoder)
@@ -201,7 +197,7 @@ def run_regression(cell):
         "test_accuracy": test["accuracy"],
         "validation_accuracy": 1 - schedule.best,
         "parameters": math.prod(model.competition.kernel.shape),
-        "seconds_per_epoch": float(np.median(runs.read_history(history)["seconds"])),
+        "seconds_per_epoch": float(np.median(run_folder.read_history(history)["seconds"])),
     }
 
 
@@ -218,7 +214,7 @@ def run_cell(model, seed):
     checkpoints.write_model(trained, cell.output / "model.keras")
     report = {"seed": seed, "steps": cell.steps, **results}
     more = {"test_images": len(images.test[1]), "synthetic": args.synthetic}
-    runs.write_json(cell.output / "report.json", report | more)
+    run_folder.write_json(cell.output / "report.json", report | more)
     return {"model": model, "peak_test_accuracy": "", "validation_accuracy": "", **report}
 
 
@@ -282,7 +278,7 @@ parser.refuse(
     lambda args: set(args.models) == {REGRESSION},
     "capsule regression starts from the data, and all seeds are the same",
 )
-studies.add_arguments(parser, "baselines/")
+study.add_arguments(parser, "baselines/")
 args = parser.parse_args()
 training.check_backend()
 if args.steps and args.steps > LONG and args.steps % LONG:
@@ -294,7 +290,7 @@ for model in set(args.models) - {REGRESSION}:
     except ValueError as error:
         fail(f"{model} cannot be trained on {images.title}: {error}")
 arguments = {name: getattr(args, name) for name in ("data", "synthetic", "limit")}
-studies.open_folder(args.output, "baselines", arguments)
+study.open_folder(args.output, "baselines", arguments)
 rows = read_cells()
 # Capsule regression starts from the data, not from random weights: all seeds are the same.
 cells = [
@@ -308,12 +304,14 @@ for number, (model, seed) in enumerate(cells, 1):
     print(f"{number} of {len(cells)}: {model}, seed {seed}, {images.title}", flush=True)
     row = run_cell(model, seed)
     rows = [*read_cells(), row]  # another process may have added some
-    runs.write_csv(args.output / "cells.csv", [{name: r[name] for name in COLUMNS} for r in rows])
+    run_folder.write_csv(
+        args.output / "cells.csv", [{name: r[name] for name in COLUMNS} for r in rows]
+    )
     shutil.rmtree(args.output / model / "backup", ignore_errors=True)
     print(f"  test accuracy {100 * row['test_accuracy']:.2f} %", flush=True)
 
 table = summarise(rows)
-runs.write_csv(args.output / "table.csv", table)
+run_folder.write_csv(args.output / "table.csv", table)
 text = markdown(table)
 (args.output / "table.md").write_text(text)
 curves = {row["model"]: read_rows(args.output / row["model"] / "curve.csv") for row in table}

@@ -4,18 +4,15 @@ import csv
 import math
 import os
 
-import data
-import distribution
-import runs
-import training
-
 import keras
 
-import regression_pictures as pictures
 from export.command import fail, non_negative, positive
+from harness import distribution, run_folder, training
 from kcaps.regression import ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
-from regression_training import finish, fit, make_encoder, make_model, open_schedule
+from pictures_of import data
+from regression import pictures as pictures
+from regression.training import finish, fit, make_encoder, make_model, open_schedule
 
 DATA = ("digits", "mnist", "fashion_mnist")
 
@@ -84,7 +81,7 @@ def sweep(args, images, encoder):
             rows.append(row)
             if row["validation_error"] == min(r["validation_error"] for r in rows):
                 finish(args, images, model, row)
-            runs.write_csv(path, rows)
+            run_folder.write_csv(path, rows)
             print(f"  test error {100 * row['test_error']:.2f} %, {row['seconds']} s", flush=True)
     pictures.draw_sweep(rows, images, args.output)
     return min(rows, key=lambda r: r["validation_error"])
@@ -105,7 +102,7 @@ if args.components and args.components > math.prod(images.shape):
     fail(f"--components must be at most {math.prod(images.shape)}, received {args.components}")
 encoder = make_encoder(images, args.components)
 model = make_model(args, images, encoder, args.architecture, args.capsule_dim)
-runs.open_folder(args, images, lambda output: open_schedule(output).epoch)
+run_folder.open_folder(args, images, lambda output: open_schedule(output).epoch)
 print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
 if args.sweep:
     row = sweep(args, images, encoder)
@@ -115,7 +112,7 @@ else:
     row = fit(args, images, model, schedule, [logger])
     finish(args, images, model, row)
     model = distribution.finish(args, model)
-    pictures.draw(model, images, runs.read_history(args.output / "history.csv"), args.output)
+    pictures.draw(model, images, run_folder.read_history(args.output / "history.csv"), args.output)
 accuracy = 100 * (1 - row["test_error"])
 print(
     f"test accuracy {accuracy:.2f} % on {images.title} ({row['architecture']}, capsules of "

@@ -1,11 +1,10 @@
 """Trains the reference capsule network on CIFAR-10: 64 types, LeakyReLU, no decoder."""
 
-import data
-import training
-
 import keras
 
+from harness import training
 from kcaps.models import capsnet
+from pictures_of import data
 
 args = training.begin(__doc__, epochs=20, batch_size=32, learning_rate=3e-4)
 images = data.load("cifar10", args.data_dir, args.limit, args.synthetic)

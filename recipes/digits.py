@@ -1,11 +1,10 @@
 """Trains a small capsule network on scikit-learn's 1,797 handwritten digits; no download."""
 
-import data
-import training
-
 import keras
 
-from small_capsnet import shift, small_capsnet
+from harness import training
+from networks.small_capsnet import shift, small_capsnet
+from pictures_of import data
 
 args = training.begin(__doc__, epochs=30, batch_size=32, learning_rate=2e-3, has_folder=False)
 images = data.load("digits", limit=args.limit, synthetic=args.synthetic)

@@ -9,20 +9,17 @@ import csv
 import math
 import time
 
-import data
-import runs
-import training
-
 import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
 
-import checkpoints
-from distortions import distorted
 from export.command import fail, non_negative, positive
+from harness import checkpoints, run_folder, training
 from kcaps.regression import CapsuleRegression, SubspaceProjection
 from kcaps.regression.architectures import ARCHITECTURES
+from pictures_of import data
+from pictures_of.distortions import distorted
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -149,7 +146,7 @@ def measure(model, x, y):
 
 def backup(output, model, done, rows):
     """Writes what a resumed run goes on from; the weights last, as they say what is done."""
-    runs.write_csv(output / "history.csv", rows)
+    run_folder.write_csv(output / "history.csv", rows)
     path = output / checkpoints.STATE
     path.parent.mkdir(exist_ok=True)
     kernel = keras.ops.convert_to_numpy(model.competition.kernel)
@@ -173,7 +170,7 @@ def finish(args, images, model, rows):
     """Fills the checkpoint folder with the results of the best model; returns its row."""
     best = min(rows, key=lambda row: row["val_error"])
     model.load_weights(args.output / "model.keras")
-    runs.write_json(
+    run_folder.write_json(
         args.output / "report.json",
         {
             "test_accuracy": 1 - best["test_error"],
@@ -246,7 +243,7 @@ if __name__ == "__main__":
     if args.components > math.prod(images.shape):
         fail(f"--components must be at most {math.prod(images.shape)}, received {args.components}")
     model = make_model(args, images)
-    runs.open_folder(args, images)
+    run_folder.open_folder(args, images)
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     draw_distorted(args, images, args.output / "distorted.png")
     try:

@@ -1,11 +1,10 @@
 """Trains the reference capsule network on Fashion-MNIST."""
 
-import data
-import training
-
 import keras
 
+from harness import training
 from kcaps.models import capsnet
+from pictures_of import data
 
 args = training.begin(__doc__, epochs=10, batch_size=128, learning_rate=1e-3)
 images = data.load("fashion_mnist", args.data_dir, args.limit, args.synthetic)

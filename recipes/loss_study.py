@@ -14,16 +14,13 @@ import argparse
 import itertools
 import time
 
-import runs
-import training
-
-import studies
 from export.command import Parser, fail, positive
+from harness import run_folder, study, training
 from kcaps.losses import CLASSIFICATION_LOSSES
-from loss_comparison import cells as loss_cells
-from loss_comparison import findings as loss_findings
-from loss_comparison import pictures as loss_pictures
-from loss_comparison import toys
+from losses import cells as loss_cells
+from losses import findings as loss_findings
+from losses import pictures as loss_pictures
+from losses import toys
 
 GROUPS = {"toy": tuple(toys.TOYS), "all": (*toys.TOYS, *loss_cells.IMAGES)}
 TYPES = {"data": str, "loss": str, "depth": int, "iteration": int}  # others are floats
@@ -82,7 +79,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--units", type=positive(int), help="of MNIST's hidden layers")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
-    studies.add_arguments(parser, "studies/losses")
+    study.add_arguments(parser, "studies/losses")
 
 
 def refuse_unused(parser):
@@ -127,7 +124,7 @@ def cells():
 def complete():
     """Rows of all cells; those that are in the files already are not run again."""
     curves, noise = (
-        studies.read_rows(args.output / name, TYPES) for name in ("curves.csv", "input_noise.csv")
+        study.read_rows(args.output / name, TYPES) for name in ("curves.csv", "input_noise.csv")
     )
     wanted = list(cells())
     for number, cell in enumerate(wanted, 1):
@@ -142,8 +139,8 @@ def complete():
         noise = [row for row in noise if not belongs(row, cell)] + more_noise
         curves += more_curves
         if noise:
-            runs.write_csv(args.output / "input_noise.csv", noise)
-        runs.write_csv(args.output / "curves.csv", curves)
+            run_folder.write_csv(args.output / "input_noise.csv", noise)
+        run_folder.write_csv(args.output / "curves.csv", curves)
         seconds = time.perf_counter() - started
         title = loss_cells.load(name, args).title
         print(f"{number} of {len(wanted)}: {title}, {about}: {seconds:.0f} s", flush=True)
@@ -165,14 +162,14 @@ if args.seed < 0 or args.seed >= 2**31 - 10:
     fail(f"--seed must be from 0 to {2**31 - 11}, received {args.seed}")
 args.losses = [loss for loss in CLASSIFICATION_LOSSES if loss in args.losses]
 names = ("preset", "losses", "seed", "iterations", "learning_rate", "units", "limit", "synthetic")
-made = studies.open_folder(args.output, "study", {name: getattr(args, name) for name in names})
+made = study.open_folder(args.output, "study", {name: getattr(args, name) for name in names})
 started = time.perf_counter()
-with studies.work_in(args.output, "study", made):
+with study.work_in(args.output, "study", made):
     curves, noise = complete()
 names = dict.fromkeys(row["data"] for row in curves)
 titles = {name: loss_cells.load(name, args).title for name in names}
 table = loss_findings.table(curves)
-runs.write_csv(args.output / "table.csv", table)
+run_folder.write_csv(args.output / "table.csv", table)
 findings = loss_findings.findings(table, curves, noise)
 loss_findings.write_markdown(args.output, table, findings, titles)
 for name, title in titles.items():

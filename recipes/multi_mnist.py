@@ -6,18 +6,13 @@ picture counts as right where both of its digits are found. The decoder rebuilds
 
 import os
 
-import data
-import distribution
-import training
-
 import keras
 
-import overlap_pictures
-import overlaps
-import pictures
+from harness import distribution, plots, training
 from kcaps.metrics import ExactMatch
 from kcaps.models import capsnet
 from kcaps.routing import DiscriminativeRouting
+from pictures_of import data, overlap_plots, overlaps
 
 args = training.begin(__doc__.splitlines()[0], epochs=20, batch_size=128, learning_rate=1e-3)
 images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
@@ -45,8 +40,8 @@ model = distribution.finish(args, model)
 outputs = model.predict(test[0], batch_size=args.batch_size, verbose=0)
 accuracy = overlaps.exact_match(outputs, test[1])
 training.write_report(args, images, model, history, seconds, accuracy, metric.name)
-pictures.save(pictures.curves(history, metric.name), images, args.output / "curves.png")
-overlap_pictures.draw(model, images, test, args.output / "reconstructions.png")
+plots.save(plots.curves(history, metric.name), images, args.output / "curves.png")
+overlap_plots.draw(model, images, test, args.output / "reconstructions.png")
 print(
     f"both digits right in {100 * accuracy:.2f} % of {len(test[0])} pictures of {images.title}; "
     f"checkpoint in {args.output}{os.sep}"

@@ -1,17 +1,13 @@
 """Studies what updates or initialisations do to capsule regression: table and picture."""
 
-import data
-import runs
-import training
-
 import keras
 import numpy as np
 from matplotlib import pyplot as plt
 
-import pictures
-import studies
 from export.command import Parser, fail, positive
+from harness import plots, run_folder, study, training
 from kcaps.regression import CapsuleRegression, SubspaceProjection
+from pictures_of import data
 
 MOMENTUM, THRESHOLD = 0.9, 0.8
 VARIANTS = {
@@ -57,7 +53,7 @@ def run_initialisation(initialisation, level, draw):
 
 def complete(path, cells, run):
     """Rows of all cells; those that are in the file already are not run again."""
-    rows = studies.read_rows(path, TYPES)
+    rows = study.read_rows(path, TYPES)
     for number, cell in enumerate(cells, 1):
         if any(cell.items() <= row.items() for row in rows):
             continue
@@ -66,7 +62,7 @@ def complete(path, cells, run):
             rows += run(**cell)
         except ValueError as error:  # of data that cannot be fitted, such as too few images
             fail(error)
-        runs.write_csv(path, rows)
+        run_folder.write_csv(path, rows)
     return rows
 
 
@@ -93,7 +89,7 @@ def study_updates():
         axis.set(xlabel="iteration", xscale="log")
         axis.grid(alpha=0.3)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    pictures.save(figure, images, args.output / "updates.png")
+    plots.save(figure, images, args.output / "updates.png")
     return f"training error after {args.epochs} iterations: {', '.join(last)}"
 
 
@@ -127,7 +123,7 @@ def study_initialisations():
     )
     axis.grid(alpha=0.3, axis="y")
     axis.legend()
-    pictures.save(figure, images, args.output / "initialisations.png")
+    plots.save(figure, images, args.output / "initialisations.png")
     medians = [f"random {level:g}: {np.median(errors[level]):.2f} %" for level in levels]
     return f"median of lowest training errors: subspace {subspace:.2f} %, {', '.join(medians)}"
 
@@ -154,13 +150,13 @@ parser.refuse(
     lambda args: args.study != "initialisations",
     "only --study initialisations draws weights at random",
 )
-studies.add_arguments(parser, "studies/")
+study.add_arguments(parser, "studies/")
 args = parser.parse_args()
 training.check_backend(("tensorflow", "jax", "torch"))
 images = data.load(args.data, args.data_dir, args.limit, args.synthetic, as_published=True)
 names = ("data", "synthetic", "limit", "capsule_dim", "epochs")
 arguments = {name: getattr(args, name) for name in names}
-studies.open_folder(args.output, args.study, arguments, STUDIES)
+study.open_folder(args.output, args.study, arguments, STUDIES)
 
 # As published: all training images, with those of validation.
 pixels, labels = map(np.concatenate, zip(images.train, images.validation, strict=True))

@@ -13,14 +13,11 @@ import dataclasses
 import os
 import time
 
-import runs
-import training
-
 import numpy as np
 import psutil
 
-import studies
 from export.command import Parser, fail, positive
+from harness import run_folder, study, training
 from kcaps.models.capsnet import UPDATES
 from reproduction import measures, pictures, provenance, reconstructions, summary
 from reproduction.cells import Cell, run
@@ -37,7 +34,7 @@ TYPES = {  # of the columns of cells.csv and of measures; others hold floats
     "steps": int,
     "batch_size": int,
     "parameters": int,
-    **dict.fromkeys(("seconds", *reconstructions.DECODERS), studies.number_or_nothing),
+    **dict.fromkeys(("seconds", *reconstructions.DECODERS), study.number_or_nothing),
     **dict.fromkeys(provenance.COLUMNS, str),
 }
 
@@ -66,7 +63,7 @@ def read_arguments():
         lambda args: not has_updates(args),
         "none of the methods has routing coefficients, as l1 and l2 have",
     )
-    studies.add_arguments(parser, "reproduction/")
+    study.add_arguments(parser, "reproduction/")
     return parser.parse_args()
 
 
@@ -109,7 +106,7 @@ def measured(name, measure, asked=None):
     asked, diverged = asked or wanted, []
 
     def read():
-        rows = studies.read_rows(file, TYPES)
+        rows = study.read_rows(file, TYPES)
         return {Cell(row["task"], row["method"], row["seed"]): row for row in rows}
 
     for number, cell in enumerate(asked, 1):
@@ -122,7 +119,7 @@ def measured(name, measure, asked=None):
                 diverged.append(cell)
                 continue
             # Read again: another process may have added some.
-            runs.write_csv(file, [*read().values(), row])
+            run_folder.write_csv(file, [*read().values(), row])
             if "test_error" in row:
                 print(f"  test error {row['test_error']:.2f} %", flush=True)
     if diverged:
@@ -154,7 +151,7 @@ def error_curves():
     """Test errors, and validation errors on the way, against steps."""
     found = complete()
     histories = {
-        cell: runs.read_history(cell.folder(args.output) / "history.csv") for cell in found
+        cell: run_folder.read_history(cell.folder(args.output) / "history.csv") for cell in found
     }
     pictures.curves(f"{table.title}{note}", histories, path(".png"))
     return summary.rows(table, found)
@@ -219,7 +216,7 @@ if args.synthetic or args.limit:
     table = dataclasses.replace(table, published={}, best_known={})
 wanted = chosen_cells()
 if not has_updates(args):  # whose cells are the same under either
-    args.update = studies.arguments_in(args.output, "reproduction").get("update", args.update)
+    args.update = study.arguments_in(args.output, "reproduction").get("update", args.update)
 note = f" (budget: {args.budget}"
 note += f", {args.epochs} epochs" if args.epochs else ""
 note += f", {args.update} updates" if args.update != UPDATES[0] and has_updates(args) else ""
@@ -228,10 +225,10 @@ note += ", synthetic images)" if args.synthetic else ")"
 arguments = {
     name: getattr(args, name) for name in ("budget", "epochs", "update", "synthetic", "limit")
 }
-made = studies.open_folder(args.output, "reproduction", arguments)
-with studies.work_in(args.output, "reproduction", made):
+made = study.open_folder(args.output, "reproduction", arguments)
+with study.work_in(args.output, "reproduction", made):
     rows = KINDS.get(args.table, errors)()
-runs.write_csv(path(".csv"), rows)
+run_folder.write_csv(path(".csv"), rows)
 text = f"{table.title}{note}\n\n{summary.markdown(rows)}"
 path(".md").write_text(text)
 print(text, end="")

@@ -3,9 +3,8 @@
 import csv
 import pathlib
 
-import data
-
 from export.command import Parser, fail, left_out, positive, quiet_tensorflow, required
+from pictures_of import data
 
 with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
     import tensorflow  # noqa: F401

@@ -13,14 +13,12 @@ import json
 import pathlib
 import shutil
 
-import data
-import runs
-import training
-
 import grpc
 import keras
 
 from export.command import fail, first_line, positive
+from harness import run_folder, training
+from pictures_of import data
 from reproduction import methods
 from search import results
 from search.hypermodels import HYPERMODELS, REPRODUCED
@@ -153,7 +151,7 @@ def open_search():
             oracle, hypermodel, args.search, args.executions, args.seed, args.silence
         )
         if role != "worker":
-            runs.write_json(args.search / "study.json", study())
+            run_folder.write_json(args.search / "study.json", study())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # of a damaged folder, or of data that cannot be fitted, such as too few images
         with contextlib.suppress(OSError):
@@ -233,7 +231,7 @@ args = read_arguments()
 role = read_role()
 check_search()
 if role != "worker":
-    runs.check_output(args)
+    run_folder.check_output(args)
 images = data.load(
     args.data, args.data_dir, args.limit, args.synthetic, HYPERMODELS[args.model].as_published
 )

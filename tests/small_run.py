@@ -2,13 +2,12 @@
 
 import sys
 
-import data
-import training
-
 import keras
 
+from harness import training
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
+from pictures_of import data
 
 EPOCHS = 12
 

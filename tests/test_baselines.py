@@ -5,18 +5,17 @@ import json
 import runpy
 import sys
 
-import data
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-import checkpoints
-import networks
 from export import checkpoint
 from export.onnx import export_onnx
 from exporting import onnx_outputs
+from harness import checkpoints
+from networks.baselines import baselines as networks
+from pictures_of import data
 from test_recipes import RECIPES, refused
 
 DIGITS = ("--data", "digits", "--limit", 300)

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import time
 
-import runs
-
 import keras
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ import tensorflow as tf
 
 import em_on_replicas
 import exporting
+from harness import run_folder
 
 RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
 # Sums of float32 in another order: a few roundings of 1.2e-7 a step, which later steps carry on.
@@ -119,7 +118,7 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path):
     # Steps of Adam divide by gradients that may be small: more than rounding remains.
     close = {"rtol": 1e-4, "atol": 1e-4}
     histories = [
-        runs.read_history(folder / "history.csv") for folder in (tmp_path / "single", output)
+        run_folder.read_history(folder / "history.csv") for folder in (tmp_path / "single", output)
     ]
     for history in histories:
         assert len(history.pop("seconds")) == 6
@@ -142,7 +141,7 @@ def test_a_recipe_on_two_devices(tmp_path):
     ]
     assert [result.returncode for result in results] == [0, 0], results
     assert not tf.distribute.has_strategy()
-    one, two = (runs.read_history(tmp_path / n / "history.csv") for n in ("none", "mirrored"))
+    one, two = (run_folder.read_history(tmp_path / n / "history.csv") for n in ("none", "mirrored"))
     for key, values in one.items():
         np.testing.assert_allclose(two[key], values, **ROUNDING, err_msg=key)
     assert (tmp_path / "mirrored/report.json").exists()

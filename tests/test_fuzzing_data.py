@@ -1,7 +1,5 @@
 """Images and labels of every wrong kind: an error before anything is learned from them."""
 
-import data
-
 import keras
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from fuzz import fuzz
 from kcaps.layers import CapsuleLength, DigitCaps
 from kcaps.models import CapsNet
 from kcaps.regression import CapsuleRegression
+from pictures_of import data
 
 CLASSES = 3
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-import checkpoints
 import export.benchmark
 import export.onnx
 import export.saved_model
@@ -20,6 +19,7 @@ import small_run
 from export import summary, verify
 from exporting import contents
 from fuzz import fuzz
+from harness import checkpoints
 
 
 def ended(main, *arguments):

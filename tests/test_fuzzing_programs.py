@@ -8,19 +8,17 @@ import re
 import runpy
 import sys
 
-import data
-import distribution
-
 import pytest
 from hypothesis import strategies as st
 
 import export.benchmark
 import export.onnx
 import export.saved_model
-import studies
 from export import command, summary, verify
 from exporting import ROOT, contents
 from fuzz import fuzz
+from harness import distribution
+from pictures_of import data
 
 MODULES = {
     f"export.{module.__name__.split('.')[-1]}": module.main
@@ -73,7 +71,7 @@ def run(name, arguments):
 @pytest.fixture
 def halted(monkeypatch, tmp_path):
     """Programs end where work would begin, in a folder of their own, and make no strategies."""
-    for module, name in ((data, "load"), (studies, "open_folder")):
+    for module, name in ((data, "load"), (study, "open_folder")):
         monkeypatch.setattr(module, name, reached)
     monkeypatch.setattr(distribution, "start", lambda args: None)
     monkeypatch.setattr("sys.path", [*sys.path, str(ROOT / "benchmarks")])

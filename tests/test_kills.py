@@ -4,14 +4,12 @@ import multiprocessing
 import random
 import signal
 
-import runs
-
 import h5py
 import numpy as np
 import pytest
 
-import checkpoints
 import small_run
+from harness import checkpoints, run_folder
 
 KILLS = 20
 
@@ -64,7 +62,7 @@ def check(whole, parts):
     assert expected.keys() == found.keys() and found["epoch"] == small_run.EPOCHS
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    histories = [runs.read_history(folder / "history.csv") for folder in (whole, parts)]
+    histories = [run_folder.read_history(folder / "history.csv") for folder in (whole, parts)]
     for history in histories:
         history.pop("seconds")
     assert histories[0] == histories[1]

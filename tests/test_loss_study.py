@@ -8,9 +8,9 @@ import pytest
 
 import kcaps
 from exporting import recipe_here as recipe
-from loss_comparison import cells as loss_cells
-from loss_comparison import findings as loss_findings
-from loss_comparison.stacks import Stack
+from losses import cells as loss_cells
+from losses import findings as loss_findings
+from losses.stacks import Stack
 from test_regression_recipes import rows
 
 pytestmark = pytest.mark.tensorflow

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import exporting
-import overlap_pictures
-import overlaps
 from kcaps.models import capsnet
+from pictures_of import overlap_plots, overlaps
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
     keras.utils.set_random_seed(0)
     x = next(iter(overlaps.overlapping(*digits, 0, 4)))[0].numpy()
     model = capsnet(x.shape[1:], 10, filters=4, num_primary_capsules=2, decoder_units=(8, 8))
-    found, rebuilt = overlap_pictures.rebuild(model, x)
+    found, rebuilt = overlap_plots.rebuild(model, x)
     lengths = model.predict(x, verbose=0)
     poses = keras.Model(model.input, model.class_layer.output).predict(x, verbose=0)
     for picture in range(4):

@@ -8,22 +8,19 @@ import subprocess
 import sys
 import warnings
 
-import data
-import runs
-import training
-
 import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
 import exporting
 from export import command
+from harness import checkpoints, run_folder, training
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
+from pictures_of import data
 
 RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
 # A closed port of this machine: no download can start, whatever the network.
@@ -101,7 +98,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(monkeypatch, tmp_path):
     keras.utils.set_random_seed(99)
     parts = run_tiny(monkeypatch, tmp_path / "parts", "--epochs", 3, "--resume")
     whole_history, parts_history = (
-        runs.read_history(tmp_path / name / "history.csv") for name in ("whole", "parts")
+        run_folder.read_history(tmp_path / name / "history.csv") for name in ("whole", "parts")
     )
     seconds = parts_history.pop("seconds")
     assert len(seconds) == len(whole_history.pop("seconds")) == 3

@@ -183,7 +183,7 @@ def test_too_few_images_and_bad_arguments(tmp_path):
 
 def test_the_published_order():
     """The first labels of the published MNIST file."""
-    from data import _published_order
+    from pictures_of.data import _published_order
 
     order = _published_order(60_000)
     assert sorted(order[:100]) != list(order[:100]) and len(set(order)) == 60_000
@@ -192,7 +192,7 @@ def test_the_published_order():
 def test_distorted_digits():
     import tensorflow as tf
 
-    from distortions import distorted
+    from pictures_of.distortions import distorted
 
     images = np.zeros((30, 28, 28, 1), "uint8")
     images[:, 8:20, 8:20] = 255

@@ -6,17 +6,16 @@ import os
 import subprocess
 import sys
 
-import data
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
 import exporting
 from export import checkpoint
 from export.onnx import export_onnx
+from harness import checkpoints
+from pictures_of import data
 from reproduction import methods, tables, tasks
 
 

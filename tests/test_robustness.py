@@ -6,10 +6,10 @@ import pytest
 from keras import ops
 from scipy import stats
 
-import networks
-import robustness
 from kcaps.losses import LogLoss
 from kcaps.models import capsnet
+from networks.baselines import baselines as networks
+from pictures_of import robustness
 from test_overlaps import take
 
 CLASSES = 3

@@ -12,21 +12,20 @@ import subprocess
 import sys
 import time
 
-import data
-import training  # noqa: F401
-
 import keras
 import keras_tuner
 import numpy as np
 import pytest
+import training  # noqa: F401
 
 from export import checkpoint
+from networks.small_capsnet import small_capsnet
+from pictures_of import data
 from reproduction import methods
 from search.hypermodels import HYPERMODELS
 from search.oracles import ORACLES
 from search.results import ranked, write
 from search.trials import TrialSearch
-from small_capsnet import small_capsnet
 from test_recipes import OFFLINE, RECIPES, refused
 
 pytestmark = [

@@ -3,15 +3,11 @@
 import argparse
 import dataclasses
 
-import runs
-import training
-
 import keras
 import numpy as np
 
-import checkpoints
-import networks
-import studies
+from harness import checkpoints, run_folder, study, training
+from networks.baselines import baselines as networks
 from reproduction import methods, tasks
 
 
@@ -53,8 +49,8 @@ def run(cell, args):
         output=cell.folder(args.output),
         epochs=epochs,
     )
-    studies.open_cell(own)
-    runs.check_output(own)
+    study.open_cell(own)
+    run_folder.check_output(own)
     keras.utils.set_random_seed(cell.seed)
     steps, metrics = epochs * (count // size), [task.make_metric()]
     model = methods.compiled(cell.method, cell.task, args.budget, task, steps, metrics, args.update)

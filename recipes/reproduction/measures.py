@@ -5,8 +5,7 @@ import time
 import keras
 import numpy as np
 
-import overlaps
-import robustness
+from pictures_of import overlaps, robustness
 from reproduction import methods, tasks
 
 ROUNDS, STEPS = 9, 10  # of the timing: each round takes so many steps of every method

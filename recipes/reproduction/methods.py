@@ -4,11 +4,11 @@ import dataclasses
 
 import keras
 
-import networks
 from kcaps.losses import LogLoss
 from kcaps.models import CapsNet, capsnet, efficient_capsnet
 from kcaps.models.capsnet import UPDATES
 from kcaps.routing import ROUTINGS
+from networks.baselines import baselines as networks
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
-import pictures
+from harness import plots
 from reproduction.summary import DEVIATION
 
 
@@ -91,7 +91,7 @@ def rebuilt(title, panels, path):
     for row, (name, images) in zip(axes, panels.items(), strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axis, pixels in zip(row, images, strict=True):
-            pictures.show(axis, pixels)
+            plots.show(axis, pixels)
     _save(figure, path)
 
 

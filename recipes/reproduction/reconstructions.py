@@ -2,16 +2,13 @@
 
 import dataclasses
 
-import data
-
 import keras
 import numpy as np
 
-import checkpoints
-import overlap_pictures
-import overlaps
+from harness import checkpoints
 from kcaps.layers import CapsuleMask
 from kcaps.models.architectures import decoder
+from pictures_of import data, overlap_plots, overlaps
 from reproduction import methods, tasks
 
 DECODERS = ("own", "of_dynamic", "trained_after")
@@ -67,7 +64,7 @@ def draw_parts(cells, args):
         images = data.load("mnist", args.data_dir, args.limit, args.synthetic)
         _, test = overlaps.held_out(images)
     for cell, path in paths.items():
-        overlap_pictures.draw(_load(cell, args), images, test, path)
+        overlap_plots.draw(_load(cell, args), images, test, path)
 
 
 def _train_decoder(cell, args):

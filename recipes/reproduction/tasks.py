@@ -3,16 +3,12 @@
 import collections.abc
 import dataclasses
 
-import data
-import training
-
 import numpy as np
 import tensorflow as tf
 
-import distortions
-import overlaps
-import robustness
+from harness import training
 from kcaps.metrics import ExactMatch
+from pictures_of import data, distortions, overlaps, robustness
 
 SHIFT = 2  # pixels that images of clothes are shifted by at most
 STRENGTH = 0.5  # of distortions: half of those that EM has in distorted_mnist.py

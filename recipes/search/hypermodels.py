@@ -6,21 +6,19 @@ The defaults of a space are the values that other recipes or papers have set by 
 import dataclasses
 import os
 
-import runs
-import training
-
 import keras
 import keras_tuner
 import numpy as np
 
-import networks
-import regression_pictures
-import regression_training
+from harness import run_folder, training
 from kcaps import routing
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
+from networks.baselines import baselines as networks
+from networks.small_capsnet import shift, small_capsnet
+from regression import pictures as regression_pictures
+from regression import training as regression_training
 from reproduction import methods
-from small_capsnet import shift, small_capsnet
 
 ROUTED = "_routing"  # after the name of a routing: a model of reproduce.py with it
 PENALISED = ("l1", "l2")
@@ -271,13 +269,13 @@ class CapsuleRegressionHyperModel(_ImageHyperModel):
         args, images = self.args, self.images
         keras.utils.set_random_seed(args.seed)
         model = self.build(hp)
-        runs.open_folder(args, images, lambda output: 0)
+        run_folder.open_folder(args, images, lambda output: 0)
         logger = keras.callbacks.CSVLogger(args.output / "history.csv")
         row = regression_training.fit(
             args, images, model, ThresholdSchedule(verbose=True), [logger]
         )
         regression_training.finish(args, images, model, row, report)
-        history = runs.read_history(args.output / "history.csv")
+        history = run_folder.read_history(args.output / "history.csv")
         regression_pictures.draw(model, images, history, args.output)
         accuracy = 100 * (1 - row["test_error"])
         print(

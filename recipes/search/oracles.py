@@ -6,11 +6,11 @@ import pathlib
 import time
 import warnings
 
-import runs
-
 import keras_tuner
 from keras_tuner.src.tuners.gridsearch import LinkedList
 from sklearn.exceptions import ConvergenceWarning
+
+from harness import run_folder
 
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 OBJECTIVE = "val_accuracy"
@@ -97,11 +97,11 @@ class _SurvivingOracle:
                 )
 
     def save(self):
-        runs.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
+        run_folder.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
 
     def _save_trial(self, trial):
         folder = pathlib.Path(self._get_trial_dir(trial.trial_id))
-        runs.write_json(folder / "trial.json", trial.get_state())
+        run_folder.write_json(folder / "trial.json", trial.get_state())
 
     def reload(self):
         super().reload()

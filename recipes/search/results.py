@@ -1,11 +1,9 @@
 """Results of a search: the best trial, a table, and a picture."""
 
-import runs
-
 import numpy as np
 from matplotlib import pyplot as plt
 
-import pictures
+from harness import plots, run_folder
 from search.oracles import COMPLETED, OBJECTIVE
 
 FILES = ("trials.csv", "trials.md", "parallel.png")
@@ -26,14 +24,14 @@ def write(oracle, images, folder):
     """
     trials = sorted(oracle.trials.values(), key=lambda trial: int(trial.trial_id))
     rows = {trial.trial_id: _row(trial, oracle.hyperparameters.space) for trial in trials}
-    runs.write_csv(folder / "trials.csv", list(rows.values()))
+    run_folder.write_csv(folder / "trials.csv", list(rows.values()))
     best_first = ranked(trials)
     others = [trial for trial in trials if trial not in best_first]
     table = _markdown([rows[trial.trial_id] for trial in (*best_first, *others)])
     (folder / "trials.md").write_text(table)
     if best_first:
         figure = _parallel_coordinates(best_first, oracle.hyperparameters.space)
-        pictures.save(figure, images, folder / "parallel.png")
+        plots.save(figure, images, folder / "parallel.png")
     return table
 
 

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from matplotlib import pyplot as plt
 
-import overlaps
-import pictures
+from harness import plots
 from kcaps.layers import CapsuleMask
+from pictures_of import overlaps
 
 SHOWN = 8
 
@@ -27,15 +27,15 @@ def draw(model, images, test, path):
     figure, axes = plt.subplots(4, len(x), figsize=(1.1 * len(x), 5), layout="constrained")
     figure.suptitle("Overlapping digits, and each rebuilt from the capsule of its class")
     for column in range(len(x)):
-        pictures.show(axes[0, column], x[column])
-        pictures.show(axes[1, column], _coloured(parts[column]))
-        pictures.show(axes[2, column], _coloured(rebuilt[column]))
-        pictures.show(axes[3, column], rebuilt[column].sum(0))
+        plots.show(axes[0, column], x[column])
+        plots.show(axes[1, column], _coloured(parts[column]))
+        plots.show(axes[2, column], _coloured(rebuilt[column]))
+        plots.show(axes[3, column], rebuilt[column].sum(0))
         axes[1, column].set_xlabel(f"{labels[column]}", fontsize=8)
         axes[2, column].set_xlabel(f"{found[column]}", fontsize=8)
     for axis, name in zip(axes[:, 0], ("picture", "digits", "rebuilt", "together"), strict=True):
         axis.set_ylabel(name)
-    pictures.save(figure, images, path)
+    plots.save(figure, images, path)
 
 
 def rebuild(model, x):

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-import passes
+from pictures_of import passes
 
 # What distorts a digit, drawn anew for each one; all but the smoothness grow with `strength`.
 ROTATION = 15.0  # degrees, at most, to either side

@@ -4,15 +4,14 @@ import dataclasses
 import functools
 import itertools
 
-import data
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kcaps.losses import CLASSIFICATION_LOSSES
-from loss_comparison import toys
-from loss_comparison.stacks import Stack
+from losses import toys
+from losses.stacks import Stack
+from pictures_of import data
 
 IMAGES = ("mnist", "cifar10")
 TOY_UNITS, TOY_BATCH, IMAGE_BATCH = 200, 50, 100

@@ -15,9 +15,8 @@ import tensorflow as tf
 from keras import ops
 from scipy import ndimage
 
-import overlaps
-import passes
 from kcaps.validation import fraction, positive_int
+from pictures_of import overlaps, passes
 
 MARGIN = 6  # pixels of canvas on every side of an image: 40 × 40 for MNIST, as in affNIST
 PIXEL_MAX = 255.0

@@ -3,13 +3,11 @@
 import time
 import zipfile
 
-import runs
-
 import keras
 import numpy as np
 
-import checkpoints
 from export.command import fail
+from harness import checkpoints, run_folder
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
 
 
@@ -74,7 +72,7 @@ def fit(args, images, model, schedule, callbacks=()):
 def finish(args, images, model, row, report=None):
     """Fills the checkpoint folder with a model, its results and the further numbers `report`."""
     checkpoints.write_model(model, args.output / "model.keras")
-    runs.write_json(
+    run_folder.write_json(
         args.output / "report.json",
         {
             "test_accuracy": 1 - row["test_error"],
@@ -95,7 +93,7 @@ def open_schedule(output):
     path, history = output / "backup" / "schedule.npz", output / "history.csv"
     try:
         schedule = ThresholdSchedule(verbose=True, backup=path)
-        if schedule.epoch and len(runs.read_history(history)["val_error"]) < schedule.epoch:
+        if schedule.epoch and len(run_folder.read_history(history)["val_error"]) < schedule.epoch:
             raise ValueError("history.csv is shorter than the backup")
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from matplotlib import pyplot as plt
 
-import pictures
+from harness import plots
 from kcaps.regression.moments import principal_directions
 
 FILES = (
@@ -28,16 +28,16 @@ def draw(model, images, history, output):
         output: Checkpoint folder.
     """
     probabilities = model.predict(images.test[0], batch_size=BATCH, verbose=0)
-    pictures.save(_curves(model, history), images, output / "curves.png")
-    figure = pictures.confusion(images, probabilities.argmax(-1))
-    pictures.save(figure, images, output / "confusion.png")
+    plots.save(_curves(model, history), images, output / "curves.png")
+    figure = plots.confusion(images, probabilities.argmax(-1))
+    plots.save(figure, images, output / "confusion.png")
     dim = model.competition.capsule_dim
     if model.competition.architecture != "multiclass" or not isinstance(dim, int):
         return
     if dim == 2:
-        pictures.save(_latent(model, images), images, output / "latent.png")
+        plots.save(_latent(model, images), images, output / "latent.png")
     if 2 <= dim <= MOST_PROTOTYPES:
-        pictures.save(_prototypes(model, images), images, output / "prototypes.png")
+        plots.save(_prototypes(model, images), images, output / "prototypes.png")
 
 
 def draw_sweep(rows, images, output):
@@ -55,7 +55,7 @@ def draw_sweep(rows, images, output):
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
-    pictures.save(figure, images, output / "error_by_dimension.png")
+    plots.save(figure, images, output / "error_by_dimension.png")
 
 
 def _curves(model, history):
@@ -140,7 +140,7 @@ def _prototypes(model, images):
         cosines = np.abs(means @ principal_directions(means.T @ means, dim))
         cosines = np.where(lengths >= np.median(lengths), cosines.T / lengths, 0.0)  # (d, n)
         for axis, nearest in zip(axes[k], cosines.argmax(-1), strict=True):
-            pictures.show(axis, members[nearest])
+            plots.show(axis, members[nearest])
         axes[k, 0].set_ylabel(name, rotation=0, ha="right", va="center")
     for column, axis in enumerate(axes[-1], 1):
         axis.set_xlabel(column)

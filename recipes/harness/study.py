@@ -5,10 +5,9 @@ import csv
 import json
 import pathlib
 
-import data
-import runs
-
 from export.command import fail
+from harness import run_folder
+from pictures_of import data
 
 
 def add_arguments(parser, output):
@@ -43,7 +42,7 @@ def open_folder(output, name, arguments, others=()):
         before = json.loads(path.read_text()) if path.exists() else arguments
         made = [folder for folder in (output, *output.parents) if not folder.exists()]
         output.mkdir(parents=True, exist_ok=True)
-        runs.write_json(path, before)
+        run_folder.write_json(path, before)
     except (OSError, ValueError) as error:
         fail(f"--output {output} cannot be used: {error}")
     if before != arguments:
@@ -107,6 +106,6 @@ def open_cell(cell):
         before = json.loads((cell.output / "run.json").read_text())["arguments"]
     except (OSError, ValueError, KeyError, TypeError):
         before = None
-    cell.resume = before == runs.run_arguments(cell)
+    cell.resume = before == run_folder.run_arguments(cell)
     cell.again = "the same command"
     cell.overwrite = not cell.resume  # such as one of another seed, or of a run that never began

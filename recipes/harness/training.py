@@ -8,18 +8,14 @@ import re
 import sys
 import time
 
-import data
-import distribution
-import runs
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-import checkpoints
 import kcaps
-import pictures
 from export.command import UNREAD, Parser, fail, positive
+from harness import checkpoints, distribution, plots, run_folder
+from pictures_of import data
 
 _NOT_FINITE = "images hold NaN or infinity"
 
@@ -60,7 +56,7 @@ def begin_any(description, epochs, add_arguments, has_folder=True):
     """
     args = read_arguments(description, epochs, add_arguments, has_folder)
     if distribution.writes(args):
-        runs.check_output(args)
+        run_folder.check_output(args)
     distribution.start(args)
     keras.utils.set_random_seed(args.seed)
     return args
@@ -204,10 +200,10 @@ def fit(model, images, args, batches, steps, validation):
     """
     output = args.output
     synthetic = images.source["loader"] == "synthetic"
-    if runs.epochs_done(output) and not args.overwrite:
-        runs.check_same_model(output, model)
-    done = runs.open_folder(args, images)
-    history = runs.read_history(output / "history.csv") if done else {}
+    if run_folder.epochs_done(output) and not args.overwrite:
+        run_folder.check_same_model(output, model)
+    done = run_folder.open_folder(args, images)
+    history = run_folder.read_history(output / "history.csv") if done else {}
     print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     log = keras.callbacks.CSVLogger(output / "history.csv", append=bool(history))
     divergence = _StopAtNaN()
@@ -226,16 +222,19 @@ def fit(model, images, args, batches, steps, validation):
         if not (output / "model.keras").exists():
             checkpoints.write_model(model, output / "model.keras")
         fail(
-            f"interrupted after {runs.epochs_done(output)} epochs; {args.again} goes on from there",
+            f"interrupted after {run_folder.epochs_done(output)} epochs; {args.again} goes on from "
+            "there",
             130,
         )
     except BrokenPipeError:
         sys.stdout = None  # or Python complains of it once more at its end
-        fail(f"{UNREAD}; {args.again} goes on after {runs.epochs_done(output)} epochs", code=1)
+        fail(
+            f"{UNREAD}; {args.again} goes on after {run_folder.epochs_done(output)} epochs", code=1
+        )
     except OSError as error:
         fail(
             f"--output {output} cannot be written any more ({error}); what was saved before is "
-            f"still there, and {args.again} goes on after {runs.epochs_done(output)} epochs",
+            f"still there, and {args.again} goes on after {run_folder.epochs_done(output)} epochs",
             code=1,
         )
     except tf.errors.InvalidArgumentError as error:
@@ -246,13 +245,14 @@ def fit(model, images, args, batches, steps, validation):
         fail(
             f"{count} of {size} {_NOT_FINITE}: {_place(*divmod(int(step), steps), steps)}, "
             f"images {positions} of the batch (from 0); training stopped, what was saved before "
-            f"is still there, and {args.again} goes on after {runs.epochs_done(output)} epochs",
+            f"is still there, and {args.again} goes on after {run_folder.epochs_done(output)} "
+            "epochs",
             code=1,
         )
     finally:
         with contextlib.suppress(OSError):  # of a full disk, which is told already
             log.on_train_end()  # closes its file where training did not come to its end
-    history = runs.read_history(output / "history.csv")
+    history = run_folder.read_history(output / "history.csv")
     losses = [*history["loss"], *history["val_loss"]]
     if not (output / "model.keras").exists() or not np.isfinite(losses).all():
         where = f" at {_place(*divergence.where, steps)}" if divergence.where else ""
@@ -278,7 +278,7 @@ def write_report(args, images, model, history, seconds, accuracy, metric="accura
         more: Optional dict of further numbers.
     """
     best = int(np.argmin(history["val_loss"]))
-    runs.write_json(
+    run_folder.write_json(
         args.output / "report.json",
         {
             "test_accuracy": accuracy,
@@ -320,7 +320,7 @@ def run(model, images, args, augment=None, report=None):
     lengths = model.predict(images.test[0], batch_size=args.batch_size, verbose=0)
     accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
     write_report(args, images, model, history, seconds, accuracy, more=report)
-    pictures.draw(model, images, lengths, history, args.output)
+    plots.draw(model, images, lengths, history, args.output)
     print(
         f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in "
         f"{args.output}{os.sep}"

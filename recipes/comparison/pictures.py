@@ -3,7 +3,7 @@
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 
-import pictures
+from harness import plots
 
 
 def draw(table, curves, images, path):
@@ -47,7 +47,7 @@ def draw(table, curves, images, path):
     handles += [plt.Line2D([], [], color="gray", marker=marker) for marker in ("", ".")]
     labels += ["training, mean of 10 steps", "some test images"]
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    pictures.save(figure, images, path)
+    plots.save(figure, images, path)
 
 
 def _curve(axis, rows, name, factor, **style):

@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-import passes
 from export.command import fail
 from kcaps.metrics import ExactMatch
+from pictures_of import passes
 
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one

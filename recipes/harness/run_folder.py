@@ -8,24 +8,21 @@ import shutil
 import tempfile
 import warnings
 
-import distribution
-
 import keras
 import tensorflow as tf
 
-import checkpoints
 import kcaps
-import pictures
-import regression_pictures
 from export.checkpoint import check_archive
 from export.command import fail, first_line
+from harness import checkpoints, distribution, plots
+from regression import pictures as regression_pictures
 
 # Arguments that may differ between a run and its continuation.
 _FREE_ARGUMENTS = ("output", "epochs", "resume", "again", "overwrite", "data_dir")
 _FREE_ARGUMENTS += ("search", "export", "silence", "distribute")
 _FILES = (
     *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
-    *pictures.FILES,
+    *plots.FILES,
     *regression_pictures.FILES,
 )
 _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")

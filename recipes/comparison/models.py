@@ -5,9 +5,9 @@ import dataclasses
 
 import keras
 
-import networks
 from kcaps.losses import LogLoss
 from kcaps.models import capsnet, efficient_capsnet
+from networks.baselines import baselines as networks
 
 ADAM_EPSILON = 1e-8  # PyTorch's
 

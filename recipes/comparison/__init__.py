@@ -1,0 +1,1 @@
+"""What `baselines.py` is made of: models, cells and the picture."""

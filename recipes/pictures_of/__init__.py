@@ -1,0 +1,1 @@
+"""Images that are loaded by name, or made of such images, and batches of them."""
