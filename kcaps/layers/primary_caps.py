@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.activations import squash
-from kcaps.layers.convolution import convolve_in_training
+from kcaps.backend.convolution import convolve_in_training
 from kcaps.validation import one_of, positive_int, positive_pair
 
 

@@ -12,7 +12,7 @@ from kcaps.models.class_graph import ClassGraph, Networks, check_objective
 from kcaps.models.data_checks import check_data
 from kcaps.models.losses_by_output import losses_of
 from kcaps.models.targets import as_arrays, without_name
-from kcaps.replicas import Replicated, num_replicas
+from kcaps.backend.replicas import Replicated, num_replicas
 from kcaps.saving import refuse_legacy_config, refuse_legacy_format
 from kcaps.validation import from_config, non_negative, one_of, positive_int
 

@@ -7,7 +7,7 @@ from kcaps.layers import CapsuleMask
 from kcaps.losses import ReconstructionLoss
 from kcaps.models import parts
 from kcaps.models.targets import without_name
-from kcaps.replicas import num_replicas
+from kcaps.backend.replicas import num_replicas
 
 
 def class_labels(model, y):

@@ -8,7 +8,7 @@ from kcaps.regression.moments import SecondMoments, inverse_factor, principal_di
 from kcaps.regression.sizes import check_shape, with_shape
 from kcaps.regression.state import TrainingState
 from kcaps.regression.subspace import SubspaceProjection
-from kcaps.replicas import in_scope
+from kcaps.backend.replicas import in_scope
 
 # Mean squared lengths of features for which first weights of unit length are neither without effect
 # nor certain of everything.

@@ -11,7 +11,7 @@ from kcaps.regression.moments import BATCH_SIZE
 from kcaps.regression.progress import Progress, number_of_batches
 from kcaps.regression.sizes import failing_well
 from kcaps.regression.steps import Steps
-from kcaps.replicas import in_scope, num_replicas
+from kcaps.backend.replicas import in_scope, num_replicas
 
 # A batch has by default so many examples that this many numbers are computed at once.
 _BATCH_NUMBERS = 2**24

@@ -6,7 +6,7 @@ from keras import ops
 from kcaps.labels import k_hot
 from kcaps.regression import em
 from kcaps.regression.adaptation import Adaptation
-from kcaps.replicas import Replicated, total
+from kcaps.backend.replicas import Replicated, total
 
 
 class Steps(Adaptation, Replicated):

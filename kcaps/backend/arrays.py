@@ -1,0 +1,91 @@
+"""Arrays, and their shapes and dtypes, in the form in which a backend takes them."""
+
+import math
+
+import keras
+
+
+def available_dtype(dtype) -> str:
+    """Returns the name of a dtype, or of the shorter one that JAX has in its place."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return str(jax.dtypes.canonicalize_dtype(dtype))
+    return str(dtype)
+
+
+def has_unknown_sizes(tensor, expected: tuple) -> bool:
+    """Returns whether TensorFlow traces a tensor without sizes that are expected to be known.
+
+    Args:
+        tensor: A tensor, with an axis of examples.
+        expected: Shape that is expected, in which None stands for any size.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    if getattr(tensor.shape, "rank", 0) is None:
+        return True
+    pairs = zip(tuple(tensor.shape)[1:], expected[1:], strict=False)
+    return any(size is None and other is not None for size, other in pairs)
+
+
+def ensure_shape(tensor, shape: tuple):
+    """Returns a tensor whose shape TensorFlow checks when the program runs, and knows from here.
+
+    Args:
+        tensor: A tensor of TensorFlow.
+        shape: Its shape, in which None stands for any size.
+    """
+    import tensorflow as tf
+
+    return tf.ensure_shape(tensor, shape)
+
+
+def needs_batches(array) -> bool:
+    """Returns whether Keras would copy an array that `fit` is given, or make float32 of float64.
+
+    Args:
+        array: NumPy array.
+    """
+    return keras.backend.backend() == "tensorflow" or str(array.dtype) == "float64"
+
+
+def batched(arrays: tuple, batch_size: int):
+    """Returns batches of arrays in order, which Keras' `fit` takes for its `x` and does not copy.
+
+    Args:
+        arrays: Tuple of arrays with the same number of rows; None is left out.
+        batch_size: Rows of a batch; the last one may have fewer.
+
+    Returns:
+        A `tf.data.Dataset` on TensorFlow, and a `keras.utils.PyDataset` on other backends.
+    """
+    arrays = tuple(part for part in arrays if part is not None)
+    if keras.backend.backend() != "tensorflow":
+        return _Batches(arrays, batch_size)
+    import tensorflow as tf
+
+    batch_size = min(batch_size, len(arrays[0]))
+    whole = len(arrays[0]) // batch_size * batch_size
+    batches = tf.data.Dataset.from_tensor_slices(
+        tuple(part[:whole].reshape(-1, batch_size, *part.shape[1:]) for part in arrays)
+    )
+    if whole < len(arrays[0]):
+        rest = tf.data.Dataset.from_tensors(tuple(part[whole:] for part in arrays))
+        batches = batches.concatenate(rest)
+    return batches
+
+
+class _Batches(keras.utils.PyDataset):
+    """Batches of arrays in order, in the arrays' own dtypes."""
+
+    def __init__(self, arrays, batch_size):
+        super().__init__()
+        self.arrays, self.batch_size = arrays, batch_size
+
+    def __len__(self):
+        return math.ceil(len(self.arrays[0]) / self.batch_size)
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        return tuple(part[start : start + self.batch_size] for part in self.arrays)

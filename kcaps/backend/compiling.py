@@ -1,0 +1,84 @@
+"""Functions and layers as one compiled program of the backend."""
+
+import json
+import weakref
+from collections.abc import Callable
+
+import keras
+
+# Compiled forms live beside the layers, not on them: a `tf.function` held as an attribute would
+# be traced into every SavedModel of the layer and would forbid copying it.
+_COMPILED = weakref.WeakKeyDictionary()
+
+
+def compiled(function: Callable) -> Callable:
+    """Returns a function of tensors as one program of the backend, and unchanged on torch.
+
+    Args:
+        function: Pure function from tensors, or structures of them, to tensors.
+
+    Returns:
+        A function of the same arguments and result.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def is_compiled(training: bool | None) -> bool:
+    """Returns whether a layer's call is to be compiled by XLA: on TensorFlow, in training.
+
+    Args:
+        training: Whether the model trains, or None where nobody says so: then direct eager calls
+            are compiled.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.executing_eagerly() if training is None else training
+
+
+def call_compiled(layer: keras.layers.Layer, *inputs, training: bool | None = None):
+    """Returns what a layer gives for tensors, computed by XLA; for TensorFlow alone.
+
+    Args:
+        layer: Built layer with a config. Variables that its call assigns are assigned after it.
+        *inputs: Tensors that the layer takes.
+        training: Whether the model trains.
+    """
+    import tensorflow as tf
+
+    if layer not in _COMPILED:
+        reference = weakref.ref(layer)  # no cycle: the dictionary must not keep its key alive
+        _COMPILED[layer] = tf.function(
+            lambda config, *args: _stateless_call(reference(), *args), jit_compile=True
+        )
+    variables = layer.variables
+    outputs, updates = _COMPILED[layer](
+        # Python values, each of which has a trace of its own: settings may change.
+        json.dumps(layer.get_config(), default=str),
+        training,
+        [variable.value for variable in variables],
+        *inputs,
+    )
+    for index, value in updates.items():
+        variables[index].assign(value)
+    return outputs
+
+
+def _stateless_call(layer, training, values, *inputs):
+    """Returns outputs, and the new values of variables that the call assigned, by their index."""
+    variables = layer.variables
+    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+        before = [scope.get_current_value(variable) for variable in variables]
+        outputs = keras.layers.Layer.__call__(layer, *inputs, training=training)
+    after = [scope.get_current_value(variable) for variable in variables]
+    pairs = enumerate(zip(before, after, strict=True))
+    return outputs, {index: new for index, (old, new) in pairs if new is not old}

@@ -1,0 +1,137 @@
+"""Steps of a model on a batch, written once for all backends.
+
+Keras calls `train_step(data)` where variables change in place, on TensorFlow and torch, and
+`train_step(state, data)` on JAX, where a step is a function from state to state.
+"""
+
+from collections.abc import Callable
+
+import keras
+
+
+def run_step(model: keras.Model, step: Callable, arguments: tuple, training: bool):
+    """Runs a step with the arguments of `train_step` or `test_step`, as the backend needs it.
+
+    ```python
+    def train_step(self, *arguments):
+        return run_step(self, self._train, arguments, training=True)
+    ```
+
+    Args:
+        model: The model whose variables the step reads and assigns.
+        step: Function from a batch to the logs, which assigns variables.
+        arguments: The batch, or on JAX the state and the batch.
+        training: Whether the state has the optimizer's variables, as in `train_step`.
+
+    Returns:
+        The logs, or on JAX the logs and the new state.
+    """
+    if keras.backend.backend() != "jax":
+        return step(*arguments)
+    state, data = arguments
+    groups = _groups(model, training)
+    pairs = [pair for group in zip(groups, state, strict=True) for pair in zip(*group, strict=True)]
+    with keras.StatelessScope(pairs, collect_losses=True) as scope:
+        logs = step(data)
+    return logs, tuple([scope.get_current_value(v) for v in variables] for variables in groups)
+
+
+def _groups(model, training):
+    """Returns the variables of a model in the groups in which Keras passes their values around."""
+    optimizers = [model.optimizer.variables] if training else []
+    variables = model.trainable_variables, model.non_trainable_variables
+    return [*variables, *optimizers, model.metrics_variables]
+
+
+def state_beside_metrics(variables: list) -> list:
+    """Returns variables that a model adds to its `metrics_variables`, which JAX alone needs.
+
+    What a step changes and is neither a weight, nor the optimizer's, nor a metric's, has no other
+    place in the state that Keras passes around there.
+
+    Args:
+        variables: The variables.
+    """
+    return list(variables) if keras.backend.backend() == "jax" else []
+
+
+def minimise(model: keras.Model, objectives: Callable, steps: list):
+    """Takes one gradient step of each of several optimizers, from one pass.
+
+    Args:
+        model: The model, within `run_step`.
+        objectives: Function without arguments that returns a result and a list of scalars, one for
+            each of the steps.
+        steps: List of pairs of an optimizer and the list of variables that it changes.
+
+    Returns:
+        The result of `objectives`.
+    """
+    return _MINIMISE[keras.backend.backend()](model, objectives, steps)
+
+
+def _minimise_on_tensorflow(model, objectives, steps):
+    import tensorflow as tf
+
+    with tf.GradientTape(persistent=True) as tape:
+        result, scalars = objectives()
+    pairs = list(zip(scalars, steps, strict=True))
+    gradients = [tape.gradient(scalar, variables) for scalar, (_, variables) in pairs]
+    _apply(gradients, steps)
+    return result
+
+
+def _minimise_on_torch(model, objectives, steps):
+    import torch
+
+    result, scalars = objectives()
+    gradients = []
+    for scalar, (_, variables) in zip(scalars, steps, strict=True):
+        values = [variable.value for variable in variables]
+        gradients.append(torch.autograd.grad(scalar, values, retain_graph=True, allow_unused=True))
+    _apply(gradients, steps)
+    return result
+
+
+def _apply(gradients, steps):
+    for values, (optimizer, variables) in zip(gradients, steps, strict=True):
+        optimizer.apply(values, variables)
+
+
+def _minimise_on_jax(model, objectives, steps):
+    import jax
+
+    everything = [v for group in _groups(model, training=True) for v in group]
+
+    def stateless(*start):
+        values = {id(v): v.value for v in everything}
+        for (_, variables), new in zip(steps, start, strict=True):
+            values |= {id(v): value for v, value in zip(variables, new, strict=True)}
+        pairs = [(v, values[id(v)]) for v in everything]
+        with keras.StatelessScope(pairs, collect_losses=True) as scope:
+            result, scalars = objectives()
+        return scalars, (result, [scope.get_current_value(v) for v in everything])
+
+    start = [[v.value for v in variables] for _, variables in steps]
+    scalars, pull_back, (result, values) = jax.vjp(stateless, *start, has_aux=True)
+    _assign(everything, values)  # what the pass itself changed, as batch normalisation does
+    for index, (optimizer, variables) in enumerate(steps):
+        one_hot = [jax.numpy.full_like(s, n == index) for n, s in enumerate(scalars)]
+        gradients = pull_back(one_hot)[index]
+        state = [v.value for v in optimizer.variables]
+        # Not `apply`, which cannot choose between branches here, as scaling of losses does.
+        new, state = optimizer.stateless_apply(state, gradients, start[index])
+        _assign(variables + optimizer.variables, new + state)
+    return result
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+_MINIMISE = {
+    "tensorflow": _minimise_on_tensorflow,
+    "torch": _minimise_on_torch,
+    "jax": _minimise_on_jax,
+}
