@@ -1,16 +1,24 @@
 """Trains the reference capsule network on Fashion-MNIST."""
 
-import keras
+from export.command import set_up
 
-from harness import training
-from kcaps.models import capsnet
-from pictures_of import data
 
-args = training.begin(__doc__, epochs=10, batch_size=128, learning_rate=1e-3)
-images = data.load("fashion_mnist", args.data_dir, args.limit, args.synthetic)
-model = capsnet(images.shape, images.num_classes, routing=args.routing)
-rate = keras.optimizers.schedules.ExponentialDecay(
-    args.learning_rate, decay_steps=1000, decay_rate=0.96
-)
-model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"])
-training.run(model, images, args)
+def main():
+    set_up(start=False)
+    import keras
+
+    from harness import training
+    from kcaps.models import capsnet
+
+    settings = training.begin(__doc__, epochs=10, batch_size=128, learning_rate=1e-3)
+    images = settings.load_images("fashion_mnist")
+    model = capsnet(images.shape, images.num_classes, routing=settings.routing)
+    rate = keras.optimizers.schedules.ExponentialDecay(
+        settings.learning_rate, decay_steps=1000, decay_rate=0.96
+    )
+    model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"])
+    training.train(model, images, settings.run)
+
+
+if __name__ == "__main__":
+    main()

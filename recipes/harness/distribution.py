@@ -1,6 +1,7 @@
 """Training on several devices, or by several workers on as many machines: `--distribute`."""
 
 import atexit
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,14 +10,10 @@ import sys
 import tempfile
 import time
 
-from export.command import explain, fail, first_line, quiet_tensorflow
-
-# A strategy of several workers must be there before TensorFlow's runtime starts.
-with quiet_tensorflow(start=not any(word.startswith("--distribute") for word in sys.argv)):
-    sys.excepthook = explain  # for this import and those after it, before there is a parser
-    import tensorflow as tf
-
 import keras
+import tensorflow as tf
+
+from export.command import fail, first_line, start_tensorflow
 
 STRATEGIES = ("none", "mirrored", "multi-worker")
 
@@ -27,56 +24,56 @@ _COUNT = "KCAPS_RESTARTS"
 _STATE = ("run.json", "history.csv", "sweep.csv", "model.keras", "backup")
 
 
-def add_argument(parser):
-    parser.add_argument(
-        "--distribute",
-        choices=STRATEGIES,
-        default="none",
-        help="mirrored: all GPUs of this machine, or two CPU devices where it has none; "
-        "multi-worker: the machines in TF_CONFIG, on each of which the same command runs",
-    )
+def writes(settings) -> bool:
+    """Returns whether this process is the one that writes the checkpoint folder: the chief."""
+    return getattr(settings, "distribute", "none") != "multi-worker" or _is_chief()
 
 
-def writes(args):
-    """Whether this process is the one that writes the checkpoint folder: the chief."""
-    if getattr(args, "distribute", "none") != "multi-worker":
-        return True
+def _is_chief():
     cluster, kind, index = _task()
     return kind == "chief" or ("chief" not in cluster and index == 0)
 
 
-def start(args):
-    """Makes the strategy that is asked for that of the whole program.
+def start(settings):
+    """Makes the strategy that settings ask for that of the whole program.
 
     All workers run the same program on the same batches, of which each takes its part. Only the
     chief writes the checkpoint folder and speaks; the output of others is a copy, in a temporary
     folder. A worker that loses another one starts anew and waits for it.
+
+    Args:
+        settings: `harness.settings.RunSettings`.
+
+    Returns:
+        The settings of this process, whose output may be another one.
     """
-    distribute = getattr(args, "distribute", "none")
+    distribute = getattr(settings, "distribute", "none")
     if distribute == "none":
-        return
+        start_tensorflow()
+        return settings
     strategy = _mirrored() if distribute == "mirrored" else _multi_worker()
-    size, replicas = getattr(args, "batch_size", 0), strategy.num_replicas_in_sync
+    size, replicas = getattr(settings, "batch_size", 0), strategy.num_replicas_in_sync
     if size % replicas:
         fail(f"--batch-size must be a multiple of the {replicas} replicas. Received: {size}.")
     tf.distribute.experimental_set_strategy(strategy)
-    if writes(args):
-        return
+    if writes(settings):
+        return settings
     sys.stdout = open(os.devnull, "w")
-    shared, args.output = args.output, pathlib.Path(tempfile.mkdtemp(prefix="worker-"))
-    atexit.register(shutil.rmtree, args.output, ignore_errors=True)
-    if args.resume:
-        _copy(shared, args.output)
+    output = pathlib.Path(tempfile.mkdtemp(prefix="worker-"))
+    atexit.register(shutil.rmtree, output, ignore_errors=True)
+    if settings.resume:
+        _copy(settings.output, output)
+    return dataclasses.replace(settings, output=output)
 
 
-def share(batches):
-    """Batches of which each replica takes an equal part, in order."""
+def share(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches of which each replica takes an equal part, in order."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.with_options(options) if tf.distribute.has_strategy() else batches
 
 
-def check_same(epochs):
+def check_same(epochs: int) -> None:
     """Ends the program where workers found checkpoints of different numbers of epochs."""
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -91,19 +88,20 @@ def check_same(epochs):
         fail("workers see different checkpoints: give an --output that all machines share")
 
 
-def finish(args, model):
-    """The trained model without a strategy; other workers than the chief end here.
+def finish(output: pathlib.Path, model: keras.Model) -> keras.Model:
+    """Returns the trained model without a strategy; other workers than the chief end here.
 
     Args:
-        args: Arguments from `training.begin`.
-        model: Model that is also in `model.keras` of the output.
+        output: Checkpoint folder, whose `model.keras` holds the model too.
+        model: The trained model.
     """
     if not tf.distribute.has_strategy():
         return model
+    strategy = tf.distribute.get_strategy()
     tf.distribute.experimental_set_strategy(None)
-    if not writes(args):
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and not _is_chief():
         raise SystemExit
-    return keras.saving.load_model(args.output / "model.keras")
+    return keras.saving.load_model(output / "model.keras")
 
 
 def _mirrored():
@@ -113,16 +111,14 @@ def _mirrored():
         if len(tf.config.get_logical_device_configuration(cpu) or []) < 2:
             halves = [tf.config.LogicalDeviceConfiguration()] * 2
             tf.config.set_logical_device_configuration(cpu, halves)
-    with quiet_tensorflow():
-        return tf.distribute.MirroredStrategy(devices)
+    return start_tensorflow(lambda: tf.distribute.MirroredStrategy(devices))
 
 
 def _multi_worker():
     # On one core TensorFlow has one such thread: a reduction that waits for others keeps it.
     tf.config.threading.set_inter_op_parallelism_threads(max(4, os.cpu_count()))
     try:
-        with quiet_tensorflow():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = start_tensorflow(tf.distribute.MultiWorkerMirroredStrategy)
     except tf.errors.UnknownError as error:  # such as a port that is in use
         fail(f"the cluster of TF_CONFIG cannot be joined: {first_line(error)}")
     except tf.errors.OpError as error:

@@ -1,16 +1,12 @@
 """Pictures of a trained capsule network, written into its checkpoint folder."""
 
 import keras
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from kcaps.layers import CapsuleMask
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-FILES = ("curves.png", "confusion.png", "reconstructions.png", "dimensions.png")
 COLUMNS = 10
 SHIFTS = np.linspace(-0.25, 0.25, 11)
 

@@ -1,12 +1,13 @@
 """The checkpoint folder of a run: what it holds, and whether a run may begin or go on in it."""
 
-import csv
-import io
+import dataclasses
 import json
+import pathlib
 import platform
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -14,36 +15,56 @@ import tensorflow as tf
 import kcaps
 from export.checkpoint import check_archive
 from export.command import fail, first_line
-from harness import checkpoints, distribution, plots
-from regression import pictures as regression_pictures
+from harness import checkpoints, distribution, tables
+from pictures_of import data
 
-# Arguments that may differ between a run and its continuation.
-_FREE_ARGUMENTS = ("output", "epochs", "resume", "again", "overwrite", "data_dir")
-_FREE_ARGUMENTS += ("search", "export", "silence", "distribute")
 _FILES = (
     *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
-    *plots.FILES,
-    *regression_pictures.FILES,
+    *("curves.png", "confusion.png", "reconstructions.png", "dimensions.png"),
+    *("latent.png", "prototypes.png", "error_by_dimension.png"),
 )
 _EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
 
 
-def run_arguments(args):
-    """The arguments that make a run what it is, as plain values."""
-    return {key: value for key, value in vars(args).items() if key not in _FREE_ARGUMENTS}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training that has a checkpoint folder.
+
+    Args:
+        recipe: Name of the program.
+        output: The folder.
+        epochs: Epochs at the end of which the run is finished.
+        seed: Seed of all that is drawn at random.
+        arguments: Plain values that make the run what it is. `run.json` keeps them, and a run
+            goes on with the same ones only.
+        batch_size: Images of a step, where there are steps.
+        resume: Whether the run in the folder goes on.
+        overwrite: Whether the run in the folder is replaced.
+        how_to_resume: Words for how an interrupted run goes on.
+    """
+
+    recipe: str
+    output: pathlib.Path
+    epochs: int
+    seed: int
+    arguments: dict
+    batch_size: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    how_to_resume: str = "--resume"
 
 
-def check_output(args):
+def check_output(run: Run) -> None:
     """Refuses a folder that holds something else or cannot be written; leaves no trace."""
-    output = args.output
+    output = run.output
     try:
         held = {path.name for path in output.iterdir()} if output.exists() else set()
     except OSError as error:
         fail(f"--output {output} is not a folder that can be used: {error.strerror}")
     if "run.json" in held:
-        if args.resume:
-            _check_same_run(args)
-        elif not args.overwrite:
+        if run.resume:
+            _check_same_run(run)
+        elif not run.overwrite:
             fail(
                 f"--output {output} already holds a run: go on with it (--resume), replace it "
                 "(--overwrite), or give another folder"
@@ -62,11 +83,11 @@ def check_output(args):
                 path.rmdir()
 
 
-def _check_same_run(args):
+def _check_same_run(run):
     """Refuses to resume a run that has other arguments or whose state is damaged."""
-    output = args.output
+    output = run.output
     try:
-        before = dict(json.loads((output / "run.json").read_text())["arguments"])
+        begun_with = dict(json.loads((output / "run.json").read_text())["arguments"])
         done, history = epochs_done(output), output / "history.csv"
         if done:
             if len(read_history(history)["val_loss"]) < done:
@@ -76,15 +97,15 @@ def _check_same_run(args):
             history.read_text()
     except Exception as error:  # damaged files fail in many ways
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
-    for key, value in run_arguments(args).items():
-        if before.get(key) != value:
+    for key, value in run.arguments.items():
+        if begun_with.get(key) != value:
             fail(
                 f"--resume needs the arguments of the run in {output}: {key} was "
-                f"{before.get(key)!r}, received {value!r}"
+                f"{begun_with.get(key)!r}, received {value!r}"
             )
 
 
-def check_same_model(output, model):
+def check_same_model(output: pathlib.Path, model: keras.Model) -> None:
     """Refuses a folder of another model, before anything in it is changed."""
     try:
         checkpoints.check_state(output / checkpoints.STATE, model)
@@ -102,79 +123,62 @@ def check_same_model(output, model):
         fail(f"--output {output} cannot be resumed, its run is damaged or another: {reason}")
 
 
-def epochs_done(output):
+def epochs_done(output: pathlib.Path) -> int:
+    """Returns how many epochs of the run in a folder are done."""
     return checkpoints.epochs_in(output / checkpoints.STATE)
 
 
-def open_folder(args, images, count_epochs=None):
-    """Makes the checkpoint folder; returns how many epochs of its run are done.
+def open_folder(
+    run: Run, images: data.Images, count_epochs: Callable[[pathlib.Path], int] = epochs_done
+) -> int:
+    """Makes the checkpoint folder of a run, and returns how many of its epochs are done.
 
     Args:
-        args: Arguments from `begin`.
-        images: `data.Images`.
-        count_epochs: Function of the folder that tells it, where `checkpoints.STATE` does not.
+        run: The run.
+        images: Images that it trains on.
+        count_epochs: Function of the folder that returns the number.
     """
-    output = args.output
-    for name in (*_EXPORTS, *(_FILES if args.overwrite else ())):  # exports are of an older model
+    output = run.output
+    for name in (*_EXPORTS, *(_FILES if run.overwrite else ())):  # exports are of an older model
         (output / name).unlink(missing_ok=True)
-    for name in ("saved_model", *(("backup",) if args.overwrite else ())):
+    for name in ("saved_model", *(("backup",) if run.overwrite else ())):
         shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(
-        output / "run.json",
-        {
-            "kcaps": kcaps.__version__,
-            "recipe": args.recipe,
-            "arguments": run_arguments(args),
-            "seed": args.seed,
-            "epochs": args.epochs,
-            "replicas": tf.distribute.get_strategy().num_replicas_in_sync,
-            "versions": {
-                "python": platform.python_version(),
-                "keras": keras.__version__,
-                "tensorflow": tf.__version__,
-            },
-            "data": {"name": images.name, "title": images.title, **images.source},
-            "input_range": [0, 255],
-            "labels": images.class_names,
-        },
-    )
-    done = (count_epochs or epochs_done)(output)
+    tables.write_json(output / "run.json", _about(run, images))
+    done = count_epochs(output)
     _keep_history(output / "history.csv", done)
     distribution.check_same(done)
     return done
+
+
+def _about(run, images):
+    """Returns what `run.json` holds."""
+    return {
+        "kcaps": kcaps.__version__,
+        "recipe": run.recipe,
+        "arguments": run.arguments,
+        "seed": run.seed,
+        "epochs": run.epochs,
+        "replicas": tf.distribute.get_strategy().num_replicas_in_sync,
+        "versions": {
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+        },
+        "data": {"name": images.name, "title": images.title, **images.source},
+        "input_range": [0, 255],
+        "labels": images.class_names,
+    }
 
 
 def _keep_history(path, epochs):
     """Drops rows of epochs that the backup does not hold: they will be trained again."""
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
-        _write(path, "".join(lines[: epochs + 1]))
+        tables.write(path, "".join(lines[: epochs + 1]))
 
 
-def read_history(path):
-    """Columns of history.csv as lists of numbers."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
-
-
-def write_json(path, content):
-    """Writes JSON, so that a reader never sees half a file."""
-    _write(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_csv(path, rows):
-    """Writes a list of dicts, so that a reader never sees half a file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(path, text.getvalue())
-
-
-def _write(path, text):
-    """Writes aside and replaces."""
-    aside = path.with_suffix(".part")
-    aside.write_text(text, newline="")
-    aside.replace(path)
+def read_history(path: pathlib.Path) -> dict[str, list[float]]:
+    """Returns the columns of a history.csv."""
+    rows = tables.read_csv(path)
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}

@@ -1,57 +1,48 @@
-"""What studies share: many trainings with results in one folder, which a later run goes on with."""
+"""Studies: many trainings with results in one folder, with which a later run of it goes on."""
 
 import contextlib
-import csv
+import dataclasses
 import json
 import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from export.command import fail
-from harness import run_folder
-from pictures_of import data
+from harness import tables
+from harness.run_folder import Run
 
 
-def add_arguments(parser, output):
-    """Adds the folder of results, and where the images come from."""
-    parser.again = "the same command goes on"
-    parser.add_argument(
-        "--output",
-        type=pathlib.Path,
-        default=output,
-        help="folder of results; a study that is in it goes on",
-    )
-    data.add_arguments(parser)
-
-
-def open_folder(output, name, arguments, others=()):
+def open_folder(
+    output: pathlib.Path, name: str, arguments: dict, others: Iterable[str] = ()
+) -> list[pathlib.Path]:
     """Makes a folder of results; refuses one that holds something else.
 
     Args:
-        output: Path of the folder.
+        output: The folder.
         name: Name of the study, whose arguments are in `<name>.json`.
-        arguments: Dict of what makes the study what it is.
+        arguments: What makes the study what it is, plain values.
         others: Names of studies that may share the folder.
 
     Returns:
-        List of the folders that were made, the innermost first.
+        The folders that were made, the innermost first.
     """
     path = output / f"{name}.json"
     try:
         held = {file.name for file in output.iterdir()} if output.exists() else set()
         if held and not held & {f"{study}.json" for study in (name, *others)}:
             fail(f"--output {output} is not empty and holds no {name}: give another folder")
-        before = json.loads(path.read_text()) if path.exists() else arguments
+        begun_with = json.loads(path.read_text()) if path.exists() else arguments
         made = [folder for folder in (output, *output.parents) if not folder.exists()]
         output.mkdir(parents=True, exist_ok=True)
-        run_folder.write_json(path, before)
+        tables.write_json(path, begun_with)
     except (OSError, ValueError) as error:
         fail(f"--output {output} cannot be used: {error}")
-    if before != arguments:
-        fail(f"{path} is of a study with other arguments, {before}: give another --output")
+    if begun_with != arguments:
+        fail(f"{path} is of a study with other arguments, {begun_with}: give another --output")
     return made
 
 
 @contextlib.contextmanager
-def work_in(output, name, made):
+def work_in(output: pathlib.Path, name: str, made: Sequence[pathlib.Path]) -> Iterator[None]:
     """Context of a study's work: where it fails before anything is done, no folder is left.
 
     Args:
@@ -70,42 +61,46 @@ def work_in(output, name, made):
         raise
 
 
-def arguments_in(output, name):
-    """Arguments of the study in a folder; none where there is no such study, or a damaged one."""
+def arguments_in(output: pathlib.Path, name: str) -> dict:
+    """Returns the arguments of the study in a folder, none without a study or of a damaged one."""
     try:
         return dict(json.loads((output / f"{name}.json").read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def read_rows(path, types):
-    """Rows of a CSV file as dicts; none if there is no file.
+def complete(
+    path: pathlib.Path,
+    cells: Sequence[dict],
+    run: Callable[..., list[dict]],
+    types: dict[str, Callable[[str], object]],
+    announce: Callable[[int, dict], None],
+) -> list[dict]:
+    """Returns the rows of a CSV file after it has rows of all cells; runs those that it lacks.
 
     Args:
         path: The file.
-        types: Functions of the text in a column, by its name. Other columns hold floats.
+        cells: The cells, each a dict of what the columns of its rows have in common.
+        run: Function of a cell's values, by name, that returns its rows.
+        types: Types of columns, as for `tables.read_csv`.
+        announce: Function of the number of a cell, from 1, and the cell, before it is run.
     """
-    if not path.exists():
-        return []
+    for number, cell in enumerate(cells, 1):
+        if not any(cell.items() <= row.items() for row in tables.read_cells(path, types)):
+            announce(number, cell)
+            rows = run(**cell)
+            # The file is read again: another process may have added rows.
+            tables.write_csv(path, [*tables.read_cells(path, types), *rows])
+    return tables.read_cells(path, types)
+
+
+def continued(run: Run) -> Run:
+    """Returns the run of a cell, which goes on where its folder holds the same, or replaces it."""
     try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: types.get(name, float)(row[name]) for name in row} for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        fail(f"{path} is damaged: {error!r}")
-
-
-def number_or_nothing(text):
-    """The number in a column that may be empty."""
-    return float(text) if text else ""
-
-
-def open_cell(cell):
-    """Has a cell's folder continued where it holds the same run, and replaced otherwise."""
-    try:
-        before = json.loads((cell.output / "run.json").read_text())["arguments"]
+        begun_with = json.loads((run.output / "run.json").read_text())["arguments"]
     except (OSError, ValueError, KeyError, TypeError):
-        before = None
-    cell.resume = before == run_folder.run_arguments(cell)
-    cell.again = "the same command"
-    cell.overwrite = not cell.resume  # such as one of another seed, or of a run that never began
+        begun_with = None
+    same = begun_with == run.arguments  # not so in the folder of another seed, for example
+    return dataclasses.replace(
+        run, resume=same, overwrite=not same, how_to_resume="the same command"
+    )

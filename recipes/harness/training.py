@@ -1,90 +1,55 @@
-"""What all recipes share: arguments, batches, training in a checkpoint folder, and the report."""
+"""Training in a checkpoint folder, which goes on after an interruption, and its report."""
 
 import contextlib
 import math
 import os
-import pathlib
-import re
 import sys
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-import kcaps
-from export.command import UNREAD, Parser, fail, positive
-from harness import checkpoints, distribution, plots, run_folder
-from pictures_of import data
-
-_NOT_FINITE = "images hold NaN or infinity"
-
-
-class Diverged(SystemExit):
-    """Ends a program whose training diverged."""
+from export.command import UNREAD, fail
+from harness import checkpoints, distribution, plots, run_folder, settings, tables
+from harness.divergence import Watch
+from harness.run_folder import Run
+from harness.settings import CapsNetSettings, RunSettings
+from pictures_of import batches, data
 
 
-def begin(description, epochs, batch_size, learning_rate, routing="dynamic", has_folder=True):
-    """`begin_any` for capsule networks: with a batch size, a routing and a learning rate."""
-
-    def add(parser):
-        parser.add_argument(
-            "--batch-size", type=positive(int), default=batch_size, help="images of a step"
-        )
-        parser.add_argument(
-            "--routing",
-            choices=list(kcaps.routing.ROUTINGS),
-            default=routing,
-            help="class capsules",
-        )
-        parser.add_argument(
-            "--learning-rate", type=positive(float), default=learning_rate, help="at the start"
-        )
-        distribution.add_argument(parser)
-
-    return begin_any(description, epochs, add, has_folder)
-
-
-def begin_any(description, epochs, add_arguments, has_folder=True):
-    """Reads the command line, checks the output folder, seeds Keras.
+def begin(
+    description: str, kind: type = CapsNetSettings, *, has_folder: bool = True, **defaults: object
+) -> RunSettings:
+    """Reads the command line, checks the output folder and seeds Keras.
 
     Args:
         description: Text of `--help`.
-        epochs: Default of `--epochs`.
-        add_arguments: Function that adds a recipe's own arguments to the parser.
-        has_folder: As for `data.add_arguments`.
+        kind: Class of the settings, `harness.settings.RunSettings` or one that derives from it.
+        has_folder: Whether images come from a folder, those of some `--data` at least.
+        **defaults: Defaults of this program, in place of those of the class.
+
+    Returns:
+        Settings of that class.
     """
-    args = read_arguments(description, epochs, add_arguments, has_folder)
-    if distribution.writes(args):
-        run_folder.check_output(args)
-    distribution.start(args)
-    keras.utils.set_random_seed(args.seed)
-    return args
+    asked = settings.read(kind, description, has_folder=has_folder, **defaults)
+    check(asked)
+    if distribution.writes(asked):
+        run_folder.check_output(asked.run)
+    asked = distribution.start(asked)
+    keras.utils.set_random_seed(asked.seed)
+    return asked
 
 
-def read_arguments(description, epochs, add_arguments, has_folder=True):
-    """Reads the command line, as `begin_any` does, and touches no folder."""
-    parser = Parser(description)
-    parser.add_argument("--output", type=pathlib.Path, default="ckpt/", help="checkpoint folder")
-    parser.add_argument(
-        "--epochs", type=positive(int), default=epochs, help="passes over the training images"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
-    add_arguments(parser)
-    data.add_arguments(parser, has_folder)
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run in --output")
-    args = parser.parse_args()
+def check(asked: RunSettings) -> None:
+    """Ends the program at a seed, or a backend of Keras, that it cannot have."""
     check_backend()
-    if args.seed < 0 or args.seed >= 2**32:
-        fail(f"--seed must be from 0 to {2**32 - 1}, received {args.seed}")
-    args.recipe = pathlib.Path(sys.argv[0]).stem
-    args.again = "--resume"  # by which an interrupted run goes on
-    return args
+    if asked.seed < 0 or asked.seed >= 2**32:
+        fail(f"--seed must be from 0 to {2**32 - 1}, received {asked.seed}")
 
 
-def check_backend(backends=("tensorflow",)):
+def check_backend(backends: tuple[str, ...] = ("tensorflow",)) -> None:
     """Ends the program where Keras runs on another backend than one of these."""
     backend = keras.backend.backend()
     if backend not in backends:
@@ -92,44 +57,91 @@ def check_backend(backends=("tensorflow",)):
         fail(f"this recipe's KERAS_BACKEND must be {known}, or unset. Received: {backend!r}")
 
 
-def stream(images, labels, batch_size, seed, first_step=0, augment=None):
-    """Shuffled batches without end; their order depends on the seed and the step only.
+def train(
+    model: keras.Model,
+    images: data.Images,
+    run: Run,
+    augment: Callable | None = None,
+    report: dict | None = None,
+) -> None:
+    """Trains a compiled model and fills its checkpoint folder.
 
-    A resumed run therefore sees the batches that an uninterrupted one would have seen.
+    The model of the epoch with the lowest validation loss is kept; the test images are used once,
+    at the end.
 
     Args:
-        images: uint8 array `(n, height, width, channels)`.
-        labels: Integer array `(n,)`.
-        batch_size: At most n. Images that fill no batch are left out of a pass.
-        seed: Integer from 0 to 2³² - 1.
-        first_step: Number of the first batch.
-        augment: As for `run`.
+        model: Compiled model from raw images to class lengths.
+        images: Images in three splits.
+        run: The run, with a batch size.
+        augment: Function of each training batch, as for `batches.stream`.
+        report: Further numbers for `report.json`.
+    """
+    size = min(run.batch_size, len(images.train[0]))
+
+    def stream(first_step):
+        return batches.stream(*images.train, size, run.seed, first_step, augment)
+
+    steps = len(images.train[0]) // size
+    history = fit(model, images, run, stream, steps, images.validation)
+    model = distribution.finish(run.output, model)
+    lengths = model.predict(images.test[0], batch_size=run.batch_size, verbose=0)
+    accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
+    write_report(run, images, model, history, accuracy, further=report)
+    plots.draw(model, images, lengths, history, run.output)
+    print(
+        f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in "
+        f"{run.output}{os.sep}"
+    )
+
+
+def fit(
+    model: keras.Model,
+    images: data.Images,
+    run: Run,
+    make_batches: Callable,
+    steps: int,
+    validation: tuple,
+) -> dict[str, list[float]]:
+    """Trains a compiled model in its checkpoint folder; keeps that of the best epoch on validation.
+
+    Args:
+        model: Compiled model.
+        images: Images in three splits.
+        run: The run, with a batch size.
+        make_batches: Function of the number of the first step that returns batches without end.
+        steps: Steps of an epoch.
+        validation: What Keras takes as validation data.
 
     Returns:
-        `tf.data.Dataset` of batches of float32 images, and labels.
+        The columns of history.csv.
     """
-    steps = len(images) // batch_size
-    images, labels = tf.constant(images), tf.constant(labels)
+    output = run.output
+    if run_folder.epochs_done(output) and not run.overwrite:
+        run_folder.check_same_model(output, model)
+    done = run_folder.open_folder(run, images)
+    history = run_folder.read_history(output / "history.csv") if done else {}
+    print(f"{run.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+    watch = Watch(steps)
+    callbacks = _callbacks(output, history, images.is_synthetic, watch)
+    with _interruptions_told(model, run, watch, log=callbacks[-3]):
+        model.fit(
+            distribution.share(watch.over(make_batches(done * steps), done * steps)),
+            initial_epoch=done,
+            epochs=run.epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # the batches are shuffled already
+            validation_data=validation,
+            validation_batch_size=run.batch_size,
+            callbacks=callbacks,
+        )
+    history = run_folder.read_history(output / "history.csv")
+    watch.check(history, output)
+    model.load_weights(output / "model.keras")
+    return history
 
-    def epoch_batches(epoch):
-        order = tf.stack([tf.cast(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), order)
-        order = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
-        return order.enumerate(epoch * steps)
 
-    def read(step, indices):
-        batch = tf.cast(tf.gather(images, indices), tf.float32)
-        if augment is not None:
-            batch = augment(batch, tf.stack([tf.cast(seed, tf.int64), step]))
-        return batch, tf.gather(labels, indices)
-
-    epochs = tf.data.Dataset.range(first_step // steps, np.iinfo("int64").max)
-    batches = epochs.flat_map(epoch_batches).skip(first_step % steps)
-    return batches.map(read, num_parallel_calls=2).prefetch(2)
-
-
-def timer():
-    """A callback that adds the seconds of each epoch, its validation included, to its logs."""
+def timer() -> keras.callbacks.Callback:
+    """Returns a callback that logs the seconds of each epoch, its validation included."""
     started = []
     return keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: started.append(time.perf_counter()),
@@ -137,149 +149,84 @@ def timer():
     )
 
 
-class _StopAtNaN(keras.callbacks.Callback):
-    """Ends training at the first step after which the loss is not finite, and remembers it."""
-
-    where = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.where is None and not np.isfinite(logs["loss"]):
-            self.where = self.epoch, batch
-            self.model.stop_training = True
-
-
-def _callbacks(output, history, synthetic, log, divergence):
-    label = {"synthetic": 1.0} if synthetic else {}  # a column of history.csv
+def _callbacks(output, history, is_synthetic, watch):
+    """Returns the callbacks of a run, in the order in which they must be called."""
+    label = {"synthetic": 1.0} if is_synthetic else {}  # a column of history.csv
+    best = min(history.get("val_loss", []), default=math.inf)
     return [
-        divergence,
+        watch,
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
         timer(),
-        log,
-        checkpoints.BestModel(
-            output / "model.keras", min(history.get("val_loss", []), default=math.inf)
-        ),
+        keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
+        checkpoints.BestModel(output / "model.keras", best),
         checkpoints.Backup(output / checkpoints.STATE),
     ]
 
 
-def _checked(batches, first_step):
-    """The batches, which end training at the first that has images that are not finite."""
+@contextlib.contextmanager
+def _interruptions_told(model, run, watch, log):
+    """Context of training, after which the program ends with one line where it was interrupted."""
+    output = run.output
 
-    def check(step, batch):
-        images = batch[0]
-        finite = tf.reshape(tf.math.is_finite(images), (tf.shape(images)[0], -1))
-        finite = tf.reduce_all(finite, axis=1)
-        bad = tf.where(~finite)[:, 0]
-        told = [_NOT_FINITE, step, tf.size(bad), tf.size(finite), bad]
-        with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, told)]):
-            return tf.nest.map_structure(tf.identity, batch)
+    def go_on():
+        return f"{run.how_to_resume} goes on after {run_folder.epochs_done(output)} epochs"
 
-    return batches.enumerate(first_step).map(check)
-
-
-def _place(epoch, batch, steps):
-    return f"step {epoch * steps + batch}, epoch {epoch + 1}, batch {batch + 1} of {steps}"
-
-
-def fit(model, images, args, batches, steps, validation):
-    """Trains a compiled model in its checkpoint folder; keeps that of the best epoch on validation.
-
-    Args:
-        model: Compiled model.
-        images: `data.Images`.
-        args: Arguments from `begin`.
-        batches: Function of the number of the first step that returns batches without end.
-        steps: Steps of an epoch.
-        validation: What Keras takes as validation data.
-
-    Returns:
-        History as columns, and the seconds of all its epochs.
-    """
-    output = args.output
-    synthetic = images.source["loader"] == "synthetic"
-    if run_folder.epochs_done(output) and not args.overwrite:
-        run_folder.check_same_model(output, model)
-    done = run_folder.open_folder(args, images)
-    history = run_folder.read_history(output / "history.csv") if done else {}
-    print(f"{args.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
-    log = keras.callbacks.CSVLogger(output / "history.csv", append=bool(history))
-    divergence = _StopAtNaN()
     try:
-        model.fit(
-            distribution.share(_checked(batches(done * steps), done * steps)),
-            initial_epoch=done,
-            epochs=args.epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # the batches are shuffled already
-            validation_data=validation,
-            validation_batch_size=args.batch_size,
-            callbacks=_callbacks(output, history, synthetic, log, divergence),
-        )
+        yield
     except KeyboardInterrupt:
         if not (output / "model.keras").exists():
             checkpoints.write_model(model, output / "model.keras")
-        fail(
-            f"interrupted after {run_folder.epochs_done(output)} epochs; {args.again} goes on from "
-            "there",
-            130,
-        )
+        done = run_folder.epochs_done(output)
+        fail(f"interrupted after {done} epochs; {run.how_to_resume} goes on from there", 130)
     except BrokenPipeError:
         sys.stdout = None  # or Python complains of it once more at its end
-        fail(
-            f"{UNREAD}; {args.again} goes on after {run_folder.epochs_done(output)} epochs", code=1
-        )
+        fail(f"{UNREAD}; {go_on()}", code=1)
     except OSError as error:
         fail(
             f"--output {output} cannot be written any more ({error}); what was saved before is "
-            f"still there, and {args.again} goes on after {run_folder.epochs_done(output)} epochs",
+            f"still there, and {go_on()}",
             code=1,
         )
-    except tf.errors.InvalidArgumentError as error:
-        told = re.search(rf"{_NOT_FINITE}\] \[(\d+)\] \[(\d+)\] \[(\d+)\] \[(.*?)\]", error.message)
-        if told is None:
+    except tf.errors.OpError:
+        if watch.images is None:
             raise
-        step, count, size, positions = told.groups()
+        step, finite = watch.images
+        bad = np.flatnonzero(~finite)
+        positions = " ".join(map(str, bad[:3])) + ("..." if len(bad) > 3 else "")
         fail(
-            f"{count} of {size} {_NOT_FINITE}: {_place(*divmod(int(step), steps), steps)}, "
-            f"images {positions} of the batch (from 0); training stopped, what was saved before "
-            f"is still there, and {args.again} goes on after {run_folder.epochs_done(output)} "
-            "epochs",
+            f"{len(bad)} of {len(finite)} images hold NaN or infinity: {watch.place(step)}, images "
+            f"{positions} of the batch (from 0); training stopped, what was saved before is still "
+            f"there, and {go_on()}",
             code=1,
         )
     finally:
         with contextlib.suppress(OSError):  # of a full disk, which is told already
             log.on_train_end()  # closes its file where training did not come to its end
-    history = run_folder.read_history(output / "history.csv")
-    losses = [*history["loss"], *history["val_loss"]]
-    if not (output / "model.keras").exists() or not np.isfinite(losses).all():
-        where = f" at {_place(*divergence.where, steps)}" if divergence.where else ""
-        fail(
-            f"training diverged{where}: the loss is not finite. What was saved before is still "
-            "there; try a lower learning rate",
-            kind=Diverged,
-            code=1,
-        )
-    model.load_weights(output / "model.keras")
-    return history, sum(history["seconds"])
 
 
-def write_report(args, images, model, history, seconds, accuracy, metric="accuracy", more=None):
+def write_report(
+    run: Run,
+    images: data.Images,
+    model: keras.Model,
+    history: dict[str, list[float]],
+    accuracy: float,
+    metric: str = "accuracy",
+    further: dict | None = None,
+) -> None:
     """Writes `report.json`.
 
     Args:
-        args: Arguments from `begin`.
-        images: `data.Images`.
-        model, history, seconds: What `fit` trained and returned.
+        run: The run.
+        images: Its images.
+        model: The trained model.
+        history: Columns of its history, as of `fit`.
         accuracy: Share of the test images that are right.
         metric: Name of the accuracy in the history.
-        more: Optional dict of further numbers.
+        further: Further numbers.
     """
     best = int(np.argmin(history["val_loss"]))
-    run_folder.write_json(
-        args.output / "report.json",
+    tables.write_json(
+        run.output / "report.json",
         {
             "test_accuracy": accuracy,
             "test_images": len(images.test[1]),
@@ -288,40 +235,8 @@ def write_report(args, images, model, history, seconds, accuracy, metric="accura
             "best_epoch": best + 1,
             "epochs": len(history["loss"]),
             "parameters": model.count_params(),
-            "training_seconds": round(seconds, 2),
-            "synthetic": images.source["loader"] == "synthetic",
-            **(more or {}),
+            "training_seconds": round(sum(history["seconds"]), 2),
+            "synthetic": images.is_synthetic,
+            **(further or {}),
         },
-    )
-
-
-def run(model, images, args, augment=None, report=None):
-    """Trains a compiled model and fills the checkpoint folder.
-
-    The model of the epoch with the lowest validation loss is kept; the test images are used once,
-    at the end.
-
-    Args:
-        model: Compiled model from raw images to class lengths.
-        images: `data.Images`.
-        args: Arguments from `begin`.
-        augment: Optional function `(images, seed)` applied to each training batch, `seed` being
-            a pair of integers for TensorFlow's stateless random operations.
-        report: Optional dict of further numbers for `report.json`.
-    """
-    size = min(args.batch_size, len(images.train[0]))
-
-    def batches(first_step):
-        return stream(*images.train, size, args.seed, first_step, augment)
-
-    steps = len(images.train[0]) // size
-    history, seconds = fit(model, images, args, batches, steps, images.validation)
-    model = distribution.finish(args, model)
-    lengths = model.predict(images.test[0], batch_size=args.batch_size, verbose=0)
-    accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
-    write_report(args, images, model, history, seconds, accuracy, more=report)
-    plots.draw(model, images, lengths, history, args.output)
-    print(
-        f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in "
-        f"{args.output}{os.sep}"
     )

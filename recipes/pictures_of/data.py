@@ -11,7 +11,7 @@ import urllib.request
 
 import numpy as np
 
-from export.command import fail, positive, required
+from export.command import fail
 
 VALIDATION_SHARE = 0.1
 PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000
@@ -43,52 +43,36 @@ class Images:
     test: tuple
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:
         return self.train[0].shape[1:]
 
     @property
-    def num_components(self):
+    def num_components(self) -> int:
         """Singular directions that capsule regression projects images on, as published."""
         return max(32, int(np.prod(self.shape)) // 4)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.class_names)
 
     @property
-    def title(self):
+    def is_synthetic(self) -> bool:
+        return self.source["loader"] == "synthetic"
+
+    @property
+    def title(self) -> str:
         """Name for people, in every picture and on every last line."""
-        synthetic = self.source["loader"] == "synthetic"
-        return f"synthetic images shaped like {self.name}" if synthetic else self.name
+        return f"synthetic images shaped like {self.name}" if self.is_synthetic else self.name
 
 
-def add_arguments(parser, has_folder=True):
-    """Adds where images come from, and how many.
-
-    Args:
-        parser: `export.command.Parser`.
-        has_folder: Whether the program's images come from a folder, those of some `--data` at
-            least.
-    """
-    parser.add_argument(
-        "--data-dir",
-        metavar="FOLDER",
-        help="folder that tensorflow-datasets has prepared (default: its own, where it downloads "
-        "to)",
-    )
-    is_digits = (lambda args: getattr(args, "data", None) == "digits") if has_folder else None
-    parser.refuse(["--data-dir"], is_digits, FROM_NO_FOLDER)
-    parser.refuse(["--data-dir"], lambda args: args.synthetic, "--synthetic reads no folder")
-    parser.add_argument(
-        "--limit", type=positive(int), help="at most so many training and so many test images"
-    )
-    parser.add_argument(
-        "--synthetic", action="store_true", help="generated images of the same shape as the data's"
-    )
-
-
-def load(name, data_dir=None, limit=None, synthetic=False, as_published=False):
-    """Loads a data set by name.
+def load(
+    name: str,
+    data_dir: str | None = None,
+    limit: int | None = None,
+    synthetic: bool = False,
+    as_published: bool = False,
+) -> Images:
+    """Returns the images of a data set by name.
 
     Args:
         name: One of `SHAPES`.
@@ -143,9 +127,8 @@ def _check(name, images, labels, num_classes):
 
 def _digits():
     """1,797 real handwritten digits from scikit-learn; a fifth is held out for the test."""
-    with required():
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     scale = 255 / 16  # scikit-learn's pixels run from 0 to 16
@@ -159,8 +142,7 @@ def _digits():
 
 
 def _tfds(name, data_dir, limit):
-    with required():
-        import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds
 
     if data_dir and os.path.exists(data_dir) and not os.path.isdir(data_dir):
         fail(f"--data-dir must be a folder. Received: {data_dir}, which is a file.")
@@ -218,8 +200,7 @@ def _download(builder):
 
 def _synthetic(shape, limit):
     """Ten smooth random patterns, one a class, each image shifted and noisy."""
-    with required():
-        from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)
     blur = (0, shape[0] / 8, shape[1] / 8, 0)

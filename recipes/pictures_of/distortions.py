@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from pictures_of import passes
+from pictures_of import batches
 
 # What distorts a digit, drawn anew for each one; all but the smoothness grow with `strength`.
 ROTATION = 15.0  # degrees, at most, to either side
@@ -41,8 +41,8 @@ def distorted(images, labels, seed, batch_size, start=0, strength=1.0):
         batch = _moved(batch, seeds[1:], displacements, strength)
         return batch[..., None], tf.gather(labels, indices)
 
-    batches = passes.shuffled(len(images), batch_size, seed, start)
-    return batches.map(read, num_parallel_calls=2).prefetch(2)
+    numbered = batches.shuffled(len(images), batch_size, seed, start)
+    return numbered.map(read, num_parallel_calls=2).prefetch(2)
 
 
 def _thickened(images, seed, strength):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from export.command import fail
 from kcaps.metrics import ExactMatch
-from pictures_of import passes
+from pictures_of import batches
 
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
@@ -60,8 +60,8 @@ def overlapping(images, labels, seed, batch_size, start=0):
         parts = tf.cast(parts, tf.float32)
         return tf.minimum(tf.reduce_sum(parts, axis=1), 255.0), tf.gather(labels, pairs), parts
 
-    batches = passes.shuffled(count, batch_size, seed, start)
-    return batches.map(read, num_parallel_calls=2).prefetch(2)
+    numbered = batches.shuffled(count, batch_size, seed, start)
+    return numbered.map(read, num_parallel_calls=2).prefetch(2)
 
 
 def shifted(images, margin, seed):

@@ -16,7 +16,7 @@ from keras import ops
 from scipy import ndimage
 
 from kcaps.validation import fraction, positive_int
-from pictures_of import overlaps, passes
+from pictures_of import batches, overlaps
 
 MARGIN = 6  # pixels of canvas on every side of an image: 40 × 40 for MNIST, as in affNIST
 PIXEL_MAX = 255.0
@@ -149,8 +149,8 @@ def placed(images, labels, seed, batch_size, start=0):
         shifted = overlaps.shifted(tf.gather(images, indices)[:, None], MARGIN, own)
         return tf.cast(shifted[:, 0], tf.float32), tf.gather(labels, indices)
 
-    batches = passes.shuffled(len(images), batch_size, seed, start)
-    return batches.map(read, num_parallel_calls=2).prefetch(2)
+    numbered = batches.shuffled(len(images), batch_size, seed, start)
+    return numbered.map(read, num_parallel_calls=2).prefetch(2)
 
 
 def canvas(images, seed):

@@ -1,0 +1,72 @@
+"""Files of results: JSON, and tables as CSV and as Markdown."""
+
+import io
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import pandas
+
+from export.command import fail
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a text aside and in place, so that a reader never sees half a file."""
+    aside = path.with_suffix(".part")
+    aside.write_text(text, newline="")
+    aside.replace(path)
+
+
+def write_json(path: pathlib.Path, content: object) -> None:
+    """Writes plain values as JSON, as `write` does."""
+    write(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[dict]) -> None:
+    """Writes rows, a dict each, as `write` does."""
+    # As objects: numbers are written as Python writes them, and None as nothing.
+    table = pandas.DataFrame(rows, dtype=object)
+    write(path, table.to_csv(index=False, lineterminator="\r\n") if rows else "\r\n")
+
+
+def read_csv(
+    path: pathlib.Path, types: dict[str, Callable[[str], object]] | None = None
+) -> list[dict]:
+    """Returns the rows of a CSV file, a dict each.
+
+    Args:
+        path: The file.
+        types: Functions of the text in a column, by its name. Other columns hold floats.
+
+    Raises:
+        OSError: for a file that is not there.
+        ValueError: for one that is damaged.
+    """
+    text = path.read_text()
+    if not text.strip():
+        return []
+    table = pandas.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    kinds = {name: (types or {}).get(name, float) for name in table}
+    return [
+        {name: kind(row[name]) for name, kind in kinds.items()} for row in table.to_dict("records")
+    ]
+
+
+def read_cells(path: pathlib.Path, types: dict[str, Callable[[str], object]]) -> list[dict]:
+    """Returns rows as `read_csv` does, none without a file; ends the program at a damaged one."""
+    try:
+        return read_csv(path, types) if path.exists() else []
+    except (OSError, ValueError, TypeError) as error:
+        fail(f"{path} is damaged: {error!r}")
+
+
+def number_or_nothing(text: str) -> float | str:
+    """Returns the number in a column that may be empty."""
+    return float(text) if text else ""
+
+
+def markdown(rows: Sequence[dict], rule: str = "---") -> str:
+    """Returns rows of text as a table in Markdown, with the names of the columns above them."""
+    lines = [" | ".join(rows[0]), *(" | ".join(row.values()) for row in rows)]
+    lines = [f"| {line} |" for line in lines]
+    return "\n".join([lines[0], "|" + f"{rule}|" * len(rows[0]), *lines[1:]]) + "\n"
