@@ -81,16 +81,16 @@ def complete(
     Args:
         path: The file.
         cells: The cells, each a dict of what the columns of its rows have in common.
-        run: Function of a cell's values, by name, that returns its rows.
+        run: Function of a cell's values, by name, that returns its rows, or none where it failed.
         types: Types of columns, as for `tables.read_csv`.
         announce: Function of the number of a cell, from 1, and the cell, before it is run.
     """
     for number, cell in enumerate(cells, 1):
         if not any(cell.items() <= row.items() for row in tables.read_cells(path, types)):
             announce(number, cell)
-            rows = run(**cell)
-            # The file is read again: another process may have added rows.
-            tables.write_csv(path, [*tables.read_cells(path, types), *rows])
+            if rows := run(**cell):
+                # The file is read again: another process may have added rows.
+                tables.write_csv(path, [*tables.read_cells(path, types), *rows])
     return tables.read_cells(path, types)
 
 
