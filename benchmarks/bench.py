@@ -33,8 +33,8 @@ with required():
     )
     from timing import interleaved, milliseconds, table, verdict
 
+    from harness import provenance
     from kcaps.routing import ROUTINGS, DynamicRouting
-    from reproduction import provenance
 
 REFERENCE = {
     "batch_size": 64,

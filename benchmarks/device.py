@@ -13,7 +13,7 @@ _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 with required(), quiet_tensorflow() if _ON_TENSORFLOW else contextlib.nullcontext():
     import keras
 
-    from reproduction.provenance import gpu_name, machine
+    from harness.provenance import gpu_name, machine
 
 BACKEND = keras.backend.backend()
 

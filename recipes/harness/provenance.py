@@ -12,8 +12,8 @@ import keras
 COLUMNS = ("command", "commit", "machine", "date")
 
 
-def here():
-    """The provenance of what this program measures from now on, by `COLUMNS`."""
+def here() -> dict[str, str]:
+    """Returns the provenance of what this program measures from now on, by `COLUMNS`."""
     path, backend = pathlib.Path(sys.argv[0]), keras.backend.backend()
     command = shlex.join(["python", f"recipes/{path.name}", *sys.argv[1:]])
     return {
@@ -24,8 +24,8 @@ def here():
     }
 
 
-def commit(mark="+"):
-    """Short name of the commit, with the mark where files differ from it; empty without git."""
+def commit(mark: str = "+") -> str:
+    """Returns the commit's short name, with a mark where files differ; nothing without git."""
     folder = str(pathlib.Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", f"--dirty={mark}", "--exclude=*"]
     try:
@@ -34,13 +34,13 @@ def commit(mark="+"):
         return ""
 
 
-def machine():
-    """What computes, without anything that identifies it."""
+def machine() -> str:
+    """Returns what computes, without anything that identifies it."""
     return gpu_name() or f"{os.cpu_count()} CPU cores"
 
 
-def gpu_name():
-    """Name of the first GPU, or None where Keras' backend computes on the CPU."""
+def gpu_name() -> str | None:
+    """Returns the name of the first GPU, or None where Keras' backend computes on the CPU."""
     if keras.backend.backend() == "jax":
         import jax
 
