@@ -8,6 +8,7 @@ import dataclasses
 
 import keras
 
+from kcaps.backend.keras_private import origin
 from kcaps.layers import CapsuleLength, DigitCaps
 
 
@@ -40,15 +41,14 @@ def calls(outputs, kind: type) -> list[Call]:
     stack = [(tensor, False) for tensor in reversed(keras.tree.flatten(outputs))]
     while stack:
         tensor, is_done = stack.pop()
-        operation, index, _ = tensor._keras_history
-        if operation is None or (not is_done and (id(operation), index) in seen):
+        operation, node = origin(tensor)
+        if operation is None or (not is_done and id(node) in seen):
             continue
-        node = operation._inbound_nodes[index]
         if is_done:
             if isinstance(operation, kind):
                 found.append(Call(operation, list(node.input_tensors), list(node.outputs)))
             continue
-        seen.add((id(operation), index))
+        seen.add(id(node))
         stack.append((tensor, True))
         stack += [(source, False) for source in reversed(node.input_tensors)]
     return found

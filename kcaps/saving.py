@@ -1,8 +1,8 @@
-"""What kcaps' models refuse to be saved as, because Keras would lose a part of them."""
+"""Refuses Keras' old HDF5 format for models of which it would lose a part."""
 
 import os
 
-from keras.src.backend.common import global_state
+from kcaps.backend.keras_private import is_writing_legacy_format
 
 _LEGACY = (".h5", ".hdf5")
 _WEIGHTS = ".weights.h5"
@@ -38,7 +38,7 @@ def refuse_legacy_config() -> None:
     Raises:
         ValueError: within that scope.
     """
-    if global_state.get_global_attribute("use_legacy_config", False):
+    if is_writing_legacy_format():
         raise ValueError(
             f"{_LOST} Use `model.save` with a path that ends in `.keras`. Received: a file of "
             "Keras' old HDF5 format."

@@ -45,6 +45,11 @@ def is_compiled(training: bool | None) -> bool:
     return tf.executing_eagerly() if training is None else training
 
 
+def prefers_components_first() -> bool:
+    """Returns whether `kcaps.routing.Votes` are faster with components first outside of XLA."""
+    return keras.backend.backend() == "tensorflow"
+
+
 def call_compiled(layer: keras.layers.Layer, *inputs, training: bool | None = None):
     """Returns what a layer gives for tensors, computed by XLA; for TensorFlow alone.
 

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kcaps.backend.compiling import prefers_components_first
 from kcaps.layers.digit_caps import DigitCaps
 from kcaps.routing import InvertedAttentionRouting, Votes
 from kcaps.validation import from_config, positive_int
@@ -81,19 +82,20 @@ class ConcurrentCaps(keras.layers.Layer):
             input_shape = layer.compute_output_shape(input_shape)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
+        components_first = not training and prefers_components_first()
+
+        def update(layer, below, poses=None):
+            votes = Votes(below, ops.convert_to_tensor(layer.kernel), components_first)
+            return layer.routing.update(votes, poses)[1]
+
         poses = [inputs]
         for layer in self.layers:
-            poses.append(self._update(layer, poses[-1]))
+            poses.append(update(layer, poses[-1]))
         for _ in range(self.num_iterations - 1):
             steps = zip(self.layers, poses, poses[1:], strict=False)
-            poses = [inputs, *(self._update(*step) for step in steps)]
+            poses = [inputs, *(update(*step) for step in steps)]
         return poses[-1]
-
-    def _update(self, layer, below, poses=None):
-        votes = Votes(below, ops.convert_to_tensor(layer.kernel))
-        _, poses = layer.routing.update(votes, poses)
-        return poses
 
     def compute_output_shape(self, input_shape):
         return self.layers[-1].compute_output_shape(input_shape)

@@ -5,27 +5,21 @@ import inspect
 
 import keras
 
+from kcaps.backend.keras_private import is_validation_of_fit
+from kcaps.backend.replicas import Replicated
+from kcaps.backend.steps import run_step, state_beside_metrics
 from kcaps.graph import matched
 from kcaps.layers import DigitCaps
-from kcaps.models import advice, decoders, objectives
-from kcaps.models.class_graph import ClassGraph, Networks, check_objective
-from kcaps.models.data_checks import check_data
-from kcaps.models.losses_by_output import losses_of
-from kcaps.models.targets import as_arrays, without_name
-from kcaps.backend.replicas import Replicated, num_replicas
+from kcaps.models import class_graph, compilation, training
+from kcaps.models.compilation import UPDATES as UPDATES
+from kcaps.models.input_checks import checked_targets, warn_of_small_pixels
+from kcaps.models.objectives import with_classes
 from kcaps.saving import refuse_legacy_config, refuse_legacy_format
-from kcaps.validation import from_config, non_negative, one_of, positive_int
-
-if keras.backend.backend() == "jax":
-    from kcaps.models.jax_steps import TrainingSteps
-else:
-    from kcaps.models.in_place_steps import TrainingSteps
-
-UPDATES = ("alternating", "joint")
+from kcaps.validation import from_config, non_negative
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class CapsNet(TrainingSteps, Replicated, keras.Model):
+class CapsNet(Replicated, keras.Model):
     """Capsule network built and trained like any functional Keras model.
 
     Two things are added to `keras.Model`:
@@ -94,7 +88,9 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
     def __init__(self, *args, decoder=None, reconstruction_weight=0.0005, **kwargs):
         super().__init__(*args, **kwargs)
         decoder = from_config("decoder", decoder)
-        self._image = self.inputs[0] if decoder is None else decoders.prepare(decoder, self)
+        self._image = self.inputs[0]
+        if decoder is not None:
+            self._image = class_graph.rebuilt_input(decoder, self)
         self.decoder = decoder
         self.reconstruction_weight = non_negative("reconstruction_weight", reconstruction_weight)
 
@@ -138,53 +134,21 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
                 number of steps that is not a positive integer, or routing variables whose class
                 layer has no routing objective, or that meet an optimizer with `use_ema`.
         """
-        if routing_optimizer is not None and routing_learning_rate is not None:
-            raise ValueError(
-                "Give `routing_optimizer` or `routing_learning_rate`, not both. Received: "
-                f"routing_optimizer={routing_optimizer!r}, "
-                f"routing_learning_rate={routing_learning_rate!r}."
-            )
-        is_object = isinstance(routing_optimizer, keras.optimizers.Optimizer)
-        if is_object and routing_optimizer is optimizer:  # one name makes two optimizers
-            raise ValueError(
-                "`routing_optimizer` must be another optimizer than `optimizer`: each keeps the "
-                f"state of its own variables. Received: {routing_optimizer!r} for both."
-            )
-        one_of("update", update, UPDATES)
-        steps = (
-            positive_int("weight_steps", weight_steps),
-            positive_int("routing_steps", routing_steps),
+        routing_optimizer = compilation.routing_optimizer_of(
+            routing_optimizer, routing_learning_rate, optimizer
         )
-        if update == "joint" and steps != (1, 1):
-            raise ValueError(
-                "`update='joint'` takes both gradients from one pass: `weight_steps` and "
-                "`routing_steps` must be 1. Use update='alternating' for more. "
-                f"Received: weight_steps={weight_steps}, routing_steps={routing_steps}."
-            )
+        steps = compilation.update_steps(update, weight_steps, routing_steps)
         if self.routing_variables:
-            check_objective(self._class_graph)
-        if routing_optimizer is None:
-            rate = 1e-5 if routing_learning_rate is None else routing_learning_rate
-            if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-                rate = non_negative("routing_learning_rate", rate)
-            routing_optimizer = keras.optimizers.SGD(rate)
-        loss = losses_of(loss, self.output_names, self.output)
+            class_graph.check_objective(self._class_graph)
+        loss = compilation.losses_of(loss, self.output_names, self.output)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.update, (self.weight_steps, self.routing_steps) = update, steps
-        self.routing_optimizer = keras.optimizers.get(routing_optimizer)
-        half = keras.optimizers.LossScaleOptimizer
-        if isinstance(self.optimizer, half) and not isinstance(self.routing_optimizer, half):
-            # Sums of squares over the batch: Keras' first scale of 2^15 overflows float16 at once.
-            self.routing_optimizer = half(self.routing_optimizer, initial_scale=2.0**10)
-        if self.routing_variables and getattr(self.optimizer, "use_ema", False):
-            raise ValueError(
-                "`optimizer` must not average weights (use_ema=True) in a model with routing "
-                "variables: Keras would average those too. "
-                f"Received: optimizer={type(self.optimizer).__name__} with use_ema=True."
-            )
-        if self.routing_variables and self.optimizer is not None:
-            self.optimizer.build(self._other_variables())
-            self.routing_optimizer.build(self.routing_variables)
+        self.routing_optimizer = compilation.scaled_like(routing_optimizer, self.optimizer)
+        if self.routing_variables:
+            compilation.refuse_averaging(self.optimizer)
+            if self.optimizer is not None:
+                self.optimizer.build(self.other_variables)
+                self.routing_optimizer.build(self.routing_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Trains the model; arguments and result as those of `keras.Model.fit`.
@@ -194,14 +158,12 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
                 without labels of the class capsules. In batches of a dataset a number that is no
                 class makes the loss NaN.
         """
-        y = self._as_targets(y)
-        check_data(self, x, y, training=True)
+        y = checked_targets(self, x, y, training=True)
         bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
         held_out = bound.arguments.get("validation_data")
         if isinstance(held_out, tuple | list) and len(held_out) in (2, 3):
             images, labels, *weights = held_out
-            labels = self._as_targets(labels)
-            check_data(self, images, labels)
+            labels = checked_targets(self, images, labels)
             bound.arguments["validation_data"] = (images, labels, *weights)
         return super().fit(*bound.args, **bound.kwargs)
 
@@ -211,14 +173,13 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         Raises:
             ValueError: for labels of which one is no class.
         """
-        if not kwargs.get("_use_cached_eval_dataset"):  # of which `fit` has checked the data
-            y = self._as_targets(y)
-            check_data(self, x, y)
+        if not is_validation_of_fit(kwargs):  # of which `fit` has checked the data
+            y = checked_targets(self, x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """Outputs for data; arguments and result as those of `keras.Model.predict`."""
-        advice.on_pixels(self, x)
+        warn_of_small_pixels(self, x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
@@ -227,8 +188,7 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         Raises:
             ValueError: as `fit`.
         """
-        y = self._as_targets(y)
-        check_data(self, x, y, training=True)
+        y = checked_targets(self, x, y, training=True)
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
@@ -237,17 +197,13 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         Raises:
             ValueError: as `evaluate`.
         """
-        y = self._as_targets(y)
-        check_data(self, x, y)
+        y = checked_targets(self, x, y)
         return super().test_on_batch(x, y, *args, **kwargs)
 
     def predict_on_batch(self, x):
         """Outputs for a batch; argument and result as those of `keras.Model.predict_on_batch`."""
-        advice.on_pixels(self, x)
+        warn_of_small_pixels(self, x)
         return super().predict_on_batch(x)
-
-    def _as_targets(self, y):
-        return as_arrays(without_name(y, self.output_names), self.output_shape)
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -302,15 +258,15 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         if self.decoder is not None:
             self.decoder.summary(*args, **kwargs)
         bound = inspect.signature(super().summary).bind(*args, **kwargs).arguments
-        advice.on_size(self, bound.get("print_fn") or print)
+        class_graph.print_note_on_size(self, bound.get("print_fn") or print)
 
     @functools.cached_property
     def _class_graph(self):
-        return ClassGraph.of(self)
+        return class_graph.ClassGraph.of(self)
 
     @functools.cached_property
     def _networks(self):
-        return Networks.of(self, self._class_graph.call, self._image)
+        return class_graph.Networks.of(self, self._class_graph.call, self._image)
 
     @property
     def class_layer(self):
@@ -333,14 +289,25 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
     @property
     def routing_variables(self):
         """Variables that ascend the routing objective rather than descend the loss."""
-        variables = [v for layer in self._digit_caps() for v in layer.routing.routing_variables]
+        variables = [v for layer in self.digit_caps for v in layer.routing.routing_variables]
         return [v for v in variables if v.trainable]
 
-    def _other_variables(self):
+    @property
+    def other_variables(self):
+        """Trainable variables that descend the loss."""
         routing = {id(v) for v in self.routing_variables}
         return [v for v in self.trainable_variables if id(v) not in routing]
 
-    def _digit_caps(self):
+    @property
+    def metrics_variables(self):
+        routing_optimizer = getattr(self, "routing_optimizer", None)
+        variables = routing_optimizer.variables if routing_optimizer else []
+        return super().metrics_variables + state_beside_metrics(variables)
+
+    @property
+    def digit_caps(self):
+        """All `DigitCaps` of the model, those inside of models in it included."""
+
         def search(layers):
             for layer in layers:
                 if isinstance(layer, DigitCaps):
@@ -351,69 +318,29 @@ class CapsNet(TrainingSteps, Replicated, keras.Model):
         return list(search(self.layers))
 
     @property
-    def _needs_labels(self):
+    def needs_labels(self):
         """Whether a training step reads the labels of the class capsules."""
         return self.decoder is not None or bool(self.routing_variables)
 
-    def _forward(self, x, training, capsules_only=False):
-        """What a step needs of one pass; the routing objective the last layer's input alone."""
-        self._called = True  # Keras exports models to ONNX that have been called, as this one is
-        network = self._networks.below if capsules_only else self._networks.whole
-        return network(matched(x, self.input), training=training)
+    def train_step(self, *arguments):
+        if not self.needs_labels:
+            return super().train_step(*arguments)
+        step = functools.partial(training.train_on, self)
+        return run_step(self, step, arguments, training=True)
+
+    def test_step(self, *arguments):
+        if self.decoder is None:
+            return super().test_step(*arguments)
+        step = functools.partial(training.evaluate_on, self)
+        return run_step(self, step, arguments, training=False)
 
     def call(self, inputs, training=None, mask=None, **kwargs):
         inputs = matched(inputs, self.input)
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        y = objectives.with_classes(self, y)
+        y = with_classes(self, y)
         return super().compute_loss(x, y, y_pred, sample_weight, training=training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, objectives.with_classes(self, y), y_pred, sample_weight)
-
-    def _total_loss(self, x, y, tensors, sample_weight, training):
-        reconstruction = 0.0
-        if self.decoder is not None:  # before `compute_loss`, which collects the layers' own losses
-            reconstruction = objectives.reconstruction_loss(
-                self, y, tensors, sample_weight, training
-            )
-        loss = self.compute_loss(x, y, tensors["outputs"], sample_weight, training=training)
-        return loss + reconstruction
-
-    def _objectives(self, x, y, sample_weight, weights, routing):
-        """One forward pass in training: its outputs, its loss, and what to minimise by what.
-
-        Args:
-            x, y, sample_weight: The batch.
-            weights: Whether to step on the weights.
-            routing: Whether to step on the routing variables.
-
-        Returns:
-            Outputs and loss (both None without `weights`), and a list of
-            `(scaled objective, optimizer, variables)`.
-        """
-        tensors = self._forward(x, training=True, capsules_only=not weights)
-        loss, minimised = None, []
-        if weights:
-            loss = self._total_loss(x, y, tensors, sample_weight, training=True)
-            scaled = self.optimizer.scale_loss(loss)
-            minimised.append((scaled, self.optimizer, self._other_variables()))
-        if routing:
-            negative = objectives.routing_loss(self, y, tensors, sample_weight)
-            scaled = self.routing_optimizer.scale_loss(negative)
-            minimised.append((scaled, self.routing_optimizer, self.routing_variables))
-        return tensors.get("outputs"), loss, minimised
-
-    def _evaluate(self, x, y, sample_weight):
-        """Outputs and loss without training."""
-        tensors = self._forward(x, training=False)
-        loss = self._total_loss(x, y, tensors, sample_weight, training=False)
-        return tensors["outputs"], loss
-
-    def _update_metrics(self, x, y, sample_weight, outputs, loss):
-        tracker = next(metric for metric in self.metrics if metric.name == "loss")
-        # Keras divided the loss by the number of replicas.
-        size = keras.ops.shape(keras.tree.flatten(outputs)[0])[0]
-        tracker.update_state(loss * num_replicas(), sample_weight=size)
-        return self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return super().compute_metrics(x, with_classes(self, y), y_pred, sample_weight)

@@ -1,11 +1,17 @@
-"""The class capsules in the graph of a model, and the networks that lead to them."""
+"""The class capsules in the graph of a model, and the networks and the decoder about them."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import keras
 
-from kcaps.graph import Call, class_calls
-from kcaps.models.targets import ClassOutput, class_output
+from kcaps.graph import Call, class_calls, in_order, length_calls
+from kcaps.models.targets import ClassOutput
+from kcaps.validation import agree
+
+# Weights of class capsules beyond which a network is larger than its images are worth.
+_MANY_WEIGHTS = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,3 +91,93 @@ def check_objective(graph: ClassGraph | None) -> None:
             "in the model itself when another layer has such a routing: its capsules define "
             f"the objective of all. Received: {routing or 'no DigitCaps'} in the last layer."
         )
+
+
+def class_output(model, call) -> ClassOutput | None:
+    """Returns the output of a model that tells the classes, or None where that is not clear.
+
+    It is the one with the lengths of the class capsules, by `CapsuleLength`, or the only output,
+    if that has one number for each class capsule.
+
+    Args:
+        model: A functional model.
+        call: The `kcaps.graph.Call` of its class capsules.
+    """
+    outputs = keras.tree.flatten(model.output)
+    num_capsules = call.outputs[0].shape[1]
+    measured = [x for x in length_calls(model.output) if x.inputs[0] is call.outputs[0]]
+    ends = {id(x.outputs[0]) for x in measured}
+    places = [n for n, tensor in enumerate(outputs) if id(tensor) in ends]
+    is_length = bool(places)
+    if not places and len(outputs) == 1 and tuple(outputs[0].shape[1:]) == (num_capsules,):
+        places = [0]
+    if not places:
+        return None
+    paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
+    names = tuple(model.output_names)
+    return ClassOutput(paths[places[0]], places[0], names, num_capsules, is_length)
+
+
+def rebuilt_input(decoder: keras.layers.Layer, model: keras.Model) -> keras.KerasTensor:
+    """Builds a decoder for the class capsules of a model, and returns the input that it rebuilds.
+
+    Args:
+        decoder: Layer or model from masked poses to images. One without variables yet, such as a
+            `keras.Sequential` without an input, gets them.
+        model: The `CapsNet` that it is for.
+
+    Returns:
+        The first input of the model that has the shape of the decoder's images.
+
+    Raises:
+        ValueError: for an object that is no layer, a model whose class capsules are missing or not
+            clear, or a decoder that does not make images of the shape of an input.
+    """
+    if not isinstance(decoder, keras.layers.Layer):
+        raise ValueError(f"`decoder` must be a Keras model. Received: decoder={decoder!r}.")
+    graph = model._class_graph
+    if graph is None:
+        inside = [layer.name for layer in model.digit_caps]
+        received = f"those inside of other models, {inside}" if inside else "a graph without them"
+        raise ValueError(
+            "`decoder` needs class capsules to decode, which a DigitCaps of the model's own graph "
+            "makes: a model's `input` and `output` continue its graph, a call does not. "
+            f"Received: {received}."
+        )
+    graph.check_unique("`decoder`")
+    poses = graph.call.outputs[0]
+    try:
+        image = decoder(keras.KerasTensor(poses.shape, dtype=poses.dtype))
+    except Exception as error:  # whatever its layers raise for inputs that do not fit
+        raise ValueError(
+            f"`decoder` must take poses of shape {tuple(poses.shape)}. Received: "
+            f"{decoder.name!r}, which cannot: {error}"
+        ) from error
+    shape = getattr(image, "shape", ())
+    for tensor in in_order(model.input):
+        if agree(shape[1:], tensor.shape[1:]):
+            return tensor
+    raise ValueError(
+        "`decoder` must make images of the shape of an input, "
+        f"{' or '.join(str(tuple(tensor.shape)) for tensor in model.inputs)}. "
+        f"Received: {decoder.name!r}, which makes {tuple(shape)}."
+    )
+
+
+def print_note_on_size(model: keras.Model, show: Callable) -> None:
+    """Prints below a summary that the class capsules have many weights, where they do.
+
+    Args:
+        model: A `CapsNet`.
+        show: Function that prints a line.
+    """
+    layer = model.class_layer
+    if layer is None or not layer.built or math.prod(layer.kernel.shape) < _MANY_WEIGHTS:
+        return
+    num_inputs = layer.kernel.shape[0]
+    show(
+        f"Note: {layer.name} has {math.prod(layer.kernel.shape):,} weights, a matrix for each pair "
+        f"of one of its {num_inputs:,} input capsules and a class, and the input capsules grow "
+        "with the image. For larger images put capsules on a network that makes its maps small: "
+        "docs/networks.md has examples."
+    )

@@ -1,13 +1,13 @@
-"""What a `CapsNet` trains on beside its compiled losses, and the labels that this needs."""
+"""The decoder's error and the routing objective of a `CapsNet`, and the labels that they need."""
 
 import keras
+from keras import ops
 
-from kcaps.labels import check_rank, refuse_text
+from kcaps.backend.replicas import num_replicas
+from kcaps.labels import check_rank, one_hot, refuse_text
 from kcaps.layers import CapsuleMask
 from kcaps.losses import ReconstructionLoss
-from kcaps.models import parts
-from kcaps.models.targets import without_name
-from kcaps.backend.replicas import num_replicas
+from kcaps.models.targets import are_parts, check_parts, class_targets, without_name
 
 
 def class_labels(model, y):
@@ -24,7 +24,7 @@ def class_labels(model, y):
     labels = None if output is None else output.of(y, model.loss)
     if labels is None and output is not None and len(output.names) == 1:
         if isinstance(y, dict):
-            parts.check(y)
+            check_parts(y)
         raise ValueError("`y` must be the labels of the examples. Received: y=None.")
     if labels is None:
         raise ValueError(
@@ -33,10 +33,10 @@ def class_labels(model, y):
             "labels beside the other targets; its loss may be None. Received: targets of the "
             f"outputs {model.output_names}, with no labels of {model.class_layer.name!r}."
         )
-    if not parts.are_parts(labels):
+    if not are_parts(labels):
         refuse_text(labels, "y")
         if output.num_capsules == 1:
-            return keras.ops.reshape(labels, (-1, 1))
+            return ops.reshape(labels, (-1, 1))
         check_rank(labels, output.num_capsules)
     return labels
 
@@ -54,13 +54,13 @@ def with_classes(model, y):
     y = without_name(y, model.output_names)
     output = model._class_graph and model._class_graph.output
     if output is None:
-        return parts.class_targets(y, model.output_shape[-1]) if parts.are_parts(y) else y
+        return class_targets(y, model.output_shape[-1]) if are_parts(y) else y
     target = output.of(y, model.loss)
-    if parts.are_parts(target):
-        return output.put(y, parts.class_targets(target, output.num_capsules))
+    if are_parts(target):
+        return output.put(y, class_targets(target, output.num_capsules))
     if output.num_capsules == 1 and target is not None:
         # Labels with one axis and with two in turn, whose rank TensorFlow would forget.
-        return output.put(y, keras.ops.reshape(target, (-1, 1)))
+        return output.put(y, ops.reshape(target, (-1, 1)))
     return y
 
 
@@ -75,17 +75,29 @@ def reconstruction_loss(model, y, tensors, sample_weight, training):
         sample_weight: Weights of the examples, or None.
         training: Whether the decoder trains.
     """
-    weight, poses = model.reconstruction_weight, tensors["poses"]
+    poses = tensors["poses"]
     sample_weight = _class_weights(model, sample_weight)
     output = model._class_graph.output
     labels = class_labels(model, y) if training else output and output.of(y, model.loss)
-    if parts.are_parts(labels):
-        return parts.reconstruction_loss(
-            model.decoder, poses, labels, weight, sample_weight, training
-        )
+    if are_parts(labels):
+        return _parts_loss(model, poses, labels, sample_weight, training)
     masked = CapsuleMask()(poses, labels=labels if training else None)
     image = model.decoder(masked, training=training)
-    return ReconstructionLoss(weight)(tensors["image"], image, sample_weight=sample_weight)
+    loss = ReconstructionLoss(model.reconstruction_weight)
+    return loss(tensors["image"], image, sample_weight=sample_weight)
+
+
+def _parts_loss(model, poses, targets, sample_weight, training):
+    """Returns the error of each part, rebuilt from the capsule of its class, summed over parts."""
+    check_parts(targets)
+    masks = ops.cast(one_hot(targets["labels"], poses.shape[1]), poses.dtype)  # (b, n, j)
+    masked = ops.expand_dims(masks, -1) * ops.expand_dims(poses, 1)  # (b, n, j, d)
+    images = model.decoder(ops.reshape(masked, (-1, *poses.shape[1:])), training=training)
+    parts = ops.cast(targets["parts"], images.dtype)
+    images = ops.reshape(images, (-1, *parts.shape[1:]))
+    return ReconstructionLoss(model.reconstruction_weight)(
+        parts, images, sample_weight=sample_weight
+    )
 
 
 def routing_loss(model, y, tensors, sample_weight):
@@ -98,11 +110,11 @@ def routing_loss(model, y, tensors, sample_weight):
         sample_weight: Weights of the examples, or None.
     """
     layer = model.class_layer
-    kernel = keras.ops.cast(layer.kernel, layer.compute_dtype)
-    labels = parts.class_targets(class_labels(model, y), kernel.shape[2])
+    kernel = ops.cast(layer.kernel, layer.compute_dtype)
+    labels = class_targets(class_labels(model, y), kernel.shape[2])
     sample_weight = _class_weights(model, sample_weight)
     gain = layer.routing.objective(tensors["capsules"], kernel, labels, sample_weight)
-    routings = [digit_caps.routing for digit_caps in model._digit_caps()]
+    routings = [digit_caps.routing for digit_caps in model.digit_caps]
     penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
     # Gradients are summed over replicas: what is no sum over examples counts once in all.
     replicas = num_replicas()

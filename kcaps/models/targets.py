@@ -1,13 +1,16 @@
-"""Which of a model's outputs tells the classes, its targets, and whether these are classes."""
+"""Targets of a model's outputs: where the labels of the classes are, and whether they are classes.
+
+Targets with parts hold the parts of an image apart, such as overlapping digits in one picture: a
+dict of `"labels"`, integers `(batch, num_parts)`, and `"parts"`, images `(batch, num_parts, height,
+width, channels)`.
+"""
 
 import dataclasses
 
-import keras
 import numpy as np
+from keras import ops
 
-from kcaps.graph import length_calls
-from kcaps.labels import refuse_text
-from kcaps.models import parts
+from kcaps.labels import one_hot, refuse_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class ClassOutput:
         """
         is_single, name = len(self.names) == 1, self.names[self.index]
         if isinstance(structure, dict):
-            if is_single and parts.are_parts(structure) and set(structure) != {name}:
+            if is_single and are_parts(structure) and set(structure) != {name}:
                 return structure
             if self.path and self.path[0] in structure:
                 return _at(structure, self.path)
@@ -81,31 +84,6 @@ class ClassOutput:
         return list(losses) if is_each else [losses] * len(self.names)
 
 
-def class_output(model, call) -> ClassOutput | None:
-    """Returns the output of a model that tells the classes, or None where that is not clear.
-
-    It is the one with the lengths of the class capsules, by `CapsuleLength`, or the only output,
-    if that has one number for each class capsule.
-
-    Args:
-        model: A functional model.
-        call: The `kcaps.graph.Call` of its class capsules.
-    """
-    outputs = keras.tree.flatten(model.output)
-    num_capsules = call.outputs[0].shape[1]
-    measured = [x for x in length_calls(model.output) if x.inputs[0] is call.outputs[0]]
-    ends = {id(x.outputs[0]) for x in measured}
-    places = [n for n, tensor in enumerate(outputs) if id(tensor) in ends]
-    is_length = bool(places)
-    if not places and len(outputs) == 1 and tuple(outputs[0].shape[1:]) == (num_capsules,):
-        places = [0]
-    if not places:
-        return None
-    paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
-    names = tuple(model.output_names)
-    return ClassOutput(paths[places[0]], places[0], names, num_capsules, is_length)
-
-
 def without_name(y, output_names):
     """Returns the targets of a model's only output from a dict by its name; others as they are."""
     is_named = len(output_names) == 1 and isinstance(y, dict) and set(y) == set(output_names)
@@ -136,9 +114,9 @@ def as_array(data):
     """Data as a NumPy array, or None where it is no array, tensor, series or list of numbers."""
     if isinstance(data, np.ndarray):
         return data
-    if keras.ops.is_tensor(data):
+    if ops.is_tensor(data):
         try:
-            return keras.ops.convert_to_numpy(data)
+            return ops.convert_to_numpy(data)
         except Exception:  # symbols in a traced function, each backend's with errors of its own
             return None
     if isinstance(data, list | tuple) or (hasattr(data, "__array__") and hasattr(data, "shape")):
@@ -189,6 +167,48 @@ def check_labels(labels, num_classes, exact=False):
             f"`y` must hold {expected}. "
             f"Received: {wrong.size} other numbers, such as {wrong.flat[0]}."
         )
+
+
+def are_parts(y):
+    """Whether targets are meant as a dict with parts: one that has one of its keys."""
+    return isinstance(y, dict) and not {"labels", "parts"}.isdisjoint(y)
+
+
+def check_parts(y):
+    """Raises a `ValueError` for a dict that does not have labels and parts that fit each other."""
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in y.items()}
+    if (
+        set(y) != {"labels", "parts"}
+        or len(shapes["labels"]) != 2
+        or shapes["parts"][1:2] != shapes["labels"][1:]
+    ):
+        raise ValueError(
+            "`y` as a dict must hold 'labels', integers of shape (batch, num_parts), and 'parts', "
+            "images of shape (batch, num_parts, height, width, channels). "
+            f"Received: shapes {shapes}."
+        )
+
+
+def class_targets(y, num_classes):
+    """The k-hot classes of targets with parts; any other targets as they are.
+
+    Args:
+        y: Dict of `"labels"`, integers `(batch, num_parts)`, and `"parts"`, images `(batch,
+            num_parts, height, width, channels)`; or targets of another form.
+        num_classes: Number of classes.
+
+    Returns:
+        Float32 tensor `(batch, num_classes)`. The row of an image with a number that is no class
+        is NaN.
+
+    Raises:
+        ValueError: for a dict with other keys, or labels of another shape than the parts'.
+    """
+    if not isinstance(y, dict):
+        return y
+    check_parts(y)
+    counts = ops.sum(one_hot(y["labels"], num_classes), axis=1)  # (b, j)
+    return ops.where(ops.isnan(counts), counts, ops.minimum(counts, 1.0))
 
 
 def _at(structure, path):

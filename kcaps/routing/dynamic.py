@@ -98,8 +98,8 @@ class DynamicRouting(Routing):
         self.leaky = leaky
         self.tolerance = tolerance
 
-    def iterate(self, inputs, kernel):
-        votes = Votes(inputs, kernel)
+    def iterate(self, inputs, kernel, components_first=False):
+        votes = Votes(inputs, kernel, components_first)
         constant = votes.detached() if self.stop_gradient else votes
         couplings, sums = votes.uniform(1.0 / (votes.num_outputs + self.leaky))
         poses = squash(sums)  # (j, b, d)

@@ -89,8 +89,8 @@ class InvertedAttentionRouting(Routing):
             couplings, sums = votes.as_couplings(by_output), votes.weighted_sum(by_output)
         return couplings, self._normalize(batch_first(sums))
 
-    def iterate(self, inputs, kernel):
-        votes, poses = Votes(inputs, kernel), None
+    def iterate(self, inputs, kernel, components_first=False):
+        votes, poses = Votes(inputs, kernel, components_first), None
         for _ in range(self.num_iterations):
             couplings, poses = self.update(votes, poses)
             yield couplings, poses

@@ -1,17 +1,13 @@
 """The contract of a routing: from capsules and a kernel to the capsules of the next layer."""
 
-import json
-import weakref
+import inspect
 
 import keras
 from keras import ops
 
-from kcaps.routing.votes import Votes, components_first
+from kcaps.backend.compiling import call_compiled, is_compiled, prefers_components_first
+from kcaps.routing.votes import Votes
 from kcaps.validation import agree
-
-# Compiled forms live beside the layers, not on them: a `tf.function` held as an attribute would
-# be traced into every SavedModel of the layer and would forbid copying it.
-_COMPILED = weakref.WeakKeyDictionary()
 
 
 class Routing(keras.layers.Layer):
@@ -68,7 +64,8 @@ class Routing(keras.layers.Layer):
         """Generates `(coupling_coefficients, poses)` of each iteration; the last poses count.
 
         The couplings have the shape `(batch, num_inputs, num_outputs)`, or 1 in the place of the
-        batch where they are the same for every example.
+        batch where they are the same for every example. An `iterate` that has a third argument,
+        `components_first`, is told which layout of `kcaps.routing.Votes` is the faster one.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `call(inputs, kernel)`, which returns poses of "
@@ -76,8 +73,9 @@ class Routing(keras.layers.Layer):
             "gives the coupling coefficients of each iteration."
         )
 
-    def call(self, inputs, kernel):
-        *_, (_, poses) = self.iterate(inputs, kernel)
+    def call(self, inputs, kernel, components_first=False):
+        options = _layout(self.iterate, components_first)
+        *_, (_, poses) = self.iterate(inputs, kernel, **options)
         return poses
 
     def __call__(self, inputs, kernel, training=None):
@@ -94,16 +92,13 @@ class Routing(keras.layers.Layer):
             )
         if not self.built:
             self.build(tuple(inputs.shape), tuple(kernel.shape))
-        if not symbolic:
-            inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
-        if keras.backend.backend() == "tensorflow" and not symbolic:
-            import tensorflow as tf
-
-            if tf.executing_eagerly() if training is None else training:
-                return self._call_compiled(inputs, kernel, training)
-            with components_first():
-                return super().__call__(inputs, kernel, training=training)
-        return super().__call__(inputs, kernel, training=training)
+        if symbolic:
+            return super().__call__(inputs, kernel, training=training)
+        inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
+        if is_compiled(training):
+            return call_compiled(self, inputs, kernel, training=training)
+        options = _layout(self.call, prefers_components_first())
+        return super().__call__(inputs, kernel, training=training, **options)
 
     @property
     def routing_variables(self):
@@ -126,34 +121,8 @@ class Routing(keras.layers.Layer):
         """
         return Votes(inputs, kernel).dense()
 
-    def _call_compiled(self, inputs, kernel, training):
-        import tensorflow as tf
 
-        if self not in _COMPILED:
-            routing = weakref.ref(self)  # no cycle: the dictionary must not keep its key alive
-            _COMPILED[self] = tf.function(
-                lambda config, *args: _stateless_call(routing(), *args), jit_compile=True
-            )
-        variables = self.variables
-        poses, updates = _COMPILED[self](
-            # Python values, each of which has a trace of its own: settings may change.
-            json.dumps(self.get_config(), default=str),
-            training,
-            [variable.value for variable in variables],
-            inputs,
-            kernel,
-        )
-        for index, value in updates.items():
-            variables[index].assign(value)
-        return poses
-
-
-def _stateless_call(routing, training, values, inputs, kernel):
-    """Poses, and the new values of the variables that the call assigned, by their index."""
-    variables = routing.variables
-    with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
-        before = [scope.get_current_value(variable) for variable in variables]
-        poses = keras.layers.Layer.__call__(routing, inputs, kernel, training=training)
-    after = [scope.get_current_value(variable) for variable in variables]
-    pairs = enumerate(zip(before, after, strict=True))
-    return poses, {index: new for index, (old, new) in pairs if new is not old}
+def _layout(method, components_first):
+    """Returns the layout of votes as a keyword argument of a method that takes it."""
+    is_known = components_first and "components_first" in inspect.signature(method).parameters
+    return {"components_first": True} if is_known else {}

@@ -51,8 +51,8 @@ class SelfAttentionRouting(Routing):
         )
         self.built = True
 
-    def iterate(self, inputs, kernel):
-        votes = Votes(inputs, kernel)
+    def iterate(self, inputs, kernel, components_first=False):
+        votes = Votes(inputs, kernel, components_first)
         attention = votes.agreement(votes.sum()) / votes.output_dim**0.5  # (j, b, i)
         bias = ops.expand_dims(ops.transpose(ops.cast(self.bias, "float32")), 1)  # (j, 1, i)
         couplings = softmax_over_outputs(attention) + bias

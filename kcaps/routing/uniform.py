@@ -35,6 +35,6 @@ class UniformRouting(Routing):
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1 with r = 1.
     """
 
-    def iterate(self, inputs, kernel):
-        couplings, sums = Votes(inputs, kernel).uniform()
+    def iterate(self, inputs, kernel, components_first=False):
+        couplings, sums = Votes(inputs, kernel, components_first).uniform()
         yield couplings, squash(batch_first(sums))

@@ -1,26 +1,7 @@
 """Sums over votes and agreements with them, computed without building the votes."""
 
-import contextlib
-import contextvars
-
 import keras
 from keras import ops
-
-_COMPONENTS_FIRST = contextvars.ContextVar("components_first", default=False)
-
-
-@contextlib.contextmanager
-def components_first():
-    """Context in which `Votes` lays capsules out as `(b, k, i)` rather than `(b, i, k)`.
-
-    Operations that run one by one, as in TensorFlow's inference or an exported graph, are faster
-    with the long axis last; XLA, which fuses them, is faster with the short one there.
-    """
-    token = _COMPONENTS_FIRST.set(True)
-    try:
-        yield
-    finally:
-        _COMPONENTS_FIRST.reset(token)
 
 
 def softmax_over_outputs(logits, leaky=False):
@@ -61,6 +42,10 @@ class Votes:
     Args:
         inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
         kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
+        components_first: Whether to lay capsules out as `(b, k, i)` rather than `(b, i, k)`.
+            Operations that run one by one, as in TensorFlow's inference or an exported graph, are
+            faster with the long axis last; XLA, which fuses them, is faster with the short one
+            there. Defaults to False.
 
     Example:
 
@@ -70,13 +55,13 @@ class Votes:
     >>> poses = batch_first(votes.weighted_sum(couplings))  # (2, 5, 4)
     """
 
-    def __init__(self, inputs, kernel):
+    def __init__(self, inputs, kernel, components_first: bool = False):
         self.inputs, self.kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
         self.num_inputs, self.input_dim, self.num_outputs, self.output_dim = self.kernel.shape
         self._fan_in = self.num_inputs * self.input_dim
-        self._components_first = _COMPONENTS_FIRST.get()
-        self._axis = -2 if self._components_first else -1  # of the components
-        if self._components_first:
+        self._components_first = components_first
+        self._axis = -2 if components_first else -1  # of the components
+        if components_first:
             self._arranged = ops.transpose(self.inputs, (0, 2, 1))  # (b, k, i)
             kernel = ops.transpose(self.kernel, (2, 3, 1, 0))  # (j, d, k, i)
             self._by_output = ops.reshape(kernel, (self.num_outputs, self.output_dim, self._fan_in))
@@ -152,7 +137,8 @@ class Votes:
 
     def detached(self):
         """The same votes as constants for the gradient."""
-        return Votes(ops.stop_gradient(self.inputs), ops.stop_gradient(self.kernel))
+        constants = ops.stop_gradient(self.inputs), ops.stop_gradient(self.kernel)
+        return Votes(*constants, self._components_first)
 
     def dense(self):
         """The votes themselves, of shape `(batch, num_inputs, num_outputs, output_dim)`."""
