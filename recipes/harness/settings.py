@@ -25,7 +25,8 @@ def option(
     """Returns a field of settings that is an option of the command line.
 
     Args:
-        default: What the option is by default. False makes a flag.
+        default: What the option is by default. False makes a flag. A tuple becomes a list, as
+            several words of a command line do.
         help: What `--help` says of it.
         place: Where `--help` shows it: at the `"beginning"`, in the `"middle"`, among those of the
             `"images"` or of the `"folder"`.
@@ -36,7 +37,7 @@ def option(
     if default is False:
         arguments["action"] = "store_true"
     elif not positional:
-        arguments["default"] = default
+        arguments["default"] = list(default) if isinstance(default, tuple) else default
     return dataclasses.field(
         default=default,
         metadata={

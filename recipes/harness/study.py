@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from export.command import fail
@@ -74,7 +75,8 @@ def complete(
     cells: Sequence[dict],
     run: Callable[..., list[dict]],
     types: dict[str, Callable[[str], object]],
-    announce: Callable[[int, dict], None],
+    announce: Callable[[int, dict], None] | None = None,
+    finish: Callable[[int, dict, float], None] | None = None,
 ) -> list[dict]:
     """Returns the rows of a CSV file after it has rows of all cells; runs those that it lacks.
 
@@ -84,13 +86,19 @@ def complete(
         run: Function of a cell's values, by name, that returns its rows, or none where it failed.
         types: Types of columns, as for `tables.read_csv`.
         announce: Function of the number of a cell, from 1, and the cell, before it is run.
+        finish: Function of the number, the cell and the seconds that it took, when its rows are
+            in the file.
     """
     for number, cell in enumerate(cells, 1):
         if not any(cell.items() <= row.items() for row in tables.read_cells(path, types)):
-            announce(number, cell)
+            if announce:
+                announce(number, cell)
+            started = time.perf_counter()
             if rows := run(**cell):
                 # The file is read again: another process may have added rows.
                 tables.write_csv(path, [*tables.read_cells(path, types), *rows])
+                if finish:
+                    finish(number, cell, time.perf_counter() - started)
     return tables.read_cells(path, types)
 
 

@@ -65,8 +65,15 @@ def number_or_nothing(text: str) -> float | str:
     return float(text) if text else ""
 
 
-def markdown(rows: Sequence[dict], rule: str = "---") -> str:
-    """Returns rows of text as a table in Markdown, with the names of the columns above them."""
-    lines = [" | ".join(rows[0]), *(" | ".join(row.values()) for row in rows)]
-    lines = [f"| {line} |" for line in lines]
-    return "\n".join([lines[0], "|" + f"{rule}|" * len(rows[0]), *lines[1:]]) + "\n"
+def markdown(rows: Sequence[dict], rule: str = "---", first_rule: str | None = None) -> str:
+    """Returns rows of text as a table in Markdown, with the names of the columns above them.
+
+    Args:
+        rows: At least one row.
+        rule: Text under the name of a column, which tells its alignment.
+        first_rule: The same for the first column. Defaults to None: the rule of all others.
+    """
+    heading = "|" + "".join(f" {name} |" if name else " |" for name in rows[0])
+    rules = [first_rule or rule, *[rule] * (len(rows[0]) - 1)]
+    lines = [heading, f"|{'|'.join(rules)}|", *(f"| {' | '.join(row.values())} |" for row in rows)]
+    return "\n".join(lines) + "\n"

@@ -123,21 +123,50 @@ def fit(
     print(f"{run.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     watch = Watch(steps)
     callbacks = _callbacks(output, history, images.is_synthetic, watch)
+
+    def watched(first_step):
+        return watch.over(make_batches(first_step), first_step)
+
     with _interruptions_told(model, run, watch, log=callbacks[-3]):
-        model.fit(
-            distribution.share(watch.over(make_batches(done * steps), done * steps)),
-            initial_epoch=done,
-            epochs=run.epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # the batches are shuffled already
-            validation_data=validation,
-            validation_batch_size=run.batch_size,
-            callbacks=callbacks,
-        )
+        take_epochs(model, run, watched, steps, validation, callbacks)
     history = run_folder.read_history(output / "history.csv")
     watch.check(history, output)
     model.load_weights(output / "model.keras")
     return history
+
+
+def take_epochs(
+    model: keras.Model,
+    run: Run,
+    make_batches: Callable,
+    steps: int,
+    validation: tuple | tf.data.Dataset,
+    callbacks: list[keras.callbacks.Callback],
+    verbose: str | int = "auto",
+) -> None:
+    """Trains a compiled model for the epochs of its run that are not done yet.
+
+    Args:
+        model: Compiled model.
+        run: The run, whose folder is open.
+        make_batches: Function of the number of the first step that returns batches without end.
+        steps: Steps of an epoch.
+        validation: What Keras takes as validation data.
+        callbacks: Keras' callbacks, in order; `checkpoints.Backup` should be the last one.
+        verbose: What Keras prints of each epoch, as in `keras.Model.fit`.
+    """
+    done = run_folder.epochs_done(run.output)
+    model.fit(
+        distribution.share(make_batches(done * steps)),
+        initial_epoch=done,
+        epochs=run.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # the batches are shuffled already
+        validation_data=validation,
+        validation_batch_size=run.batch_size,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
 
 
 def timer() -> keras.callbacks.Callback:
