@@ -8,8 +8,9 @@ from scipy import stats
 
 from kcaps.losses import LogLoss
 from kcaps.models import capsnet
-from networks.baselines import baselines as networks
+from networks import baselines as networks
 from pictures_of import robustness
+from reproduction import attacks
 from test_overlaps import take
 
 CLASSES = 3
@@ -149,7 +150,7 @@ def test_attacks_raise_the_loss_within_their_bounds(build, rng):
         return model.evaluate(np.asarray(x, "float32"), labels, verbose=0)
 
     def attack(x, *arguments, **options):
-        return robustness.white_box(model, x, labels, *arguments, **options)
+        return attacks.white_box(model, x, labels, *arguments, **options)
 
     once = attack(images, 0.1)
     assert once.dtype == "float32" and once.min() >= 0 and once.max() <= 255
@@ -165,13 +166,13 @@ def test_attacks_raise_the_loss_within_their_bounds(build, rng):
     def leads(x):
         outputs = model.predict(np.asarray(x, "float32"), verbose=0)
         others = np.where(np.eye(CLASSES, dtype=bool)[labels], -np.inf, outputs)
-        found = robustness.lead(labels, ops.convert_to_tensor(outputs)).numpy()
+        found = attacks.lead(labels, ops.convert_to_tensor(outputs)).numpy()
         np.testing.assert_allclose(
             found, others.max(1) - outputs[np.arange(7), labels], rtol=1e-5, atol=1e-7
         )
         return found
 
-    assert (leads(attack(images, 0.01, loss=robustness.lead)) > leads(images)).mean() > 0.8
+    assert (leads(attack(images, 0.01, loss=attacks.lead)) > leads(images)).mean() > 0.8
 
 
 def test_fgsm_has_the_signs_of_numerical_gradients(rng):
@@ -188,7 +189,7 @@ def test_fgsm_has_the_signs_of_numerical_gradients(rng):
         values = x @ kernel
         return np.log(np.exp(values).sum()) - values[label]
 
-    moved = robustness.white_box(model, images, labels, 0.1) - images
+    moved = attacks.white_box(model, images, labels, 0.1) - images
     for x, label, step in zip(images.reshape(4, 6).astype("float64"), labels, moved, strict=True):
         slopes = [loss(x + e, label) - loss(x - e, label) for e in 1e-3 * np.eye(6)]
         assert np.abs(slopes).min() > 1e-9  # of about 1e-5: the signs are certain
@@ -198,11 +199,11 @@ def test_fgsm_has_the_signs_of_numerical_gradients(rng):
 def test_refusals():
     model, images, labels = logits(), np.zeros((2, 18, 18, 1)), np.zeros(2, int)
     with pytest.raises(ValueError, match="`epsilon` must be a number from 0 to 1.*epsilon=-0.1"):
-        robustness.white_box(model, images, labels, -0.1)
+        attacks.white_box(model, images, labels, -0.1)
     with pytest.raises(ValueError, match="`steps` must be a positive integer.*steps=0"):
-        robustness.white_box(model, images, labels, 0.1, 0)
+        attacks.white_box(model, images, labels, 0.1, 0)
     with pytest.raises(ValueError, match="compiled with a loss.*model='sabour_cnn' without"):
-        robustness.white_box(
+        attacks.white_box(
             keras.Model(model.input, model.output, name=model.name), images, labels, 0.1
         )
     with pytest.raises(ValueError, match="`deviation` must be a number from 0 to 1.*deviation=-1"):
