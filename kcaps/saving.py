@@ -6,6 +6,38 @@ from kcaps.backend.keras_private import is_writing_legacy_format
 
 _LEGACY = (".h5", ".hdf5")
 _WEIGHTS = ".weights.h5"
+_LOST = "Keras' old HDF5 format loses parts of this model, such as a decoder and the routing rate."
+
+
+class KerasFormatOnly:
+    """Mixin of models that are neither saved in Keras' old HDF5 format nor loaded from it."""
+
+    def save(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+        """Saves the model as a `.keras` file; arguments as those of `keras.Model.save`.
+
+        Raises:
+            ValueError: for a path of Keras' old HDF5 format, which loses parts of the model.
+        """
+        refuse_legacy_format(filepath)
+        super().save(filepath, *args, **kwargs)
+
+    def load_weights(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+        """Loads weights, from a `.weights.h5` or `.keras` file, as `keras.Model.load_weights` does.
+
+        Raises:
+            ValueError: for a path of Keras' old HDF5 format, which lacks parts of the model.
+        """
+        refuse_legacy_format(filepath)
+        super().load_weights(filepath, *args, **kwargs)
+
+    def get_config(self) -> dict:
+        refuse_legacy_config()
+        return super().get_config()
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        refuse_legacy_config()
+        return super().from_config(config, custom_objects)
 
 
 def refuse_legacy_format(path: str | os.PathLike) -> None:
@@ -43,6 +75,3 @@ def refuse_legacy_config() -> None:
             f"{_LOST} Use `model.save` with a path that ends in `.keras`. Received: a file of "
             "Keras' old HDF5 format."
         )
-
-
-_LOST = "Keras' old HDF5 format loses parts of this model, such as a decoder and the routing rate."

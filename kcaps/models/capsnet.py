@@ -9,17 +9,17 @@ from kcaps.backend.keras_private import is_validation_of_fit
 from kcaps.backend.replicas import Replicated
 from kcaps.backend.steps import run_step, state_beside_metrics
 from kcaps.graph import matched
-from kcaps.layers import DigitCaps
-from kcaps.models import class_graph, compilation, training
+from kcaps.models import class_graph, compilation
 from kcaps.models.compilation import UPDATES as UPDATES
 from kcaps.models.input_checks import checked_targets, warn_of_small_pixels
-from kcaps.models.objectives import with_classes
-from kcaps.saving import refuse_legacy_config, refuse_legacy_format
+from kcaps.models.objectives import needs_labels, with_classes
+from kcaps.models.training import evaluate_on, other_variables, train_on
+from kcaps.saving import KerasFormatOnly
 from kcaps.validation import from_config, non_negative
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class CapsNet(Replicated, keras.Model):
+class CapsNet(Replicated, KerasFormatOnly, keras.Model):
     """Capsule network built and trained like any functional Keras model.
 
     Two things are added to `keras.Model`:
@@ -147,7 +147,7 @@ class CapsNet(Replicated, keras.Model):
         if self.routing_variables:
             compilation.refuse_averaging(self.optimizer)
             if self.optimizer is not None:
-                self.optimizer.build(self.other_variables)
+                self.optimizer.build(other_variables(self))
                 self.routing_optimizer.build(self.routing_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
@@ -222,35 +222,11 @@ class CapsNet(Replicated, keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self):
-        refuse_legacy_config()
         return {
             **super().get_config(),
             "decoder": self.decoder and keras.saving.serialize_keras_object(self.decoder),
             "reconstruction_weight": self.reconstruction_weight,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        refuse_legacy_config()
-        return super().from_config(config, custom_objects)
-
-    def save(self, filepath, *args, **kwargs):
-        """Saves the model as a `.keras` file; arguments as those of `keras.Model.save`.
-
-        Raises:
-            ValueError: for a path of Keras' old HDF5 format, which would lose the decoder.
-        """
-        refuse_legacy_format(filepath)
-        return super().save(filepath, *args, **kwargs)
-
-    def load_weights(self, filepath, *args, **kwargs):
-        """Loads weights; arguments as those of `keras.Model.load_weights`.
-
-        Raises:
-            ValueError: for a path of Keras' old HDF5 format, which has no weights of the decoder.
-        """
-        refuse_legacy_format(filepath)
-        return super().load_weights(filepath, *args, **kwargs)
 
     def summary(self, *args, **kwargs):
         """Prints the network and, below it, the decoder; arguments as in Keras."""
@@ -289,14 +265,8 @@ class CapsNet(Replicated, keras.Model):
     @property
     def routing_variables(self):
         """Variables that ascend the routing objective rather than descend the loss."""
-        variables = [v for layer in self.digit_caps for v in layer.routing.routing_variables]
-        return [v for v in variables if v.trainable]
-
-    @property
-    def other_variables(self):
-        """Trainable variables that descend the loss."""
-        routing = {id(v) for v in self.routing_variables}
-        return [v for v in self.trainable_variables if id(v) not in routing]
+        routings = [layer.routing for layer in class_graph.digit_caps(self.layers)]
+        return [v for routing in routings for v in routing.routing_variables if v.trainable]
 
     @property
     def metrics_variables(self):
@@ -304,34 +274,16 @@ class CapsNet(Replicated, keras.Model):
         variables = routing_optimizer.variables if routing_optimizer else []
         return super().metrics_variables + state_beside_metrics(variables)
 
-    @property
-    def digit_caps(self):
-        """All `DigitCaps` of the model, those inside of models in it included."""
-
-        def search(layers):
-            for layer in layers:
-                if isinstance(layer, DigitCaps):
-                    yield layer
-                elif isinstance(layer, keras.Model):
-                    yield from search(layer.layers)
-
-        return list(search(self.layers))
-
-    @property
-    def needs_labels(self):
-        """Whether a training step reads the labels of the class capsules."""
-        return self.decoder is not None or bool(self.routing_variables)
-
     def train_step(self, *arguments):
-        if not self.needs_labels:
+        if not needs_labels(self):
             return super().train_step(*arguments)
-        step = functools.partial(training.train_on, self)
+        step = functools.partial(train_on, self)
         return run_step(self, step, arguments, training=True)
 
     def test_step(self, *arguments):
         if self.decoder is None:
             return super().test_step(*arguments)
-        step = functools.partial(training.evaluate_on, self)
+        step = functools.partial(evaluate_on, self)
         return run_step(self, step, arguments, training=False)
 
     def call(self, inputs, training=None, mask=None, **kwargs):

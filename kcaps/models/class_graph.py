@@ -7,6 +7,7 @@ from collections.abc import Callable
 import keras
 
 from kcaps.graph import Call, class_calls, in_order, length_calls
+from kcaps.layers import DigitCaps
 from kcaps.models.targets import ClassOutput
 from kcaps.validation import agree
 
@@ -76,6 +77,17 @@ class Networks:
         return cls(below, keras.Model(model.input, tensors))
 
 
+def digit_caps(layers: list) -> list[DigitCaps]:
+    """Returns the `DigitCaps` among a model's layers, and inside of models among them."""
+    found = []
+    for layer in layers:
+        if isinstance(layer, DigitCaps):
+            found.append(layer)
+        elif isinstance(layer, keras.Model):
+            found += digit_caps(layer.layers)
+    return found
+
+
 def check_objective(graph: ClassGraph | None) -> None:
     """Raises a `ValueError` if class capsules have no routing objective, or are not clear.
 
@@ -137,7 +149,7 @@ def rebuilt_input(decoder: keras.layers.Layer, model: keras.Model) -> keras.Kera
         raise ValueError(f"`decoder` must be a Keras model. Received: decoder={decoder!r}.")
     graph = model._class_graph
     if graph is None:
-        inside = [layer.name for layer in model.digit_caps]
+        inside = [layer.name for layer in digit_caps(model.layers)]
         received = f"those inside of other models, {inside}" if inside else "a graph without them"
         raise ValueError(
             "`decoder` needs class capsules to decode, which a DigitCaps of the model's own graph "

@@ -9,7 +9,7 @@ import numpy as np
 
 from kcaps.graph import calls, matched
 from kcaps.losses import LOSSES
-from kcaps.models.objectives import class_labels
+from kcaps.models.objectives import class_labels, needs_labels
 from kcaps.models.targets import as_array, as_arrays, check_labels, without_name
 
 _LARGEST_PIXEL = 255.0
@@ -45,7 +45,7 @@ def checked_targets(model: keras.Model, x, y, training: bool = False):
             raise ValueError("`y` must be the labels of the examples. Received: y=None.")
         return y
     output = model._class_graph and model._class_graph.output
-    if training and model.needs_labels:
+    if training and needs_labels(model):
         check_labels(class_labels(model, y), output.num_capsules, exact=True)
     elif output is not None:
         loss = output.loss(losses)

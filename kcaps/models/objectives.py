@@ -7,6 +7,7 @@ from kcaps.backend.replicas import num_replicas
 from kcaps.labels import check_rank, one_hot, refuse_text
 from kcaps.layers import CapsuleMask
 from kcaps.losses import ReconstructionLoss
+from kcaps.models.class_graph import digit_caps
 from kcaps.models.targets import are_parts, check_parts, class_targets, without_name
 
 
@@ -39,6 +40,11 @@ def class_labels(model, y):
             return ops.reshape(labels, (-1, 1))
         check_rank(labels, output.num_capsules)
     return labels
+
+
+def needs_labels(model: keras.Model) -> bool:
+    """Returns whether a training step of a `CapsNet` reads the labels of the class capsules."""
+    return model.decoder is not None or bool(model.routing_variables)
 
 
 def with_classes(model, y):
@@ -114,7 +120,7 @@ def routing_loss(model, y, tensors, sample_weight):
     labels = class_targets(class_labels(model, y), kernel.shape[2])
     sample_weight = _class_weights(model, sample_weight)
     gain = layer.routing.objective(tensors["capsules"], kernel, labels, sample_weight)
-    routings = [digit_caps.routing for digit_caps in model.digit_caps]
+    routings = [layer.routing for layer in digit_caps(model.layers)]
     penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
     # Gradients are summed over replicas: what is no sum over examples counts once in all.
     replicas = num_replicas()

@@ -39,12 +39,18 @@ def evaluate_on(model: keras.Model, data) -> dict:
     return _logs(model, batch, tensors["outputs"], _loss(model, batch, tensors, training=False))
 
 
+def other_variables(model: keras.Model) -> list:
+    """Returns the trainable variables of a `CapsNet` that descend the loss."""
+    routing = {id(v) for v in model.routing_variables}
+    return [v for v in model.trainable_variables if id(v) not in routing]
+
+
 def _update(model, batch, weights, routing):
     """Takes one step on the weights, on the routing variables, or on both; returns outputs, loss.
 
     Outputs and loss are None without a step on the weights.
     """
-    steps = [(model.optimizer, model.other_variables)] * weights
+    steps = [(model.optimizer, other_variables(model))] * weights
     steps += [(model.routing_optimizer, model.routing_variables)] * routing
 
     def objectives():
