@@ -1,10 +1,9 @@
 """The exporters under one command: `kcaps onnx --model ckpt/`, or `python -m export onnx …`."""
 
 import importlib
-import os
 import sys
 
-from export.command import fail, required
+from export import command
 
 COMMANDS = {
     "onnx": ("export.onnx", "export a checkpoint to a checked ONNX file"),
@@ -15,20 +14,18 @@ COMMANDS = {
 }
 
 
-def main():
+def main() -> None:
     """Runs the program that the first word names, with the other words as its arguments."""
+    command.set_up(tensorflow=False)
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("usage: kcaps COMMAND …    kcaps COMMAND --help explains one\n")
         print("\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()))
         return
     name, *words = sys.argv[1:]
     if name not in COMMANDS:
-        fail(f"COMMAND must be one of {', '.join(COMMANDS)}. Received: {name}")
+        command.fail(f"COMMAND must be one of {', '.join(COMMANDS)}. Received: {name}")
     sys.argv = [f"kcaps {name}", *words]
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # a checkpoint does not depend on the backend
-    with required():
-        program = importlib.import_module(COMMANDS[name][0])
-    program.main()
+    importlib.import_module(COMMANDS[name][0]).main()
 
 
 if __name__ == "__main__":

@@ -10,24 +10,18 @@ import functools
 import pathlib
 import tempfile
 import time
+from collections.abc import Callable
 
-from export import command
+import numpy as np
 
-with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
-    import tensorflow as tf
-
-with command.required(__name__ == "__main__"):
-    import numpy as np
-    import onnxruntime
-
-    from export import checkpoint, images, program, runtime
-    from export.inference import inference_model
-    from export.onnx import MAX_BATCH_SIZE, export_onnx
-    from export.parity import ParityError
-    from export.saved_model import export_saved_model
-    from export.verify import check_unchanged, open_verified, read, read_report
+from export import command, images, pipeline
+from export.checkpoint import Checkpoint, load
+from export.onnx import export_onnx
+from export.report import ParityError, read_report
+from export.saved_model import export_saved_model
 
 WARM_UP = 3
+HEADER = f"{'runtime':<44}{'batch':>6}{'median ms':>12}{'p95 ms':>12}{'images/s':>12}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +40,14 @@ class Timing:
         )
 
 
-HEADER = f"{'runtime':<44}{'batch':>6}{'median ms':>12}{'p95 ms':>12}{'images/s':>12}"
-
-
-def measure(runtimes, batch, repeats):
-    """Times runtimes in turn, so that what else the machine does falls on all alike.
+def measure(runtimes: dict[str, Callable], batch: np.ndarray, repeats: int) -> list[Timing]:
+    """Times runtimes in turn, so that a slow spell of the machine falls on all alike.
 
     Args:
-        runtimes: Dict from names to functions of a batch of images, which return when the
-            outputs are there.
+        runtimes: Dict from names to functions of a batch of images, which return functions without
+            arguments that compute the outputs.
         batch: Images `(batch, height, width, channels)`.
         repeats: How often each is timed, after a warm-up.
-
-    Returns:
-        List of `Timing`.
     """
     prepared = {name: prepare(batch) for name, prepare in runtimes.items()}
     seconds = {name: [] for name in prepared}
@@ -72,11 +60,13 @@ def measure(runtimes, batch, repeats):
     return [Timing(name, len(batch), times) for name, times in seconds.items()]
 
 
-def bound(session, provider):
-    """Function that binds a batch to a session and returns one that runs it.
+def _bound(session, provider):
+    """Returns a function that binds a batch to a session, and returns one that runs it.
 
     Images and outputs stay on the provider's device, as in a server that shares its memory.
     """
+    import onnxruntime
+
     device = "cpu" if provider == "cpu" else "cuda"
     (image,) = session.get_inputs()
 
@@ -97,11 +87,8 @@ def bound(session, provider):
 
 
 @contextlib.contextmanager
-def exports(loaded, file, provider):
-    """Context with the paths of the ONNX file and the SavedModel of a checkpoint.
-
-    Those in its folder, where there are; others are made for the time of the benchmark.
-    """
+def _exports(loaded, file, provider):
+    """Gives the paths of a checkpoint's ONNX file and SavedModel, and makes what is not there."""
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = file or loaded.folder / "model.onnx"
         if file is None and not onnx_path.exists():
@@ -116,53 +103,35 @@ def exports(loaded, file, provider):
         yield onnx_path, saved_model
 
 
-def benchmark(loaded, file, provider, batch_sizes, repeats):
-    """Prints a line for each runtime and batch size.
+def benchmark(
+    loaded: Checkpoint,
+    file: pathlib.Path | None,
+    provider: str,
+    batch_sizes: list[int],
+    repeats: int,
+) -> list[Timing]:
+    """Prints a line for each runtime and batch size, and returns them.
 
     Args:
-        loaded: An `export.checkpoint.Checkpoint`.
+        loaded: The checkpoint.
         file: Path of an ONNX file of that checkpoint, or None for the folder's own.
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`, for the ONNX file.
         batch_sizes: List of batch sizes.
         repeats: How often each is timed.
-
-    Returns:
-        List of `Timing`.
 
     Raises:
         ValueError: if the provider cannot be used, or the file is of another checkpoint or does
             not take a batch size.
         ParityError: if an export that had to be made failed its check, or the file was changed.
     """
+    from export import runtime
+    from export.inference import inference_model
+
     runtime.check_provider(provider)
     model = inference_model(loaded.model)
     timings = []
-    with exports(loaded, file, provider) as (onnx_path, saved_model):
-        _, fixed, metadata = read(onnx_path)
-        check_unchanged(onnx_path)
-        _check_source(onnx_path, metadata.get("checkpoint_sha256"), loaded)
-        if saved_model.parent == loaded.folder:
-            sha256 = read_report(saved_model).get("checkpoint_sha256")
-            _check_source(saved_model, sha256, loaded)
-        if fixed and set(batch_sizes) != {fixed}:
-            raise ValueError(
-                f"{onnx_path} takes batches of {fixed} alone. Give --batch-sizes {fixed}."
-            )
-        session = open_verified(onnx_path, provider)
-        expected, received = tuple(model.inputs[0].shape[1:]), session.get_inputs()[0].shape[1:]
-        if list(expected) != received:
-            raise ValueError(f"{onnx_path} takes images of {received}, the model of {expected}")
-        served = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
-        used = session.get_providers()[0].removesuffix("ExecutionProvider")
-        runtimes = {
-            f"ONNX Runtime, {used}, {metadata['precision']}": bound(session, provider),
-            "TensorFlow, SavedModel": lambda batch: functools.partial(
-                _serve, served, tf.constant(batch)
-            ),
-            "Keras, predict_on_batch": lambda batch: functools.partial(
-                model.predict_on_batch, batch
-            ),
-        }
+    with _exports(loaded, file, provider) as (onnx_path, saved_model):
+        runtimes = _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes)
         pixels = images.choose(None, loaded, model.inputs[0]).test.astype(model.inputs[0].dtype)
         print(HEADER)
         for size in batch_sizes:
@@ -173,6 +142,36 @@ def benchmark(loaded, file, provider, batch_sizes, repeats):
     return timings
 
 
+def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
+    """Opens the files of a checkpoint; returns its runtimes by name, as `measure` takes them."""
+    import tensorflow as tf
+
+    from export import runtime
+
+    _, fixed, metadata = runtime.read(onnx_path)
+    runtime.check_unchanged(onnx_path)
+    _check_source(onnx_path, metadata.get("checkpoint_sha256"), loaded)
+    if saved_model.parent == loaded.folder:
+        _check_source(saved_model, read_report(saved_model).get("checkpoint_sha256"), loaded)
+    if fixed and set(batch_sizes) != {fixed}:
+        raise ValueError(f"{onnx_path} takes batches of {fixed} alone. Give --batch-sizes {fixed}.")
+    session = runtime.open_verified(onnx_path, provider)
+    expected, received = tuple(model.inputs[0].shape[1:]), session.get_inputs()[0].shape[1:]
+    if list(expected) != received:
+        raise ValueError(f"{onnx_path} takes images of {received}, the model of {expected}")
+    served = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+
+    def serve(image):
+        return [value.numpy() for value in served(image=image).values()]
+
+    used = session.get_providers()[0].removesuffix("ExecutionProvider")
+    return {
+        f"ONNX Runtime, {used}, {metadata['precision']}": _bound(session, provider),
+        "TensorFlow, SavedModel": lambda batch: functools.partial(serve, tf.constant(batch)),
+        "Keras, predict_on_batch": lambda batch: functools.partial(model.predict_on_batch, batch),
+    }
+
+
 def _check_source(path, sha256, loaded):
     if sha256 != loaded.sha256:
         raise ValueError(
@@ -181,31 +180,33 @@ def _check_source(path, sha256, loaded):
         )
 
 
-def _serve(signature, image):
-    return [value.numpy() for value in signature(image=image).values()]
+def batch_sizes(text: str) -> list[int]:
+    """Reads an argument of positive integers with commas between them."""
+    from export.runtime import MAX_BATCH_SIZE
 
-
-def batch_sizes(text):
-    """Argument type: positive integers with commas between them."""
     sizes = [command.positive(int)(part) for part in text.split(",")]
     if max(sizes) > MAX_BATCH_SIZE:
         raise argparse.ArgumentTypeError(f"must be at most {MAX_BATCH_SIZE:,}, received {text}")
     return sizes
 
 
-def main():
-    parser = program.file_parser(__doc__.splitlines()[0], runtime.PROVIDERS)
+def main() -> None:
+    command.set_up("tensorflow")
+    from export import runtime
+
+    parser = pipeline.file_parser(__doc__, runtime.PROVIDERS)
     parser.add_argument("--batch-sizes", type=batch_sizes, default="1,16,64,256")
     parser.add_argument("--repeats", type=command.positive(int), default=30)
     args = parser.parse_args()
     try:
-        loaded = checkpoint.load(args.model)
-        with command.required():  # scikit-learn, for the images of digits
-            benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
+        loaded = load(args.model)
+        benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
     except (ValueError, OSError, ParityError) as error:
         command.fail(error)
     except KeyboardInterrupt:
         command.fail("interrupted", code=130)
+    except ImportError:  # which the process explains, as that of any library
+        raise
     except Exception as error:  # a runtime's own, as when memory is short
         command.fail(f"a runtime failed: {command.first_line(error)}", code=1)
 

@@ -1,19 +1,21 @@
-"""Safe loading of checkpoint folders."""
+"""Checkpoint folders: the schema of their `run.json`, and their safe loading."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import pathlib
 import stat
 import warnings
 import zipfile
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
-import kcaps  # noqa: F401  registers the classes that a checkpoint names
 from export.command import first_line
+from export.files import file_hash
+
+if TYPE_CHECKING:
+    import keras
 
 FIX = "Train one with `python recipes/digits.py --output ckpt/`."
 LOADERS = ("scikit-learn", "tensorflow-datasets", "synthetic")
@@ -26,15 +28,36 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint folder: the model, what `run.json` says of it, and its hash."""
+    """A loaded checkpoint folder: the model, the content of `run.json`, and the model's hash."""
 
     folder: pathlib.Path
-    model: keras.Model
+    model: "keras.Model"
     run: dict
     sha256: str
 
 
-def load(folder):
+def run_content(recipe: str, data: dict, labels: list[str], training: dict | None = None) -> dict:
+    """Returns the content of a run's `run.json`, of which `load` takes what it needs.
+
+    Args:
+        recipe: Name of the program that trains.
+        data: Dict of the data set's `name` and `title`, and of its `loader` with what that needs.
+        labels: Names of the classes.
+        training: Further entries, on how the run is trained. Defaults to None: there are none.
+    """
+    import kcaps
+
+    return {
+        "kcaps": kcaps.__version__,
+        "recipe": recipe,
+        **(training or {}),
+        "data": data,
+        "input_range": [0, 255],
+        "labels": labels,
+    }
+
+
+def load(folder: pathlib.Path) -> Checkpoint:
     """Loads the checkpoint folder that a recipe wrote.
 
     The model is read with `safe_mode=True`: no Lambda layer and no pickled object is run. Before,
@@ -42,9 +65,6 @@ def load(folder):
 
     Args:
         folder: Path of the folder.
-
-    Returns:
-        A `Checkpoint`.
 
     Raises:
         CheckpointError: if the folder is missing or empty, holds no kcaps run, or its model
@@ -65,6 +85,16 @@ def load(folder):
             f"{folder} holds a run without model.keras: no epoch of it was finished. {FIX}"
         )
     check_archive(path)
+    model = _load_model(path)
+    _check_labels(folder / "run.json", run, model)
+    return Checkpoint(folder, model, run, file_hash(path))
+
+
+def _load_model(path):
+    import keras
+
+    import kcaps  # noqa: F401  registers the classes that a checkpoint names
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them is checked below
@@ -79,17 +109,10 @@ def load(folder):
             f"{path} has a weight that is not finite, {bad[0]}: its training diverged. Train "
             "again, with a smaller learning rate."
         )
-    _check_labels(folder / "run.json", run, model)
-    return Checkpoint(folder, model, run, file_hash(path))
+    return model
 
 
-def file_hash(path):
-    """SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_archive(path):
+def check_archive(path: pathlib.Path) -> None:
     """Raises a `CheckpointError` for an archive that is cut or damaged, or no Keras model."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -99,20 +122,10 @@ def check_archive(path):
         raise CheckpointError(f"{path} is damaged: {first_line(error)}. {FIX}") from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: its {damaged} has a wrong checksum. {FIX}")
-    names = [member.filename for member in members]
     for member in members:
-        name = member.filename
-        parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
-        if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
-            raise CheckpointError(
-                f"{path} cannot be loaded safely: its member {name!r} climbs out of the archive"
-            )
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise CheckpointError(f"{path} cannot be loaded safely: its member {name!r} is a link")
-        if name not in _MEMBERS and parts[:1] != ("assets",):
-            raise CheckpointError(
-                f"{path} cannot be loaded safely: Keras does not write its member {name!r}"
-            )
+        if reason := _refused(member):
+            raise CheckpointError(f"{path} cannot be loaded safely: {reason}")
+    names = [member.filename for member in members]
     for name in _MEMBERS:
         if names.count(name) != 1:
             raise CheckpointError(
@@ -121,7 +134,21 @@ def check_archive(path):
             )
 
 
+def _refused(member):
+    """Returns why a member of an archive is not to be read, or None."""
+    name = member.filename
+    parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
+    if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
+        return f"its member {name!r} climbs out of the archive"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return f"its member {name!r} is a link"
+    if name not in _MEMBERS and parts[:1] != ("assets",):
+        return f"Keras does not write its member {name!r}"
+    return None
+
+
 def _read_run(path):
+    """Reads `run.json`, as `run_content` makes it, and checks what the exporters use of it."""
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is not a kcaps checkpoint: it has no run.json. {FIX}")
     try:
@@ -130,30 +157,24 @@ def _read_run(path):
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}. {FIX}") from error
     if not isinstance(run, dict) or "kcaps" not in run or not isinstance(run.get("data"), dict):
         raise CheckpointError(f"{path} was not written by a kcaps recipe. {FIX}")
+
+    def check(is_right, key, rule, value):
+        if not is_right:
+            raise CheckpointError(f"{path}: {key} must be {rule}. Received: {value!r:.80}")
+
     loader = run["data"].get("loader")
-    if loader not in LOADERS:
-        raise CheckpointError(
-            f"{path}: the 'loader' of its data must be one of {list(LOADERS)}. "
-            f"Received: {loader!r:.80}"
-        )
+    check(loader in LOADERS, "the 'loader' of its data", f"one of {list(LOADERS)}", loader)
     for key in ("kcaps", "recipe"):
-        if not isinstance(run.get(key), str):
-            raise CheckpointError(f"{path}: {key!r} must be text. Received: {run.get(key)!r:.80}")
+        check(isinstance(run.get(key), str), repr(key), "text", run.get(key))
     labels = run.get("labels")
-    if not isinstance(labels, list) or not labels or not all(isinstance(x, str) for x in labels):
-        raise CheckpointError(
-            f"{path}: 'labels' must be a list of the classes' names. Received: {labels!r:.80}"
-        )
+    are_texts = isinstance(labels, list) and labels and all(isinstance(x, str) for x in labels)
+    check(are_texts, "'labels'", "a list of the classes' names", labels)
     pair = run.get("input_range")
-    if not (
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(type(x) in (int, float) and abs(x) < math.inf for x in pair)
-        and pair[0] < pair[1]
-    ):
-        raise CheckpointError(
-            f"{path}: 'input_range' must be two numbers, the lower first. Received: {pair!r:.80}"
-        )
+    are_numbers = isinstance(pair, list) and all(
+        type(x) in (int, float) and abs(x) < math.inf for x in pair
+    )
+    is_range = are_numbers and len(pair) == 2 and pair[0] < pair[1]
+    check(is_range, "'input_range'", "two numbers, the lower first", pair)
     return run
 
 

@@ -1,7 +1,8 @@
-"""What the command lines of kcaps' programs share."""
+"""The set-up, the command line and the last line of every program."""
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import io
 import logging
@@ -10,12 +11,77 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 
 UNREAD = "nobody reads the output any more"
 
 _OWN = ("kcaps", "export")
 # Names of packages that are not those of their modules.
 _PACKAGES = {"grpc": "grpcio", "sklearn": "scikit-learn"}
+
+
+def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = True) -> None:
+    """Prepares this process for a program. Call it in `main`, before Keras is imported.
+
+    From then on, Ctrl-C, a package that is missing and a pipe that nobody reads are told in one
+    line. TensorFlow is imported without its start-up messages, and pictures need no screen.
+
+    Args:
+        backend: Keras' backend, whatever the environment asks for: a checkpoint does not depend
+            on it. Defaults to None, the environment's, or `"tensorflow"` where it names none.
+        start: Whether to start TensorFlow's runtime, after which its devices are settled.
+            Otherwise, call `start_tensorflow` when they are.
+        tensorflow: Whether to import TensorFlow. Defaults to True.
+    """
+    sys.excepthook = explain
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    if backend is not None:
+        os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if not tensorflow:
+        return
+    with _no_messages():
+        import tensorflow as tf
+
+        if os.environ["KERAS_BACKEND"] != "tensorflow":
+            # TensorFlow then makes batches only; by default it would take all of a GPU's memory.
+            tf.config.set_visible_devices([], "GPU")
+    if start:
+        start_tensorflow()
+
+
+def start_tensorflow(make: Callable | None = None):
+    """Starts TensorFlow's runtime without its messages.
+
+    Args:
+        make: Function that starts it, such as one that makes a `tf.distribute` strategy. Defaults
+            to None: its devices are listed, which starts it.
+
+    Returns:
+        What `make` returns.
+    """
+    import tensorflow as tf
+
+    with _no_messages():
+        return (make or tf.config.list_logical_devices)()
+
+
+@contextlib.contextmanager
+def _no_messages():
+    """Sends stderr nowhere, for C++ libraries that speak before any log level applies."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager
@@ -52,62 +118,20 @@ def quiet_tensorflow(is_program=False, start=True):
         os.close(nowhere)
 
 
-def set_up(backend=None, start=True):
-    """Prepares this process for a program. Call it in `main`, before Keras is imported.
-
-    From then on, Ctrl-C, a package that is missing and a pipe that nobody reads are told in one
-    line. TensorFlow is imported without its start-up messages, and pictures need no screen.
-
-    Args:
-        backend: Keras' backend, whatever the environment asks for: a checkpoint does not depend
-            on it. Defaults to None, the environment's, or `"tensorflow"` where it names none.
-        start: Whether to start TensorFlow's runtime, after which its devices are settled.
-            Otherwise, call `start_tensorflow` when they are.
-    """
-    sys.excepthook = explain
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    if backend is not None:
-        os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with _no_messages():
-        import tensorflow as tf
-
-        if os.environ["KERAS_BACKEND"] != "tensorflow":
-            # TensorFlow then makes batches only; by default it would take all of a GPU's memory.
-            tf.config.set_visible_devices([], "GPU")
-    if start:
-        start_tensorflow()
-
-
-def start_tensorflow(make=None):
-    """Starts TensorFlow's runtime without its messages.
-
-    Args:
-        make: Function that starts it, such as one that makes a `tf.distribute` strategy. Defaults
-            to None: its devices are listed, which does.
-
-    Returns:
-        What `make` returns.
-    """
-    import tensorflow as tf
-
-    with _no_messages():
-        return (make or tf.config.list_logical_devices)()
-
-
 @contextlib.contextmanager
-def _no_messages():
-    """Context in which stderr goes nowhere, for messages from C++ before any log level applies."""
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def required(is_program=True):
+    """Context of imports: where one cannot be had, the program ends with one line and code 2.
+
+    Args:
+        is_program: Whether the importing module runs as a program. Where another module imports it,
+            the error of the import goes on to that one.
+    """
     try:
         yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+    except (ImportError, ValueError) as error:
+        if not is_program or (message := _missing(error)) is None:
+            raise
+        fail(message)
 
 
 class Parser(argparse.ArgumentParser):
@@ -115,20 +139,18 @@ class Parser(argparse.ArgumentParser):
 
     Options are written in full: argparse would take `--data` for `--data-dir`, or for whatever a
     later version calls so. Options that a command line does not use are refused as `refuse` says.
-    Ctrl-C is one line, too, from then on. `again` is what it says on how to go on.
     """
 
-    again = None
-
-    def __init__(self, description):
+    def __init__(self, description: str):
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
         self._rules = []
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace", line_buffering=True)
-        sys.excepthook = self._tell
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = explain
 
-    def refuse(self, options, is_unused, reason):
+    def refuse(self, options: list, is_unused: Callable | None, reason: str) -> None:
         """Refuses options on command lines that would not use them.
 
         Args:
@@ -151,11 +173,12 @@ class Parser(argparse.ArgumentParser):
         for options, is_unused, reason in self._rules:
             option = next((name for name in options if name in given), None)
             if option and is_unused(found):
-                self.error(left_out(option, getattr(found, _destination(option)), reason))
+                value = getattr(found, option.lstrip("-").replace("-", "_"))
+                self.error(left_out(option, value, reason))
         return found
 
     def _in_full(self, words):
-        """A hint for words that begin the names of options; empty where there are none."""
+        """Returns a hint for words that begin the names of options, or an empty text."""
         starts = tuple(word.split("=")[0] for word in words if word[:2] == "--" and word[2:])
         names = [
             name
@@ -168,13 +191,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         fail(message)
 
-    def _tell(self, kind, error, trace):
-        """Is called for what nobody caught; after Ctrl-C, Python ends with the code of SIGINT."""
-        explain(kind, error, trace, self.again)
-
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with every default but None, which says nothing."""
+    """Help that tells every default but None, which says nothing."""
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
@@ -185,8 +204,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._format_action(action)
 
 
-def left_out(option, value, reason):
-    """The error for an option that is given where nothing uses it.
+def left_out(option: str, value, reason: str) -> str:
+    """Returns the error for an option that is given where nothing uses it.
 
     Args:
         option: Name, such as `"--dims"`.
@@ -198,39 +217,26 @@ def left_out(option, value, reason):
     return f"{option} must be left out: {reason}. Received: {received}."
 
 
-def _destination(option):
-    return option.lstrip("-").replace("-", "_")
+def tell_how_to_resume(text: str | None) -> None:
+    """Has Ctrl-C end the program with a line that tells how to go on with what it did."""
+    sys.excepthook = functools.partial(explain, how_to_resume=text)
 
 
-@contextlib.contextmanager
-def required(is_program=True):
-    """Context of imports: where one cannot be had, the program ends with one line and code 2.
+def explain(kind, error, trace, how_to_resume: str | None = None) -> None:
+    """Tells Ctrl-C, a closed pipe and a failed import in one line, as a `sys.excepthook`.
 
-    Args:
-        is_program: Whether the importing module runs as a program. Where another module imports it,
-            the error of the import goes on to that one.
-    """
-    try:
-        yield
-    except (ImportError, ValueError) as error:
-        if not is_program or (message := _missing(error)) is None:
-            raise
-        fail(message)
-
-
-def explain(kind, error, trace, again=None):
-    """A `sys.excepthook` that tells in one line of Ctrl-C, a closed pipe and a failed import.
+    After Ctrl-C, Python ends with the code of SIGINT.
 
     Args:
         kind, error, trace: As Python gives them.
-        again: How an interrupted program goes on.
+        how_to_resume: How an interrupted program goes on. Defaults to None: it does not.
     """
     if issubclass(kind, KeyboardInterrupt):
-        more = f"; {again}" if again else ""
-        print(f"error: interrupted{more}", file=sys.stderr)
+        print(
+            "error: interrupted" + (f"; {how_to_resume}" if how_to_resume else ""), file=sys.stderr
+        )
     elif issubclass(kind, BrokenPipeError):
-        sys.stdout = None  # or Python complains of it once more at its end
-        fail(UNREAD, code=1)
+        fail_unread()
     elif message := _missing(error):
         fail(message)
     else:
@@ -238,7 +244,7 @@ def explain(kind, error, trace, again=None):
 
 
 def _missing(error):
-    """What to do about a package or a backend that cannot be imported; None for other errors."""
+    """Returns what to do about a package or backend that cannot be imported, or None."""
     backend = os.environ.get("KERAS_BACKEND")
     if isinstance(error, ValueError) and str(error).startswith("Unable to import backend"):
         return f"KERAS_BACKEND must be 'tensorflow', or unset. Received: {backend!r}"
@@ -257,7 +263,7 @@ def _missing(error):
 
 
 def _extra_with(package):
-    """The first extra of kcaps that brings a package; empty where none does."""
+    """Returns the first extra of kcaps that brings a package, or an empty text."""
     try:
         lines = importlib.metadata.requires("kcaps") or []
     except importlib.metadata.PackageNotFoundError:  # a clone that was not installed
@@ -267,23 +273,32 @@ def _extra_with(package):
 
 
 def _module_on(trace):
-    """The module that the innermost line with an import names, where the error does not."""
+    """Returns the module that the innermost line with an import names, or an empty text."""
     lines = [frame.line or "" for frame in reversed(traceback.extract_tb(trace))]
     found = (re.match(r"(?:import|from)\s+(\w+)", line) for line in lines)
     return next((match[1] for match in found if match), "")
 
 
-def fail(message, code=2, kind=SystemExit):
-    """Ends the program with one line on stderr: code 2 for input that cannot be used.
+def fail(message, code: int = 2, kind: type[SystemExit] = SystemExit):
+    """Ends the program with one line on stderr.
 
-    `kind` is SystemExit or a subclass of it, for callers that go on.
+    Args:
+        message: An error, or text.
+        code: Exit code. Defaults to 2, for input that cannot be used.
+        kind: SystemExit or a subclass of it, for callers that go on.
     """
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise kind(code)
 
 
-def positive(kind):
-    """Argument type: a positive number of that kind, an integer below 2³¹."""
+def fail_unread():
+    """Ends a program whose output nobody reads any more, as behind `| head -1`."""
+    sys.stdout = None  # or Python complains of it once more at its end
+    fail(UNREAD, code=1)
+
+
+def positive(kind: type) -> Callable:
+    """Returns an argument type: a positive number of that kind, an integer below 2³¹."""
 
     def parse(text):
         value = kind(text)
@@ -295,15 +310,15 @@ def positive(kind):
     return parse
 
 
-def non_negative(text):
-    """Argument type: a finite number from 0 on."""
+def non_negative(text: str) -> float:
+    """Reads an argument that is a finite number from 0 on."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be >= 0 and finite, received {text}")
     return value
 
 
-def first_line(error):
-    """Kind and first line of an error, for messages of one line."""
+def first_line(error: BaseException) -> str:
+    """Returns kind and first line of an error, for messages of one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

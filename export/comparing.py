@@ -1,32 +1,36 @@
 """The comparison of an exported file with its Keras model, on the images that are at hand."""
 
 import dataclasses
+from collections.abc import Callable
 
+import keras
 import numpy as np
 
 from export.command import first_line
-from export.parity import BATCH_SIZES, compare, wider
+from export.images import Images
+from export.parity import BATCH_SIZES, Comparison, compare, wider
 from export.variation import steady_outputs
 
 
 def compare_model(
-    reference, candidate, test_images, tolerance, batch_sizes=BATCH_SIZES, same_classes=True
-):
+    reference: keras.Model,
+    candidate: Callable,
+    test_images: Images,
+    tolerance: float,
+    batch_sizes: tuple = BATCH_SIZES,
+    same_classes: bool = True,
+) -> Comparison:
     """Compares an exported file with the Keras model that it should compute.
+
+    Random images may lie outside of what a model was made for, so that all its outputs are at
+    their limits: an output is called steady on them only if it is steady on darker ones, too.
 
     Args:
         reference: The Keras model, of `export.inference.inference_model`.
         candidate: Function from images to a dict of arrays: the exported file.
         test_images: The `export.images.Images` to compare on.
-        tolerance: Largest absolute difference that passes, as in `export.parity.compare`; a wider
-            one is taken where Keras itself is no more exact.
-        batch_sizes: Batch sizes; one alone for a file that takes no other.
-        same_classes: Whether every image must get the same class.
-
-    Returns:
-        An `export.parity.Comparison`. Random images may lie outside of what a model was made for,
-        so that all its outputs are at their limits: an output is called steady on them only if it
-        is steady on darker ones, too.
+        tolerance, batch_sizes, same_classes: As for `export.parity.compare`; a wider tolerance is
+            taken where Keras itself is no more exact.
 
     Raises:
         ValueError: if the model itself cannot be computed on the images.
@@ -34,15 +38,8 @@ def compare_model(
     """
     run = _runner(reference, test_images)
     images = test_images.test.astype(reference.inputs[0].dtype)
-    comparison = compare(
-        run,
-        candidate,
-        images,
-        wider(tolerance, reference),
-        test_images.labels,
-        batch_sizes,
-        same_classes,
-    )
+    tolerance, labels = wider(tolerance, reference), test_images.labels
+    comparison = compare(run, candidate, images, tolerance, labels, batch_sizes, same_classes)
     if test_images.is_random and comparison.steady:
         both = np.concatenate([images, darker(images)])
         size = batch_sizes[-1]
@@ -58,10 +55,7 @@ def darker(images: np.ndarray) -> np.ndarray:
     """Returns images of pixels from 0 to 255 in the unit that other models take, from 0 to 1.
 
     Args:
-        images: Images of floats or integers.
-
-    Returns:
-        Images of the same shape and dtype; integers become 0 and 1.
+        images: Images of floats or integers, of which integers become 0 and 1.
     """
     if np.issubdtype(images.dtype, np.integer):
         return images // 128
@@ -69,7 +63,7 @@ def darker(images: np.ndarray) -> np.ndarray:
 
 
 def _runner(reference, test_images):
-    """Function from images to the model's outputs; its errors speak of the images."""
+    """Returns a function from images to the model's outputs, whose errors speak of the images."""
 
     def run(images):
         try:
@@ -85,7 +79,7 @@ def _runner(reference, test_images):
 
 
 def _reason(error):
-    """Kind and cause of an error; TensorFlow puts a trace of many lines before the cause."""
+    """Returns kind and cause of an error, of which TensorFlow tells a long trace first."""
     lines = [x for x in str(error).splitlines() if x.strip() and not x[0].isspace()]
     if len(lines) > 1 and lines[0].startswith("Graph execution error"):
         return f"{type(error).__name__}: {lines[-1][:200]}"

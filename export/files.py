@@ -1,6 +1,7 @@
 """Files written aside and put in place at the end, or not at all."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -8,8 +9,8 @@ import tempfile
 
 
 @contextlib.contextmanager
-def aside(paths, overwrite):
-    """Context with an empty folder beside the first of `paths`, which is removed at its end.
+def aside(paths: list[pathlib.Path], overwrite: bool):
+    """Makes an empty folder beside the first of `paths`, and removes it at the end.
 
     Args:
         paths: All files and folders that shall be put in place.
@@ -37,7 +38,7 @@ def aside(paths, overwrite):
                 parent.rmdir()
 
 
-def put(new, folder):
+def put(new: dict[pathlib.Path, pathlib.Path], folder: pathlib.Path) -> None:
     """Puts files and folders in place: all of them, or none, whatever stops it.
 
     Args:
@@ -66,13 +67,14 @@ def put(new, folder):
 
 
 def _link(path, copy):
-    """A second name for a file, or a copy where the file system has no such names."""
+    """Gives a file a second name, or copies it where the file system has no such names."""
     try:
         os.link(path, copy, follow_symlinks=False)
     except OSError:
         shutil.copy2(path, copy, follow_symlinks=False)
 
 
-def report_path(path):
-    """Where the report of an exported file or folder lies: beside it."""
-    return path.with_name(f"{path.name}.json")
+def file_hash(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

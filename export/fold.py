@@ -1,4 +1,4 @@
-"""What can be multiplied into kernels, for inference: routing coefficients and pixel scales."""
+"""Routing coefficients and pixel scales, multiplied into kernels for inference."""
 
 import copy
 
@@ -35,8 +35,8 @@ class FoldedCaps(keras.layers.Layer):
         return squash(ops.reshape(sums, (-1, self.num_outputs, self.output_dim)))
 
 
-def fold(model, scales=True):
-    """Multiplies into kernels what training keeps apart.
+def fold(model: keras.Model, scales: bool = True) -> tuple[keras.Model, list[str]]:
+    """Multiplies into kernels the factors that training keeps apart.
 
     - The coefficients of `"l1"` and `"l2"` routings: `Σ_i b_ij u_i W_ij` becomes one product of the
       flattened capsules with the kernel `b_ij W_ij`. A pair of capsules with a coefficient of zero
@@ -54,18 +54,23 @@ def fold(model, scales=True):
         A model with the same inputs and outputs, and a list of lines that say what was done. The
         model itself, where there is nothing to fold.
     """
-    inner = {layer.name: fold(layer, scales) for layer in model.layers if _has_graph(layer)}
+    inner = {
+        layer.name: fold(layer, scales)
+        for layer in model.layers
+        if isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
+    }
     new = {name: part for name, (part, lines) in inner.items() if lines}
     lines = [line for _, lines in inner.values() for line in lines]
-    calls = Calls(model)
+    calls = _Calls(model)
     for layer in model.layers if scales else ():
         convolution = _scaled_convolution(layer, calls)
         if convolution is not None:
             new[layer.name] = keras.layers.Identity(name=layer.name)
             new[convolution.name] = _scaled(convolution, layer.scale, calls.source(convolution))
             lines.append(f"{layer.name} multiplied into {convolution.name}")
-    for layer in filter(_is_foldable, model.layers):
-        if calls.source(layer) is not None:
+    for layer in model.layers:
+        is_foldable = type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
+        if is_foldable and calls.source(layer) is not None:
             folded, line = _fold_capsules(layer, calls)
             new |= folded
             lines.append(line)
@@ -75,19 +80,15 @@ def fold(model, scales=True):
         same = copy.deepcopy(model)  # the layers that stay are called again
     except Exception:  # a layer of the user that Keras cannot rebuild from its config
         return model, []
-    return keras.models.clone_model(
-        same, clone_function=lambda layer: new.get(layer.name, layer)
-    ), lines
+    replaced = keras.models.clone_model(same, clone_function=lambda x: new.get(x.name, x))
+    return replaced, lines
 
 
-class Calls:
+class _Calls:
     """The calls of layers in the graph of one model.
 
     A layer may be called in other models, too, and twice in one: its own `input` and `output` are
     those of its first call, in whichever graph that was.
-
-    Args:
-        model: A functional or built sequential Keras model.
     """
 
     def __init__(self, model):
@@ -95,35 +96,23 @@ class Calls:
         self._calls = graph.calls(model.outputs, keras.Operation)
 
     def source(self, layer):
-        """The tensor that a layer is called on, or None if it is not called once."""
+        """Returns the tensor that a layer is called on, or None if it is not called once."""
         sources = [call.inputs for call in self._calls if call.layer is layer]
         return sources[0][0] if len(sources) == 1 and sources[0] else None
 
     def only_consumer(self, layer):
-        """The layer that alone reads the only output of a layer, or None; both called once."""
+        """Returns the layer that alone reads a layer's output, or None; both are called once."""
         outputs = [call.outputs[0] for call in self._calls if call.layer is layer]
         if len(outputs) != 1 or id(outputs[0]) in self._outputs:
             return None
-        readers = [
-            call.layer
-            for call in self._calls
-            if any(tensor is outputs[0] for tensor in call.inputs)
-        ]
+        readers = [x.layer for x in self._calls if any(y is outputs[0] for y in x.inputs)]
         if len(readers) != 1 or self.source(readers[0]) is not outputs[0]:
             return None
         return readers[0]
 
 
-def _has_graph(layer):
-    return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
-
-
-def _is_foldable(layer):
-    return type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
-
-
 def _holds_arrays(layer):
-    """Whether a layer of the user holds an array that a copy from its config may not have."""
+    """Tells whether a user's layer holds an array that a copy from its config may not have."""
     if type(layer).__module__.partition(".")[0] in ("keras", "kcaps"):
         return False
     values = keras.tree.flatten(list(vars(layer).values()))
@@ -131,7 +120,7 @@ def _holds_arrays(layer):
 
 
 def _scaled_convolution(layer, calls):
-    """The float32 convolution that alone reads a Rescaling layer without offset, or None."""
+    """Returns the float32 convolution that alone reads a Rescaling without offset, or None."""
     if type(layer) is not keras.layers.Rescaling or np.ndim(layer.scale) or np.any(layer.offset):
         return None
     consumer = calls.only_consumer(layer)
@@ -151,7 +140,7 @@ def _scaled(convolution, scale, source):
 
 
 def _fold_capsules(layer, calls):
-    """Replacements, by name, for one layer of capsules and what feeds it, and a line on them."""
+    """Returns replacements, by name, for a layer of capsules and its source, and a line."""
     coefficients = ops.convert_to_numpy(layer.routing.coefficients)  # (i, j)
     kernel = ops.convert_to_numpy(layer.kernel) * coefficients[:, None, :, None]
     line = f"{layer.name}: coefficients of {coefficients.size:,} pairs multiplied into the kernel"
@@ -171,7 +160,7 @@ def _fold_capsules(layer, calls):
 
 
 def _of_types(layer, used, source):
-    """A PrimaryCaps layer with the filters of the types in the mask `used` alone."""
+    """Returns a PrimaryCaps layer with the filters of the types in the mask `used` alone."""
     result = PrimaryCaps.from_config({**layer.get_config(), "num_capsules": int(used.sum())})
     result.build(source.shape)
     filters = np.repeat(used, layer.capsule_dim)  # types and components are the channels

@@ -2,6 +2,7 @@
 
 import collections
 import logging
+from collections.abc import Callable
 
 import onnx
 import onnxslim
@@ -19,17 +20,16 @@ _STEPS = (
 )
 
 
-def convert(model, opset, batch_size=None):
+def convert(model, opset: int, batch_size: int | None = None) -> onnx.ModelProto:
     """Traces a model without XLA and converts it to ONNX.
+
+    Its only input is `image`: tensors that layers hold as constants, such as the mean in a
+    Normalization layer, are constants of the graph.
 
     Args:
         model: A functional Keras model with one input and a dict of outputs.
         opset: Version of the ONNX operator set.
         batch_size: Size of the batch, or None for any.
-
-    Returns:
-        An `onnx.ModelProto` with the input `image` alone: tensors that layers hold as constants,
-        such as the mean in a Normalization layer, are constants of the graph.
 
     Raises:
         ValueError: if an operation of the model cannot be traced or converted, or is a loop.
@@ -74,7 +74,7 @@ def _embed_constants(graph, trace):
         graph.input.remove(value)
 
 
-def simplify(graph):
+def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Folds constants and shapes and fuses nodes, with onnxslim.
 
     Raises:
@@ -86,7 +86,7 @@ def simplify(graph):
         raise ValueError(f"`model` cannot be simplified: {first_line(error)}") from error
 
 
-def finish(graph, outputs, batch_size, metadata):
+def finish(graph: onnx.ModelProto, outputs: list, batch_size: int | None, metadata: dict) -> None:
     """Puts nodes and names in an order that depends on the computation alone; adds metadata.
 
     Args:
@@ -160,7 +160,7 @@ def _rename(graph):
     graph.initializer.extend(used)
 
 
-def refuse_operators(graph, of_fixed_size=None):
+def refuse_operators(graph: onnx.ModelProto, of_fixed_size: Callable | None = None) -> None:
     """Refuses a graph with operators that make shapes or the flow depend on data.
 
     Args:
@@ -189,7 +189,7 @@ def _forbidden(graph):
 
 
 def _advice(graph, nodes, of_fixed_size):
-    """What would pass in the place of forbidden operators, in whole sentences."""
+    """Returns sentences on what would pass in the place of forbidden operators."""
     if {node.op_type for node in graph.graph.node} & {"Loop", *_RECURRENT}:
         return f"They come of the Loop over the steps of a recurrent layer. {_STEPS}"
     if of_fixed_size is not None and not _forbidden(of_fixed_size()):
@@ -206,11 +206,8 @@ def _advice(graph, nodes, of_fixed_size):
     return "Replace the layer they come from; a fixed batch size does not help."
 
 
-def check(graph):
-    """Checks a graph against ONNX's rules and against those of an inference server.
-
-    Returns:
-        A line for the report.
+def check(graph: onnx.ModelProto) -> str:
+    """Checks a graph against ONNX's and inference servers' rules; returns a line for the report.
 
     Raises:
         ValueError: if the graph is not valid, or has an operator that is not of the standard

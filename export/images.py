@@ -16,7 +16,7 @@ class Images:
         test: Images `(n, height, width, channels)` in the unit of the model's input.
         labels: Classes of the test images, integers `(n,)`, or None. float16 and int8 need them.
         calibration: Training images, or None. int8 needs them.
-        description: What the test images are, for the report.
+        description: Name of the test images in the report.
         is_random: Whether the test images are random pixels, which may be unlike any that the
             model was made for.
 
@@ -46,17 +46,14 @@ class Images:
         return f"{len(self.test):,} {self.description}"
 
 
-def of_run(run, limit=None):
-    """Test and calibration images of the data set that `run.json` names, if it is at hand.
+def of_run(run: dict, limit: int | None = None) -> Images | None:
+    """Returns images of the data set that `run.json` names, or None where it is not at hand.
 
     Nothing is downloaded.
 
     Args:
         run: Content of `run.json`.
         limit: At most so many test images. Defaults to None: all.
-
-    Returns:
-        An `Images`, or None where the data set is not at hand.
 
     Raises:
         ValueError: if the entry of the data set is damaged.
@@ -72,16 +69,13 @@ def of_run(run, limit=None):
     return None
 
 
-def choose(images, checkpoint, image):
-    """The images for a model: those given, those of its checkpoint's data set, or random ones.
+def choose(images: Images | None, checkpoint, image) -> Images:
+    """Returns images for a model: those given, those of its checkpoint's data set, or random ones.
 
     Args:
-        images: An `Images`, or None.
+        images: Those given, or None.
         checkpoint: An `export.checkpoint.Checkpoint`, or None.
         image: Input of the model, a `keras.KerasTensor`.
-
-    Returns:
-        An `Images`.
 
     Raises:
         ValueError: if the images given do not have the shape of the input.
@@ -124,7 +118,7 @@ def _digits(source, limit):
 
 
 def _prepared(name, data_dir, limit):
-    """Images of a prepared folder: the run's own or tensorflow-datasets' default."""
+    """Returns images of a prepared folder: the run's or tensorflow-datasets' default."""
     for folder in (data_dir, None):
         try:
             import tensorflow_datasets as tfds

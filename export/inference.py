@@ -5,26 +5,44 @@ import keras
 from kcaps.layers import CapsuleLength, CapsuleMask
 
 
-def inference_model(model, with_decoder=False):
-    """The model that is exported: one input `image`, a dict of named outputs.
+def inference_model(model: keras.Model, with_decoder: bool = False) -> keras.Model:
+    """Returns the model that is exported: one input `image`, a dict of named outputs.
 
-    The first output that comes from `CapsuleLength`, or that with the name, is called
-    `class_lengths`, and the capsules that it measures are added as `poses`; other outputs keep
-    their names. A model whose last layer is a model has the outputs of that one.
+    It shares the weights of `model`. The first output that comes from `CapsuleLength`, or that
+    with the name, is called `class_lengths`, and the capsules that it measures are added as
+    `poses`; other outputs keep their names. A model whose last layer is a model has the outputs of
+    that one.
 
     Args:
         model: A functional or built sequential Keras model with one input.
         with_decoder: Whether the decoder's image of the longest class capsule is added, as
             `reconstruction`.
 
-    Returns:
-        A `keras.Model` that shares the weights of `model`.
-
     Raises:
         ValueError: if the model has no graph or several inputs, Keras runs on a backend other
             than TensorFlow, the input's size is not known, or a decoder is wanted of a model
             without one.
     """
+    _check(model)
+    named = _named_outputs(model)
+    (layer, source), *others = [_origin(tensor) for tensor in named.values()]
+    if isinstance(layer, keras.Model) and not others:  # a whole model is the last layer
+        outputs = inference_model(layer, with_decoder)(source)
+        return keras.Model(model.inputs, outputs, name=model.name)
+    outputs = _with_poses(named)
+    if with_decoder:
+        decoder = getattr(model, "decoder", None)
+        if decoder is None or "poses" not in outputs:
+            raise ValueError(
+                "`with_decoder` needs a CapsNet that was built with a decoder. Received: "
+                f"{type(model).__name__} {model.name!r} without one."
+            )
+        outputs["reconstruction"] = decoder(CapsuleMask()(outputs["poses"]))
+    return keras.Model(model.inputs, outputs, name=model.name)
+
+
+def _check(model):
+    """Raises a `ValueError` for a model without one input of numbers and known sizes."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Models are exported from Keras' TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
@@ -46,6 +64,10 @@ def inference_model(model, with_decoder=False):
             "`model` must have an input of numbers, and of known sizes but for the batch. "
             f"Received: shape {tuple(image.shape)}, dtype {image.dtype}."
         )
+
+
+def _named_outputs(model):
+    """Returns the outputs of a model as a dict of tensors."""
     named = None if isinstance(model, keras.Sequential) else model.output
     if not isinstance(named, dict):
         names = keras.Model(model.inputs, model.outputs).output_names
@@ -57,40 +79,24 @@ def inference_model(model, with_decoder=False):
             "`model` must have a tensor, a list or a dict of tensors as its output, none of them "
             f"called 'image'. Received: {model.output!r:.200}"
         )
-    (layer, source), *others = [_origin(tensor) for tensor in named.values()]
-    if isinstance(layer, keras.Model) and not others:  # a whole model is the last layer
-        outputs = inference_model(layer, with_decoder)(source)
-        return keras.Model(model.inputs, outputs, name=model.name)
-    outputs = _with_poses(named)
-    if with_decoder:
-        decoder = getattr(model, "decoder", None)
-        if decoder is None or "poses" not in outputs:
-            raise ValueError(
-                "`with_decoder` needs a CapsNet that was built with a decoder. Received: "
-                f"{type(model).__name__} {model.name!r} without one."
-            )
-        outputs["reconstruction"] = decoder(CapsuleMask()(outputs["poses"]))
-    return keras.Model(model.inputs, outputs, name=model.name)
+    return named
 
 
 def _origin(tensor):
-    """The layer that made a tensor, and the first tensor that it made it of."""
+    """Returns the layer that made a tensor, and the first tensor that it made it of."""
     layer, node, _ = tensor._keras_history
     return layer, next(iter(layer._inbound_nodes[node].input_tensors), None)
 
 
 def _with_poses(named):
-    """Outputs by name, with the class lengths under that name and their poses after them."""
+    """Returns outputs by name, the class lengths under that name and their poses after them."""
     lengths = [name for name, x in named.items() if isinstance(_origin(x)[0], CapsuleLength)]
     chosen = next(iter(lengths), None)
     if "class_lengths" in named:
         chosen = "class_lengths" if "class_lengths" in lengths else None
     outputs = {}
     for name, tensor in named.items():
-        if name == chosen:
-            outputs["class_lengths"] = tensor
-            if "poses" not in named:
-                outputs["poses"] = _origin(tensor)[1]
-        else:
-            outputs[name] = tensor
+        outputs["class_lengths" if name == chosen else name] = tensor
+        if name == chosen and "poses" not in named:
+            outputs["poses"] = _origin(tensor)[1]
     return outputs

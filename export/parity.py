@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from export import variation
 from export.command import first_line
+from export.report import ParityError
 from kcaps.routing import EMRouting
 
 BATCH_SIZES = (1, 7, 64)
@@ -16,10 +18,6 @@ EM_TOLERANCE = 1e-4
 # Outputs below this are no longer relative numbers: their squares leave float32's range, and
 # runtimes differ in whether they make zeros of them.
 _LEAST_SCALE = 1e-15
-
-
-class ParityError(RuntimeError):
-    """An exported file that does not load or does not compute the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,36 +67,36 @@ class Comparison:
     steady: tuple = ()
 
     @property
-    def largest_difference(self):
+    def largest_difference(self) -> float:
         return max(row.difference for row in self.rows if row.output != "class")
 
     @property
-    def largest_relative_difference(self):
+    def largest_relative_difference(self) -> float | None:
         """The largest relative difference of any output, or None where all outputs are zero."""
         return max((row.relative for row in self.rows if row.relative is not None), default=None)
 
     @property
-    def warnings(self):
-        """List of lines on what makes the comparison say little; empty for a normal model."""
+    def warnings(self) -> list[str]:
+        """Lines on what makes the comparison say little; none for a normal model."""
         return [variation.warning(self.steady)] if self.steady else []
 
     @property
-    def differences(self):
-        """Text: the largest difference, absolute and relative."""
+    def differences(self) -> str:
+        """The largest difference, absolute and relative."""
         relative = self.largest_relative_difference
-        more = "" if relative is None else f", relative {relative:.1e}"
-        return f"largest difference {self.largest_difference:.1e}{more}"
+        relative = "" if relative is None else f", relative {relative:.1e}"
+        return f"largest difference {self.largest_difference:.1e}{relative}"
 
     @property
-    def summary(self):
-        """One line: what the comparison gave."""
+    def summary(self) -> str:
+        """The differences and accuracies, in one line."""
         text = self.differences
         if self.accuracy_before is not None:
             before, after = 100 * self.accuracy_before, 100 * self.accuracy_after
             text += f", test accuracy {before:.2f} % before, {after:.2f} % after"
         return text
 
-    def verify(self):
+    def verify(self) -> None:
         """Raises a `ParityError` for the first row that did not pass."""
         for row in self.rows:
             if not row.passed and row.output == "class":
@@ -113,8 +111,8 @@ class Comparison:
                 )
 
 
-def wider(tolerance, model):
-    """The tolerance for a model, or a wider one where Keras itself is no more exact.
+def wider(tolerance: float, model: keras.Model) -> float:
+    """Returns the tolerance for a model, or a wider one where Keras itself is no more exact.
 
     That is so in half precision, and with EM routing: its exponents are squares divided by small
     variances, of whose rounding the softmax makes more.
@@ -128,18 +126,12 @@ def wider(tolerance, model):
 
 
 def relative_limit(tolerance: float) -> float:
-    """Returns the largest relative difference that passes, for a tolerance.
+    """Returns the largest relative difference that passes, for a tolerance: 1e-3 for 1e-5.
 
     A difference of 1e-5 is all there is of an output that never exceeds 1e-5. In float32, rounding
     leaves a relative difference of about 1e-6 whatever the size of the outputs, 3e-5 with EM
     routing, and in half precision 1e-3 to 1e-2: the limit is far above, and far below 1, which a
     file of zeros has. Integers of 8 bits are judged by their accuracy.
-
-    Args:
-        tolerance: Largest absolute difference that passes.
-
-    Returns:
-        1e-3 for 1e-5, 0.01 for 1e-4, 0.1 for 0.01 and 1 for 1.
     """
     return min(100 * tolerance, math.sqrt(tolerance))
 
@@ -151,14 +143,14 @@ def _layers(model):
 
 
 def compare(
-    reference,
-    candidate,
-    images,
-    tolerance,
-    labels=None,
-    batch_sizes=BATCH_SIZES,
-    same_classes=True,
-):
+    reference: Callable,
+    candidate: Callable,
+    images: np.ndarray,
+    tolerance: float,
+    labels: np.ndarray | None = None,
+    batch_sizes: tuple = BATCH_SIZES,
+    same_classes: bool = True,
+) -> Comparison:
     """Compares names, shapes and values of two models' outputs at several batch sizes.
 
     The first images are compared at all batch sizes but the last; all images at the last.
@@ -183,15 +175,13 @@ def compare(
         ParityError: if the names or shapes of the outputs differ.
     """
     size = min(batch_sizes[-1], len(images))
-    sections = {
+    batches = {
         f"batch {batch}": [np.take(images, range(batch), axis=0, mode="wrap")]
         for batch in batch_sizes[:-1]
     }
     parts = [images[start : start + size] for start in range(0, len(images), size)]
-    outputs = [
-        (title, *_outputs(reference, candidate, batches))
-        for title, batches in (*sections.items(), (f"batch {size}, {len(images):,} images", parts))
-    ]
+    batches = [*batches.items(), (f"batch {size}, {len(images):,} images", parts)]
+    outputs = [(title, *_outputs(reference, candidate, parts)) for title, parts in batches]
     _, expected, received = outputs[-1]
     largest = {name: np.abs(value.astype("float64")).max() for name, value in expected.items()}
     rows = [row for output in outputs for row in _rows(*output, tolerance, largest)]
@@ -206,7 +196,7 @@ def compare(
 
 
 def _class_row(values, before, after, tolerance, same_classes):
-    """The row that counts the images whose class differs."""
+    """Returns the row that counts the images whose class differs."""
     changed = before != after
     best = values.max(-1)
     margin = best - np.take_along_axis(values, after[:, None], -1)[:, 0]
@@ -217,7 +207,7 @@ def _class_row(values, before, after, tolerance, same_classes):
 
 
 def _outputs(reference, candidate, parts):
-    """Outputs of both models over batches of images, as two dicts of arrays."""
+    """Returns the outputs of both models over batches of images, as two dicts of arrays."""
     references = [reference(part) for part in parts]
     try:
         candidates = [candidate(part) for part in parts]
@@ -243,7 +233,7 @@ def _outputs(reference, candidate, parts):
 
 
 def _rows(batch, expected, received, tolerance, largest):
-    """The rows of all outputs at one batch size."""
+    """Returns the rows of all outputs at one batch size."""
     rows = []
     for name, value in expected.items():
         value = value.astype("float64")

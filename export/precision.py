@@ -1,14 +1,15 @@
 """Lower precision of an ONNX graph, and what it costs in accuracy."""
 
-import contextlib
 import logging
+import pathlib
 import warnings
 
 import numpy as np
 import onnx
 
 from export.command import first_line
-from export.parity import ParityError
+from export.parity import Comparison
+from export.report import ParityError
 
 # Points of accuracy that a precision may lose unless the user says otherwise.
 MAX_ACCURACY_DROP = {"float16": 0.1, "int8": 0.5}
@@ -26,8 +27,8 @@ _HALF = {
 _CALIBRATION_BATCH = 64
 
 
-def to_float16(graph):
-    """Convolutions and products in half precision; inputs and outputs stay float32."""
+def to_float16(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Converts convolutions and products to half precision; inputs and outputs stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     operators = {node.op_type for node in graph.graph.node}
@@ -43,7 +44,7 @@ def to_float16(graph):
 def _skip_round_trips(graph):
     """Lets float32 nodes read each other directly: the converter casts every value between them.
 
-    What nobody reads any more goes when the graph is put in order.
+    Nodes that nobody reads any more go when the graph is put in order.
     """
     sources = {
         (node.output[0], node.attribute[0].i): node.input[0]
@@ -65,26 +66,53 @@ def _skip_round_trips(graph):
             node.output[:] = [name if other == source else other for other in node.output]
 
 
-def to_int8(graph, images, folder):
-    """Convolutions in 8-bit integers, with ranges from training images.
+def to_int8(graph: onnx.ModelProto, images: np.ndarray, folder: pathlib.Path) -> onnx.ModelProto:
+    """Quantizes convolutions to 8-bit integers, with ranges from training images.
 
     Weights have a scale for each filter; routing, a small part of the time, stays in float32.
 
     Args:
-        graph: An `onnx.ModelProto` with one input.
+        graph: A graph with one input, and convolutions.
         images: Training images `(n, height, width, channels)`.
-        folder: Folder for what the quantizer writes on its way.
-
-    Returns:
-        An `onnx.ModelProto` with QuantizeLinear and DequantizeLinear nodes.
+        folder: Folder for the quantizer's intermediate files.
     """
     if "Conv" not in {node.op_type for node in graph.graph.node}:
         raise ValueError(
             "`precision='int8'` quantizes convolutions. Received: a model without any."
         )
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization import QuantType, quantize_static
 
-    name = graph.graph.input[0].name
+    fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    size = fixed or min(_CALIBRATION_BATCH, len(images))
+    images = np.take(images, range(max(len(images), size)), axis=0, mode="wrap")
+    source, target = folder / "float32.onnx", folder / "int8.onnx"
+    onnx.save(graph, source)
+    logging.disable(logging.WARNING)  # advice on a preparation that has been done
+    try:
+        quantize_static(
+            source,
+            target,
+            _reader(graph.graph.input[0].name, images, size),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    except OSError:  # such as of a full disk
+        raise
+    except Exception as error:  # the quantizer and the runtime have no common base
+        raise ValueError(
+            "`calibration` must be training images on which the model can be computed. "
+            f"Received: {len(images)} images, with which quantizing fails: {first_line(error)}"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return onnx.load(target)
+
+
+def _reader(name, images, size):
+    """Returns whole batches of images as the quantizer reads them."""
+    from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
         def __init__(self):
@@ -94,43 +122,10 @@ def to_int8(graph, images, folder):
         def get_next(self):
             return next(self.batches, None)
 
-    fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    size = fixed or min(_CALIBRATION_BATCH, len(images))
-    images = np.take(images, range(max(len(images), size)), axis=0, mode="wrap")
-    source, target = folder / "float32.onnx", folder / "int8.onnx"
-    onnx.save(graph, source)
-    try:
-        with _quiet():
-            quantize_static(
-                source,
-                target,
-                Reader(),
-                op_types_to_quantize=["Conv"],
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-    except OSError:  # such as of a full disk
-        raise
-    except Exception as error:  # the quantizer and the runtime have no common base
-        raise ValueError(
-            "`calibration` must be training images on which the model can be computed. "
-            f"Received: {len(images)} images, with which quantizing fails: {first_line(error)}"
-        ) from error
-    return onnx.load(target)
+    return Reader()
 
 
-@contextlib.contextmanager
-def _quiet():
-    """The quantizer advises, on the root logger, a preparation that has been done."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def check_drop(max_drop):
+def check_drop(max_drop: float | None) -> None:
     """Raises a `ValueError` if `max_drop` is neither None nor a number of points."""
     if max_drop is None:
         return
@@ -140,7 +135,7 @@ def check_drop(max_drop):
         )
 
 
-def check_accuracy(comparison, precision, max_drop=None):
+def check_accuracy(comparison: Comparison, precision: str, max_drop: float | None = None) -> None:
     """Raises a `ParityError` if a precision loses more than `max_drop` points.
 
     None stands for the `MAX_ACCURACY_DROP` of the precision.

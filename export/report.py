@@ -1,9 +1,19 @@
-"""What an export did, step by step, for people and as JSON."""
+"""The report of an export, step by step, for people and as JSON."""
 
 import dataclasses
 import json
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from export.parity import Comparison
+from export.command import first_line
+
+if TYPE_CHECKING:
+    from export.parity import Comparison
+
+
+class ParityError(RuntimeError):
+    """An exported file that does not load or does not compute the same."""
 
 
 class Steps:
@@ -13,25 +23,14 @@ class Steps:
         show: Function of one line of text, or None.
     """
 
-    def __init__(self, show=None):
+    def __init__(self, show: Callable | None = None):
         self.done = []
         self._show = show
 
-    def __call__(self, name, result):
+    def __call__(self, name: str, result) -> None:
         self.done.append({"step": name, "result": str(result)})
         if self._show is not None:
             self._show(f"✓ {name:<11}{result}")
-
-
-def compared(images, comparison):
-    """The result of the step that compares, in one line.
-
-    Args:
-        images: The `export.images.Images`.
-        comparison: The `export.parity.Comparison`.
-    """
-    steady = ", ".join(x.output for x in comparison.steady)
-    return f"{images}, {comparison.differences}{f'; hardly varied: {steady}' if steady else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,33 +40,33 @@ class Report:
     Args:
         steps: List of dicts with `step` and `result`.
         comparison: The `export.parity.Comparison` with Keras.
-        images: What was compared on, as text.
+        images: Text on the images of the comparison.
         about: Further plain values: precision, operators, hashes.
     """
 
     steps: list
-    comparison: Comparison
+    comparison: "Comparison"
     images: str
     about: dict
 
     @property
-    def rows(self):
+    def rows(self) -> list:
         return self.comparison.rows
 
     @property
-    def largest_difference(self):
+    def largest_difference(self) -> float:
         return self.comparison.largest_difference
 
     @property
-    def largest_relative_difference(self):
+    def largest_relative_difference(self) -> float | None:
         return self.comparison.largest_relative_difference
 
     @property
-    def warnings(self):
-        """List of lines on what makes the comparison say little, as of a dead model."""
+    def warnings(self) -> list[str]:
+        """Lines on what makes the comparison say little, such as a dead model."""
         return self.comparison.warnings
 
-    def json(self):
+    def json(self) -> str:
         before, after = self.comparison.accuracy_before, self.comparison.accuracy_after
         content = {
             **self.about,
@@ -83,3 +82,24 @@ class Report:
 
     def __str__(self):
         return "\n".join([*map(str, self.rows), *(f"  ! {line}" for line in self.warnings)])
+
+
+def report_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of an export's report, which lies beside the file or folder."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_report(path: pathlib.Path) -> dict:
+    """Returns the report of an exported file or folder, or an empty dict where there is none.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    report = report_path(path)
+    try:
+        content = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{report} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{report} is not a report of an export")
+    return content

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a provider that is known to be used."""
+"""ONNX files in ONNX Runtime, on a provider that is known to be used."""
 
 import contextlib
 import ctypes
@@ -9,8 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from export import precision
 from export.command import first_line
+from export.comparing import compare_model
+from export.files import file_hash
+from export.parity import BATCH_SIZES, Comparison
+from export.report import ParityError, read_report, report_path
 
+MAX_BATCH_SIZE = 65_536
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
@@ -20,7 +26,41 @@ PROVIDERS = {
 _SILENT = 4
 
 
-def open_session(model, provider="cpu"):
+def read(path: pathlib.Path) -> tuple[list, int, dict]:
+    """Returns the outputs' names of an ONNX file, its batch size (0: any) and its metadata.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    try:
+        proto = onnx.load(path)
+        size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    except Exception as error:  # protobuf's errors, and those of reading
+        raise ValueError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
+    metadata = {"precision": "float32"} | {x.key: x.value for x in proto.metadata_props}
+    if metadata["precision"] not in precision.PRECISIONS:
+        raise ValueError(f"{path} has an unknown precision, {metadata['precision']!r:.80}")
+    return [output.name for output in proto.graph.output], size, metadata
+
+
+def check_unchanged(path: pathlib.Path) -> None:
+    """Raises a `ParityError` if the report beside a file speaks of another one."""
+    expected = read_report(path).get("sha256")
+    if expected is not None and file_hash(path) != expected:
+        raise ParityError(f"the file is not the one that {report_path(path).name} speaks of")
+
+
+def open_verified(path: pathlib.Path, provider: str) -> onnxruntime.InferenceSession:
+    """Opens a file as `open_session` does; its failure to load is a `ParityError`."""
+    try:
+        return open_session(path, provider)
+    except ValueError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ParityError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
+
+
+def open_session(model, provider: str = "cpu") -> onnxruntime.InferenceSession:
     """Opens an ONNX model on a provider, and on no other.
 
     ONNX Runtime falls back to the CPU where a provider cannot start, with a message in its log
@@ -29,9 +69,6 @@ def open_session(model, provider="cpu"):
     Args:
         model: Path of the file, or its bytes.
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`, which gives to CUDA what it cannot run.
-
-    Returns:
-        An `onnxruntime.InferenceSession`.
 
     Raises:
         ValueError: if the provider cannot be used; it names the library that is missing.
@@ -56,7 +93,7 @@ def _session(source, provider):
     return session
 
 
-def check_provider(provider):
+def check_provider(provider: str) -> None:
     """Raises a `ValueError` if the libraries of a provider cannot be loaded, or it cannot run."""
     if provider not in PROVIDERS:
         raise ValueError(f"`provider` must be one of {list(PROVIDERS)}. Received: {provider!r}.")
@@ -65,30 +102,34 @@ def check_provider(provider):
         return
     with contextlib.redirect_stdout(None):  # it reports what it does not find
         onnxruntime.preload_dlls()  # CUDA and cuDNN, where pip has installed them
-    folder = pathlib.Path(onnxruntime.__file__).parent / "capi"
     for name in ("shared", *(("tensorrt", "cuda") if provider == "tensorrt" else ("cuda",))):
-        library = folder / f"libonnxruntime_providers_{name}.so"
-        if not library.exists():
-            raise ValueError(
-                f"`provider={provider!r}` cannot be used: {library.name} is missing. Install "
-                "onnxruntime-gpu, without onnxruntime beside it."
-            )
-        try:
-            ctypes.CDLL(os.fspath(library), mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            missing = str(error).split(":")[0]
-            raise ValueError(
-                f"`provider={provider!r}` cannot be used: {library.name} needs {missing}, which "
-                "is missing. ONNX Runtime would fall back to the CPU. Install the version of CUDA"
-                f"{', cuDNN and TensorRT' if name == 'tensorrt' else ' and cuDNN'} that "
-                f"onnxruntime-gpu {onnxruntime.__version__} asks for."
-            ) from error
+        _load_library(name, provider)
     try:
         _session(_smallest_model(), provider)
     except ValueError:
         raise
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ValueError(f"`provider={provider!r}` cannot be used: {first_line(error)}") from error
+
+
+def _load_library(name, provider):
+    """Raises a `ValueError` if a library of a provider, or one that it needs, is missing."""
+    library = pathlib.Path(onnxruntime.__file__).parent / f"capi/libonnxruntime_providers_{name}.so"
+    if not library.exists():
+        raise ValueError(
+            f"`provider={provider!r}` cannot be used: {library.name} is missing. Install "
+            "onnxruntime-gpu, without onnxruntime beside it."
+        )
+    try:
+        ctypes.CDLL(os.fspath(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        missing = str(error).split(":")[0]
+        raise ValueError(
+            f"`provider={provider!r}` cannot be used: {library.name} needs {missing}, which "
+            "is missing. ONNX Runtime would fall back to the CPU. Install the version of CUDA"
+            f"{', cuDNN and TensorRT' if name == 'tensorrt' else ' and cuDNN'} that "
+            f"onnxruntime-gpu {onnxruntime.__version__} asks for."
+        ) from error
 
 
 def _smallest_model():
@@ -98,11 +139,11 @@ def _smallest_model():
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
-def runner(session, batch_size=None):
-    """Function from images to a dict of named outputs.
+def runner(session: onnxruntime.InferenceSession, batch_size: int | None = None):
+    """Returns a function from images to a dict of named outputs.
 
     Args:
-        session: An `onnxruntime.InferenceSession` with one input.
+        session: A session of a file with one input.
         batch_size: The only batch size of the file: other batches are filled up. Defaults to
             None: the file takes any.
     """
@@ -118,3 +159,34 @@ def runner(session, batch_size=None):
         return {name: value[:count] for name, value in zip(names, outputs, strict=True)}
 
     return run
+
+
+def compare_session(
+    reference, session, test_images, kind, *, tolerance, batch_size, max_accuracy_drop
+) -> Comparison:
+    """Compares an open session with the reference model, and accepts what its precision allows.
+
+    Args:
+        reference: The Keras model, of `export.inference.inference_model`.
+        session: An `onnxruntime.InferenceSession`.
+        test_images: The `export.images.Images` to compare on.
+        kind: The precision of the file.
+        tolerance: Largest absolute difference that passes in float32.
+        batch_size: The only batch size of the file, or None.
+        max_accuracy_drop: Points of accuracy that lower precisions may lose, or None.
+
+    Raises:
+        ParityError: if the file does not compute the same, or loses too much accuracy.
+    """
+    comparison = compare_model(
+        reference,
+        runner(session, batch_size),
+        test_images,
+        max(tolerance, precision.TOLERANCES[kind]),
+        BATCH_SIZES if batch_size is None else (batch_size,),
+        same_classes=kind == "float32",
+    )
+    comparison.verify()
+    if kind != "float32":
+        precision.check_accuracy(comparison, kind, max_accuracy_drop)
+    return comparison

@@ -4,35 +4,29 @@ python -m export.saved_model --model ckpt/
 """
 
 import os
-import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from export import command
+from export import command, pipeline
+from export.checkpoint import Checkpoint
+from export.images import Images
+from export.report import ParityError, Report
 
-with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
-    import tensorflow as tf
-
-with command.required(__name__ == "__main__"):
+if TYPE_CHECKING:
     import keras
-
-    import kcaps
-    from export import files, images, program
-    from export.comparing import compare_model
-    from export.fold import fold
-    from export.inference import inference_model
-    from export.parity import ParityError
-    from export.report import Report, Steps, compared
 
 
 def export_saved_model(
-    model,
-    path,
-    test_images=None,
-    checkpoint=None,
-    on_step=None,
-    with_decoder=False,
-    tolerance=1e-5,
-    overwrite=True,
-):
+    model: "keras.Model",
+    path: str | os.PathLike,
+    *,
+    test_images: Images | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[str], object] | None = None,
+    with_decoder: bool = False,
+    tolerance: float = 1e-5,
+    overwrite: bool = True,
+) -> Report:
     """Writes a SavedModel that is known to compute what the Keras model does.
 
     The SavedModel needs neither kcaps nor Keras to be served. It is written aside, loaded with
@@ -64,52 +58,63 @@ def export_saved_model(
 
     >>> report = export_saved_model(model, "saved_model")
     """
-    path, steps = pathlib.Path(path), Steps(on_step)
-    if os.path.lexists(path) and not (path / "saved_model.pb").is_file():
-        raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
-    places = [path, files.report_path(path)]
-    reference = inference_model(model, with_decoder)
-    test_images = images.choose(test_images, checkpoint, reference.inputs[0])
-    with files.aside(places, overwrite) as folder:
-        folded, lines = fold(reference)
-        steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
-        new = folder / "new"
+    target = SavedModel(with_decoder=with_decoder, tolerance=tolerance, overwrite=overwrite)
+    return target.export(model, path, test_images, checkpoint, on_step)
+
+
+class SavedModel(pipeline.Target):
+    """Folders that TensorFlow serves by the signature `serving_default`."""
+
+    file_name = "saved_model"
+
+    def refuse(self, path):
+        if os.path.lexists(path) and not (path / "saved_model.pb").is_file():
+            raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
+
+    def write(self, job):
+        import keras
+        import tensorflow as tf
+
+        image = job.folded.inputs[0]
+        archive = keras.export.ExportArchive()
+        archive.track(job.folded)
+        archive.add_endpoint(
+            name="serve",
+            fn=lambda image: job.folded(image, training=False),
+            input_signature=[tf.TensorSpec(image.shape, image.dtype, name="image")],
+        )
         try:
-            _write(folded, new)
+            archive.write_out(job.path, verbose=False)
         except tf.errors.OpError as error:  # what TensorFlow's file system raises
             raise OSError(command.first_line(error)) from error
-        steps("write", "TensorFlow operations without XLA, batch size free")
-        candidate = _serve(new)
-        steps("load", f"TensorFlow {tf.__version__}, signature serving_default")
-        comparison = compare_model(reference, candidate, test_images, tolerance)
+        job.steps("write", "TensorFlow operations without XLA, batch size free")
+
+    def compare(self, job):
+        import tensorflow as tf
+
+        from export.comparing import compare_model
+
+        candidate = _serve(job.path)
+        job.steps("load", f"TensorFlow {tf.__version__}, signature serving_default")
+        comparison = compare_model(job.reference, candidate, job.test_images, self.tolerance)
         comparison.verify()
-        steps("compare", compared(test_images, comparison))
-        about = {
+        return comparison
+
+    def describe(self, job):
+        import kcaps
+
+        return {
             "format": "saved_model",
             "kcaps": kcaps.__version__,
-            "tolerance": tolerance,
-            "checkpoint_sha256": checkpoint and checkpoint.sha256,
+            "tolerance": self.tolerance,
+            "checkpoint_sha256": job.checkpoint and job.checkpoint.sha256,
         }
-        report = Report(steps.done, comparison, str(test_images), about)
-        (folder / "report").write_text(report.json(), encoding="utf-8")
-        files.put(dict(zip(places, [new, folder / "report"], strict=True)), folder)
-    return report
-
-
-def _write(model, path):
-    image = model.inputs[0]
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        name="serve",
-        fn=lambda image: model(image, training=False),
-        input_signature=[tf.TensorSpec(image.shape, image.dtype, name="image")],
-    )
-    archive.write_out(path, verbose=False)
 
 
 def _serve(path):
-    """Function from images to named outputs, by the SavedModel's default signature."""
+    """Returns a function from images to named outputs, by the SavedModel's default signature."""
+    import tensorflow as tf
+
     try:
         loaded = tf.saved_model.load(str(path))
         signature = loaded.signatures["serving_default"]
@@ -123,22 +128,13 @@ def _serve(path):
     return serve
 
 
-def main():
-    args = program.export_parser(__doc__.splitlines()[0], "saved_model/").parse_args()
-
-    def export(path, loaded, test_images, show):
-        return export_saved_model(
-            loaded.model,
-            path,
-            test_images,
-            loaded,
-            show,
-            args.with_decoder,
-            args.tolerance,
-            args.overwrite,
-        )
-
-    program.run_export(export, args, lambda run: args.output or args.model / "saved_model")
+def main() -> None:
+    command.set_up("tensorflow")
+    args = pipeline.export_parser(__doc__, "saved_model/").parse_args()
+    target = SavedModel(
+        with_decoder=args.with_decoder, tolerance=args.tolerance, overwrite=args.overwrite
+    )
+    pipeline.export_checkpoint(target, args.model, args.output, args.limit)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ REPOSITORY/NAME/labels.txt
 REPOSITORY/NAME/1/model.onnx
 """
 
+import pathlib
 import re
 
 import onnx
@@ -14,14 +15,14 @@ _CLASSES = ("class_lengths", "probabilities")  # outputs whose places have label
 _TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}
 
 
-def model_path(repository, run):
-    """Path of the first version of a model, which is named after its recipe."""
+def model_path(repository: pathlib.Path, run: dict) -> pathlib.Path:
+    """Returns the path of the first version of a model, which is named after its recipe."""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", run["recipe"]) or "model"
     return repository / name / "1" / "model.onnx"
 
 
-def files(path, labels, provider):
-    """The text files that belong to a model in a repository.
+def files(path: pathlib.Path, labels: list[str], provider: str) -> dict:
+    """Returns the text files that belong to a model in a repository.
 
     Args:
         path: Path of the ONNX file, of `model_path`.
@@ -29,18 +30,18 @@ def files(path, labels, provider):
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`.
 
     Returns:
-        A dict from paths to functions, which make the text from the `onnx.ModelProto`.
+        A dict from paths to functions, which make the text from the path of the finished file.
     """
     folder = path.parents[1]
     names = "".join(f"{' '.join(label.split())}\n" for label in labels)
     return {
-        folder / "config.pbtxt": lambda graph: config(folder.name, graph, provider),
-        folder / "labels.txt": lambda graph: names,
+        folder / "config.pbtxt": lambda new: config(folder.name, onnx.load(new), provider),
+        folder / "labels.txt": lambda new: names,
     }
 
 
-def config(name, graph, provider):
-    """The config file (`config.pbtxt`) of a model, in the text form of protocol buffers."""
+def config(name: str, graph: onnx.ModelProto, provider: str) -> str:
+    """Returns the config file (`config.pbtxt`) of a model, in the text form of protocol buffers."""
     (image,) = graph.graph.input
     is_free = bool(image.type.tensor_type.shape.dim[0].dim_param)
     lines = [
@@ -62,7 +63,7 @@ def config(name, graph, provider):
 
 
 def _tensor(value, is_free):
-    """One input or output; the server adds a free batch dimension by itself."""
+    """Returns an input or output; the server adds a free batch dimension by itself."""
     tensor = value.type.tensor_type
     dims = [dim.dim_value for dim in tensor.shape.dim][1 if is_free else 0 :]
     name = onnx.TensorProto.DataType.Name(tensor.elem_type)

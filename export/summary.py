@@ -4,23 +4,18 @@ python -m export.summary --model ckpt/
 """
 
 import json
+import os
 import pathlib
 import sys
 
-from export.command import Parser, fail
-from export.files import report_path
+from export.command import Parser, fail, set_up
+from export.report import report_path
 
 EXPORTS = ("model.onnx", "saved_model")
 
 
-def summarize(folder):
+def summarize(folder: str | os.PathLike) -> str:
     """Returns the line for a checkpoint folder; what is not there is left out.
-
-    Args:
-        folder: Path of the checkpoint folder.
-
-    Returns:
-        A string.
 
     Raises:
         ValueError: if the folder holds no model, or a report in it is damaged.
@@ -51,7 +46,8 @@ def _number(report, name, largest):
     return value
 
 
-def main():
+def main() -> None:
+    set_up(tensorflow=False)
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
     folder = parser.parse_args().model

@@ -26,7 +26,7 @@ class Steady:
         return f"{self.output} by {self.spread:.1e} (values up to {self.largest:.1e})"
 
 
-def steady_outputs(outputs: dict, images: np.ndarray) -> tuple:
+def steady_outputs(outputs: dict, images: np.ndarray) -> tuple[Steady, ...]:
     """Returns the outputs of a model that hardly vary over the images.
 
     They are those of a dead model: all zero, or the same for every image, as where the pixels
@@ -37,9 +37,6 @@ def steady_outputs(outputs: dict, images: np.ndarray) -> tuple:
     Args:
         outputs: Dict from names to arrays `(n, …)`, the outputs for the images.
         images: Images `(n, …)`.
-
-    Returns:
-        A tuple of `Steady`.
 
     Example:
 
@@ -64,12 +61,8 @@ def steady_outputs(outputs: dict, images: np.ndarray) -> tuple:
     return tuple(found)
 
 
-def warning(steady: tuple) -> str:
-    """Returns one line that warns of outputs that hardly vary.
-
-    Args:
-        steady: The tuple of `steady_outputs`, not empty.
-    """
+def warning(steady: tuple[Steady, ...]) -> str:
+    """Returns one line that warns of outputs that hardly vary."""
     return (
         f"outputs hardly vary over the images: {', '.join(map(str, steady))}. The model may be "
         "dead, and that the file agrees says little. Check the unit of the images and the weights."

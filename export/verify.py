@@ -3,34 +3,31 @@
 python -m export.verify --model ckpt/ --provider cuda
 """
 
-import json
+import os
 import pathlib
+from typing import TYPE_CHECKING
 
-from export import command
+from export import command, images, pipeline
+from export.checkpoint import Checkpoint, load
+from export.images import Images
+from export.report import ParityError
 
-with command.required(__name__ == "__main__"), command.quiet_tensorflow(__name__ == "__main__"):
-    import tensorflow  # noqa: F401
+if TYPE_CHECKING:
+    import keras
 
-with command.required(__name__ == "__main__"):
-    import onnx
-
-    from export import checkpoint, images, precision, program, runtime
-    from export.checkpoint import file_hash
-    from export.comparing import compare_model
-    from export.files import report_path
-    from export.inference import inference_model
-    from export.parity import BATCH_SIZES, ParityError
+    from export.parity import Comparison
 
 
 def verify_onnx(
-    model,
-    path,
-    test_images=None,
-    checkpoint=None,
-    provider="cpu",
-    tolerance=1e-5,
-    max_accuracy_drop=None,
-):
+    model: "keras.Model",
+    path: str | os.PathLike,
+    *,
+    test_images: Images | None = None,
+    checkpoint: Checkpoint | None = None,
+    provider: str = "cpu",
+    tolerance: float = 1e-5,
+    max_accuracy_drop: float | None = None,
+) -> "tuple[Comparison, str]":
     """Compares an ONNX file with the Keras model that it should compute.
 
     In float32, every output must agree to `tolerance` and every image get the same class; a lower
@@ -62,123 +59,56 @@ def verify_onnx(
     >>> report = export_onnx(model, "model.onnx")
     >>> comparison, images = verify_onnx(model, "model.onnx")
     """
+    from export import precision, runtime
+    from export.inference import inference_model
+
     path = pathlib.Path(path)
     precision.check_drop(max_accuracy_drop)
-    outputs, size, metadata = read(path)
-    check_unchanged(path)
+    outputs, size, metadata = runtime.read(path)
+    runtime.check_unchanged(path)
     reference = inference_model(model, "reconstruction" in outputs)
     test_images = images.choose(test_images, checkpoint, reference.inputs[0])
-    comparison = compare_session(
+    comparison = runtime.compare_session(
         reference,
-        open_verified(path, provider),
+        runtime.open_verified(path, provider),
         test_images,
         metadata["precision"],
-        tolerance,
-        size or None,
+        tolerance=tolerance,
+        batch_size=size or None,
+        max_accuracy_drop=max_accuracy_drop,
     )
-    accept(comparison, metadata["precision"], max_accuracy_drop)
     return comparison, str(test_images)
 
 
-def read(path):
-    """Names of the outputs of an ONNX file, its batch size (0 where it is free), and metadata.
+def main() -> None:
+    command.set_up("tensorflow")
+    from export import precision, runtime
 
-    Raises:
-        ValueError: if the file cannot be read.
-    """
-    try:
-        proto = onnx.load(path)
-        size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    except Exception as error:  # protobuf's errors, and those of reading
-        raise ValueError(f"{path} cannot be read as ONNX: {command.first_line(error)}") from error
-    metadata = {"precision": "float32"} | {x.key: x.value for x in proto.metadata_props}
-    if metadata["precision"] not in precision.PRECISIONS:
-        raise ValueError(f"{path} has an unknown precision, {metadata['precision']!r:.80}")
-    return [output.name for output in proto.graph.output], size, metadata
-
-
-def read_report(path):
-    """The report of an exported file or folder, or an empty dict where there is none.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    report = report_path(path)
-    try:
-        content = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{report} cannot be read: {command.first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{report} is not a report of an export")
-    return content
-
-
-def check_unchanged(path):
-    """Raises a `ParityError` if the report beside a file speaks of another one."""
-    expected = read_report(path).get("sha256")
-    if expected is not None and file_hash(path) != expected:
-        raise ParityError(f"the file is not the one that {report_path(path).name} speaks of")
-
-
-def open_verified(path, provider):
-    """Opens a file, whose failure to load is a `ParityError`."""
-    try:
-        return runtime.open_session(path, provider)
-    except ValueError:
-        raise
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ParityError(
-            f"ONNX Runtime cannot load the file: {command.first_line(error)}"
-        ) from error
-
-
-def compare_session(reference, session, test_images, kind, tolerance, batch_size):
-    """Compares an open session with the reference model, on all test images."""
-    return compare_model(
-        reference,
-        runtime.runner(session, batch_size),
-        test_images,
-        max(tolerance, precision.TOLERANCES[kind]),
-        BATCH_SIZES if batch_size is None else (batch_size,),
-        same_classes=kind == "float32",
-    )
-
-
-def accept(comparison, kind, max_accuracy_drop):
-    """Raises a `ParityError` if a comparison does not meet what its precision must."""
-    comparison.verify()
-    if kind != "float32":
-        precision.check_accuracy(comparison, kind, max_accuracy_drop)
-
-
-def main():
-    parser = program.file_parser(__doc__.splitlines()[0], runtime.PROVIDERS)
+    parser = pipeline.file_parser(__doc__, runtime.PROVIDERS)
     parser.add_argument("--tolerance", type=command.positive(float), default=1e-5)
     parser.add_argument("--max-accuracy-drop", type=float, help="as for export.onnx")
     args = parser.parse_args()
-    path = args.onnx or args.model / "model.onnx"
+    path, drop = args.onnx or args.model / "model.onnx", args.max_accuracy_drop
     try:
-        loaded = checkpoint.load(args.model)
-        drop = args.max_accuracy_drop
-        if drop is not None and read(path)[2]["precision"] == "float32":
+        loaded = load(args.model)
+        if drop is not None and runtime.read(path)[2]["precision"] == "float32":
             precision.check_drop(drop)
             parser.error(command.left_out("--max-accuracy-drop", drop, precision.EXACT))
-        with command.required():  # scikit-learn, for the images of digits
-            comparison, test_images = verify_onnx(
-                loaded.model,
-                path,
-                checkpoint=loaded,
-                provider=args.provider,
-                tolerance=args.tolerance,
-                max_accuracy_drop=drop,
-            )
+        comparison, test_images = verify_onnx(
+            loaded.model,
+            path,
+            checkpoint=loaded,
+            provider=args.provider,
+            tolerance=args.tolerance,
+            max_accuracy_drop=drop,
+        )
     except (ValueError, OSError) as error:
         command.fail(error)
     except ParityError as error:
         command.fail(f"{path}: {error}", code=1)
     print("\n".join(map(str, comparison.rows)))
     print(f"✓ {path} agrees with {args.model} on {test_images}: {comparison.summary}")
-    program.warn(comparison)
+    pipeline.print_warnings(comparison)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ an ID of its own, which run the trials; KERASTUNER_ORACLE_IP and KERASTUNER_ORAC
 them where the chief listens. Anybody who reaches that port can take part: keep it to yourself.
 """
 
-import argparse
 import contextlib
 import json
 import pathlib
@@ -215,16 +214,10 @@ def finish(search):
 
 
 def export():
-    from export import program
-    from export.onnx import export_onnx
+    from export.onnx_target import Onnx
+    from export.pipeline import export_checkpoint
 
-    program.run_export(
-        lambda path, loaded, test_images, show: export_onnx(
-            loaded.model, path, test_images, loaded, show
-        ),
-        argparse.Namespace(model=args.output, limit=None),
-        lambda run: args.output / "model.onnx",
-    )
+    export_checkpoint(Onnx(), args.output)
 
 
 args = read_arguments()

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from unittest import mock
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -47,6 +49,16 @@ def onnx_outputs(path, images):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def change_a_weight(graph):
+    """An ONNX graph with another value in the middle of its first matrix."""
+    for tensor in graph.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        if array.ndim > 1 and array.dtype == np.float32:
+            array.flat[array.size // 2] += 0.05
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+            return graph
 
 
 def ended(monkeypatch, capsys, main, code, *arguments):

@@ -268,11 +268,13 @@ def test_exporting_again_replaces_the_files(checkpoint_copy):
 
 def test_images_of_the_user(tmp_path, rng):
     images = rng.integers(256, size=(70, 17, 18, 1)).astype("uint8")
-    report = export_onnx(small("l2"), tmp_path / "model.onnx", Images(images, np.zeros(70, int)))
+    report = export_onnx(
+        small("l2"), tmp_path / "model.onnx", test_images=Images(images, np.zeros(70, int))
+    )
     assert report.images == "70 given images"
     assert report.comparison.accuracy_before == report.comparison.accuracy_after
     with pytest.raises(ValueError, match=r"must have the shape \(17, 18, 1\)"):
-        export_onnx(small("l2"), tmp_path / "model.onnx", Images(images[:, :4]))
+        export_onnx(small("l2"), tmp_path / "model.onnx", test_images=Images(images[:, :4]))
     with pytest.raises(ValueError, match="at least one image"):
         Images(images[:0])
     with pytest.raises(ValueError, match="one integer for each of the 70"):

@@ -33,11 +33,11 @@ def capsules(*before, routing="dynamic"):
 def assert_exports(model, folder, images=PIXELS, **options):
     """Exports to both formats; both must give Keras' values, from the image alone."""
     given = Images(images)
-    export_onnx(model, folder / "model.onnx", given, **options)
+    export_onnx(model, folder / "model.onnx", test_images=given, **options)
     graph = onnx.load(folder / "model.onnx").graph
     assert [value.name for value in graph.input] == ["image"]
     assert not {node.op_type for node in graph.node} & FORBIDDEN
-    export_saved_model(model, folder / "saved_model", given)
+    export_saved_model(model, folder / "saved_model", test_images=given)
     served = tf.saved_model.load(str(folder / "saved_model"))
     part = images[: options.get("batch_size") or 5]
     expected = inference_model(model).predict_on_batch(part)
@@ -139,7 +139,7 @@ def test_constants_in_lower_precision_and_of_a_fixed_size(tmp_path, rng):
     given = Images(PIXELS, rng.integers(3, size=30), PIXELS)
     for precision in ("float16", "int8"):
         options = {"precision": precision, "max_accuracy_drop": 100}
-        export_onnx(model, tmp_path / "model.onnx", given, **options)
+        export_onnx(model, tmp_path / "model.onnx", test_images=given, **options)
         graph = onnx.load(tmp_path / "model.onnx").graph
         assert [value.name for value in graph.input] == ["image"]
     assert_exports(model, tmp_path, batch_size=4)
@@ -197,7 +197,7 @@ def test_a_fixed_batch_size_alone_does_not_unroll(tmp_path, kind):
 
 def test_recurrent_layers_export_to_saved_models(tmp_path):
     model = recurrent("GRU")
-    export_saved_model(model, tmp_path / "saved_model", Images(STEPS))
+    export_saved_model(model, tmp_path / "saved_model", test_images=Images(STEPS))
     loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
     (value,) = loaded.serve(STEPS).values()
     np.testing.assert_allclose(value, model.predict_on_batch(STEPS), atol=1e-5)
@@ -287,9 +287,9 @@ def test_images_that_the_model_cannot_take(tmp_path, rng):
     with pytest.raises(ValueError, match=r"indices\[0,0\] = \d+ is not in \[0, 10\)"):
         export_saved_model(embedded(10), tmp_path / "saved_model")
     numbers = rng.integers(10, size=(20, 4))
-    export_saved_model(embedded(10), tmp_path / "saved_model", Images(numbers))
+    export_saved_model(embedded(10), tmp_path / "saved_model", test_images=Images(numbers))
     with pytest.raises(ValueError, match="Received: 20 given images, on which it fails"):
-        export_saved_model(embedded(9), tmp_path / "saved_model", Images(numbers))
+        export_saved_model(embedded(9), tmp_path / "saved_model", test_images=Images(numbers))
 
 
 def test_images_that_fail_in_onnx_and_when_verified(monkeypatch, tmp_path):
@@ -313,7 +313,7 @@ def test_images_that_fail_in_onnx_and_when_verified(monkeypatch, tmp_path):
 def test_calibration_images_that_do_not_fit(tmp_path, rng):
     given = Images(PIXELS, rng.integers(3, size=30), PIXELS[:, :5])
     with pytest.raises(ValueError, match="`calibration` must be training images"):
-        export_onnx(capsules(), tmp_path / "model.onnx", given, precision="int8")
+        export_onnx(capsules(), tmp_path / "model.onnx", test_images=given, precision="int8")
     assert not list(tmp_path.iterdir())
 
 

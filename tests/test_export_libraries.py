@@ -137,7 +137,7 @@ def test_functions_say_which_backend_they_need(exported):
 
 def test_importing_without_a_library_is_an_import_error(tmp_path):
     code = WITHOUT.replace('run_name="__main__", alter_sys=True', 'run_name="imported"')
-    code = code.format(module="onnxslim", program="export.onnx", arguments=["imported"])
+    code = code.format(module="onnxslim", program="export.onnx_target", arguments=["imported"])
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment

@@ -18,22 +18,15 @@ import numpy as np
 import onnx
 import pytest
 
+import export.graph
 import export.onnx
 import export.saved_model
 from export import checkpoint, files, summary, verify
 from export.onnx import export_onnx
-from exporting import ROOT, contents, ended, python
+from export.report import report_path
+from exporting import ROOT, change_a_weight, contents, ended, python
 
 MAINS = pytest.mark.parametrize("main", [export.onnx.main, export.saved_model.main])
-
-
-def change_a_weight(graph):
-    for tensor in graph.graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor).copy()
-        if array.ndim > 1 and array.dtype == np.float32:
-            array.flat[array.size // 2] += 0.05
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-            return graph
 
 
 def break_an_operator(graph):
@@ -89,7 +82,7 @@ def test_damage_in_a_written_file_is_caught(monkeypatch, checkpoint_copy, capsys
     onnx.save(damage(onnx.load(path)), path)
     line = ended(monkeypatch, capsys, verify.main, 1, "--model", checkpoint_copy)
     assert "is not the one that model.onnx.json speaks of" in line
-    files.report_path(path).unlink()  # then the values alone must show it
+    report_path(path).unlink()  # then the values alone must show it
     assert message in ended(
         monkeypatch, capsys, verify.main, 1, "--model", checkpoint_copy, "--onnx", path
     )
@@ -102,7 +95,7 @@ def test_an_onnx_file_with_weights_outside_is_refused(monkeypatch, checkpoint_co
     path = checkpoint_copy / "model.onnx"
     loaded = checkpoint.load(checkpoint_copy)
     export_onnx(loaded.model, path, checkpoint=loaded)
-    files.report_path(path).unlink()
+    report_path(path).unlink()
     proto = onnx.load(path)
     for place in ("../outside", str(checkpoint_copy.parent / "outside"), "../../../etc/passwd"):
         tensor = max(proto.graph.initializer, key=lambda x: len(x.raw_data) + len(x.external_data))
@@ -491,9 +484,9 @@ def test_other_folders_are_not_replaced(monkeypatch, checkpoint_copy, tmp_path, 
 
 FULL_DISK = """
 import resource, sys
-from export.command import quiet_tensorflow
-with quiet_tensorflow():
-    import {module} as program
+import {module} as program
+from export.command import set_up
+set_up("tensorflow")
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 sys.argv = ["program", "--model", "ckpt", "--overwrite", *{arguments}]
 program.main()
@@ -543,8 +536,8 @@ def test_what_lies_beside_needs_overwrite_too(monkeypatch, checkpoint_copy, tmp_
 
 def test_ctrl_c_is_one_line_in_any_program():
     script = (
-        "from export.command import Parser; Parser('A study.').again = 'the same command goes on';"
-        "raise {}"
+        "from export import command; command.set_up(tensorflow=False);"
+        "command.tell_how_to_resume('the same command goes on'); raise {}"
     )
     for error, code, message in (
         ("KeyboardInterrupt", -signal.SIGINT, "error: interrupted; the same command goes on\n"),
@@ -602,14 +595,15 @@ def test_missing_folders_are_made_and_unmade(tmp_path):
 STOPPED = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from export.command import quiet_tensorflow
-with quiet_tensorflow():
-    import export.onnx as program
-real = program.onnx.save
+import export.onnx as program
+from export.command import set_up
+set_up("tensorflow")
+import onnx
+real = onnx.save
 def save(*args):
     real(*args)
     os.kill(os.getpid(), {number})
-program.onnx.save = save
+onnx.save = save
 sys.argv = ["program", "--model", "ckpt"]
 program.main()
 """

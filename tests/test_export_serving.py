@@ -68,7 +68,9 @@ def test_float16_keeps_norms_in_float32(tmp_path, rng):
     model = small("l2")
     model.get_layer("primary_caps").conv.bias.assign(np.full(16, 1000.0))
     test = Images(rng.integers(256, size=(20, 17, 18, 1)), np.zeros(20, int))
-    export_onnx(model, tmp_path / "model.onnx", test, precision="float16", max_accuracy_drop=100)
+    export_onnx(
+        model, tmp_path / "model.onnx", test_images=test, precision="float16", max_accuracy_drop=100
+    )
     x = test.test.astype("float32")
     outputs = onnx_outputs(tmp_path / "model.onnx", x)
     np.testing.assert_allclose(
@@ -129,7 +131,7 @@ def test_lower_precision_of_all_routings(tmp_path, rng, routing):
     given = Images(test, rng.integers(3, size=20), test)
     for kind in ("float16", "int8"):
         options = {"precision": kind, "max_accuracy_drop": 100}
-        report = export_onnx(small(routing), tmp_path / "model.onnx", given, **options)
+        report = export_onnx(small(routing), tmp_path / "model.onnx", test_images=given, **options)
         assert all(row.passed for row in report.rows)
 
 
@@ -139,7 +141,7 @@ def test_int8_needs_convolutions(tmp_path, rng):
     given = Images(test, rng.integers(2, size=20), test)
     model = keras.Model(image, CapsuleLength()(DigitCaps(2, 4)(image)))
     with pytest.raises(ValueError, match="Received: a model without any"):
-        export_onnx(model, tmp_path / "model.onnx", given, precision="int8")
+        export_onnx(model, tmp_path / "model.onnx", test_images=given, precision="int8")
 
 
 def test_lower_precision_needs_labelled_images(tmp_path, rng):
@@ -151,7 +153,7 @@ def test_lower_precision_needs_labelled_images(tmp_path, rng):
         ("int8", Images(test, np.zeros(4, int)), "takes its ranges from training images"),
     ]:
         with pytest.raises(ValueError, match=message):
-            export_onnx(model, tmp_path / "model.onnx", given, precision=kind)
+            export_onnx(model, tmp_path / "model.onnx", test_images=given, precision=kind)
     assert not list(tmp_path.iterdir())
 
 

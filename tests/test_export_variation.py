@@ -9,17 +9,17 @@ import pytest
 import export.graph
 import export.onnx
 import export.saved_model
-from export import checkpoint, files, parity, verify
+from export import checkpoint, parity, verify
 from export.comparing import darker
 from export.images import Images
 from export.onnx import export_onnx
+from export.report import report_path
 from export.saved_model import export_saved_model
 from export.variation import LEAST_SPREAD, steady_outputs
-from exporting import small
+from exporting import change_a_weight, small
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import capsnet, efficient_capsnet
 from kcaps.routing import ROUTINGS
-from test_export_refusals import change_a_weight
 
 DIFFERENT = np.arange(3.0)[:, None]
 
@@ -151,7 +151,7 @@ def test_dead_models_are_told(tmp_path, scale):
         assert "outputs hardly vary over the images: class_lengths by" in line
         assert "poses by" in line and "\n" not in line and line in str(report)
         assert sum("hardly varied: class_lengths, poses" in line for line in lines) == 1
-        content = json.loads(files.report_path(path).read_text())
+        content = json.loads(report_path(path).read_text())
         assert content["warnings"] == report.warnings
         assert content["largest_relative_difference"] == report.largest_relative_difference
         assert {"output", "difference", "passed", "relative"} <= set(content["comparison"][0])
@@ -178,7 +178,7 @@ def test_half_precision_that_loses_tiny_outputs_is_refused(tmp_path, rng):
     given = Images(rng.integers(256, size=(20, 8, 8, 1)), rng.integers(3, size=20))
     options = {"precision": "float16", "max_accuracy_drop": 100}
     with pytest.raises(parity.ParityError, match="of its largest value, more than"):
-        export_onnx(scaled(1e-6), tmp_path / "model.onnx", given, **options)
+        export_onnx(scaled(1e-6), tmp_path / "model.onnx", test_images=given, **options)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
@@ -189,7 +189,7 @@ def test_constant_outputs_in_any_precision(tmp_path, rng, precision):
     convolution.bias.assign(np.linspace(-1, 1, 16))
     pixels = rng.integers(256, size=(20, 8, 8, 1))
     given = Images(pixels, rng.integers(3, size=20), pixels)
-    report = export_onnx(model, tmp_path / "model.onnx", given, precision=precision)
+    report = export_onnx(model, tmp_path / "model.onnx", test_images=given, precision=precision)
     assert named(report.comparison) == ["class_lengths", "poses"]
     assert report.comparison.steady[0].largest > 1e-3
 
@@ -220,7 +220,7 @@ def test_models_that_are_alive_make_no_warning(tmp_path, rng, routing):
         (scaled(1.0, routing), None),  # pixels beyond those that it was made for
         (scaled(1.0, routing), given),
     ):
-        report = export_onnx(model, tmp_path / "model.onnx", images)
+        report = export_onnx(model, tmp_path / "model.onnx", test_images=images)
         assert report.warnings == []
         assert report.largest_relative_difference < 1e-3
 
@@ -242,7 +242,7 @@ def test_random_images_beyond_the_range_of_a_model(tmp_path):
     report = export_onnx(model, tmp_path / "model.onnx")
     assert report.warnings == []
     pixels = np.random.default_rng(0).integers(256, size=(64, 8, 8, 1))
-    assert export_onnx(model, tmp_path / "model.onnx", Images(pixels)).warnings
+    assert export_onnx(model, tmp_path / "model.onnx", test_images=Images(pixels)).warnings
     head.set_weights([np.zeros((1, 2)), np.array([0.0, 3.0])])
     assert export_onnx(model, tmp_path / "model.onnx").warnings
 

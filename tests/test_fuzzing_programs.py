@@ -17,7 +17,7 @@ import export.saved_model
 from export import command, summary, verify
 from exporting import ROOT, contents
 from fuzz import fuzz
-from harness import distribution
+from harness import distribution, study
 from pictures_of import data
 
 MODULES = {

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-import kcaps
-from export.checkpoint import check_archive
+from export.checkpoint import check_archive, run_content
 from export.command import fail, first_line
 from harness import checkpoints, distribution, tables
 from pictures_of import data
@@ -153,9 +152,7 @@ def open_folder(
 
 def _about(run, images):
     """Returns what `run.json` holds."""
-    return {
-        "kcaps": kcaps.__version__,
-        "recipe": run.recipe,
+    training = {
         "arguments": run.arguments,
         "seed": run.seed,
         "epochs": run.epochs,
@@ -165,10 +162,9 @@ def _about(run, images):
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
         },
-        "data": {"name": images.name, "title": images.title, **images.source},
-        "input_range": [0, 255],
-        "labels": images.class_names,
     }
+    source = {"name": images.name, "title": images.title, **images.source}
+    return run_content(run.recipe, source, images.class_names, training)
 
 
 def _keep_history(path, epochs):

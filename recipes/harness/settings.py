@@ -5,7 +5,7 @@ import pathlib
 import typing
 
 import kcaps
-from export.command import Parser, positive
+from export.command import Parser, positive, tell_how_to_resume
 from harness import distribution
 from harness.run_folder import Run
 from pictures_of import data
@@ -180,7 +180,7 @@ def read(
         **defaults: Defaults of this program, in place of those of the class.
     """
     parser = Parser(description)
-    parser.again = settings.how_to_resume
+    tell_how_to_resume(settings.how_to_resume)
     folder = parser.add_mutually_exclusive_group()
     for field in options(settings):
         group = folder if field.metadata["place"] == "folder" else parser

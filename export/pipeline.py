@@ -1,0 +1,231 @@
+"""The way from a model to a checked file: fold, write, compare, report and put in place."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from export import checkpoint, command, files, images
+from export.checkpoint import Checkpoint
+from export.images import Images
+from export.report import ParityError, Report, Steps, report_path
+
+if TYPE_CHECKING:
+    import keras
+
+    from export.parity import Comparison
+
+_CHECKPOINT_FILES = ("model.keras", "run.json", "report.json", "history.csv", "backup")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One export on its way.
+
+    Args:
+        reference: The Keras model that the file must compute.
+        folded: The same model, with all that can be multiplied into its kernels.
+        test_images: The `export.images.Images` to compare on.
+        checkpoint: The `export.checkpoint.Checkpoint` of the model, or None.
+        steps: The `export.report.Steps` that are done.
+        path: Path to write to, in a folder that is removed at the end.
+    """
+
+    reference: "keras.Model"
+    folded: "keras.Model"
+    test_images: Images
+    checkpoint: Checkpoint | None
+    steps: Steps
+    path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A format of exported files, with its settings: the base class of all.
+
+    Args:
+        with_decoder: Whether there is an output `reconstruction`.
+        tolerance: Largest absolute difference to Keras that passes.
+        overwrite: Whether an existing output may be replaced.
+    """
+
+    file_name: ClassVar[str]
+
+    with_decoder: bool = False
+    tolerance: float = 1e-5
+    overwrite: bool = True
+
+    def write(self, job: Job) -> None:
+        """Writes `job.folded` to `job.path`."""
+        raise NotImplementedError
+
+    def compare(self, job: Job) -> "Comparison":
+        """Opens what was written, and compares it with `job.reference`.
+
+        Raises:
+            ParityError: if it does not load or does not compute the same.
+        """
+        raise NotImplementedError
+
+    def describe(self, job: Job) -> dict:
+        """Returns the plain values with which the report begins."""
+        raise NotImplementedError
+
+    def refuse(self, path: pathlib.Path) -> None:
+        """Raises a `ValueError` for settings, a path or a machine that cannot be used."""
+
+    def refuse_images(self, test_images: Images) -> None:
+        """Raises a `ValueError` for images by which the target cannot be judged."""
+
+    def folds_scales(self) -> bool:
+        """Tells whether the scales of pixels may be multiplied into kernels."""
+        return True
+
+    def default_path(self, checkpoint: Checkpoint) -> pathlib.Path:
+        """Returns where the export of a checkpoint lies, unless its user says otherwise."""
+        return checkpoint.folder / self.file_name
+
+    def companions(self, path: pathlib.Path, checkpoint: Checkpoint | None) -> dict:
+        """Returns paths of further text files, with functions of `job.path` that make them."""
+        return {}
+
+    def export(
+        self,
+        model: "keras.Model",
+        path: str | os.PathLike,
+        test_images: Images | None = None,
+        checkpoint: Checkpoint | None = None,
+        on_step: Callable | None = None,
+    ) -> Report:
+        """Writes a model to a path, where it appears only after it has passed the comparison.
+
+        `export.onnx.export_onnx` explains the arguments.
+        """
+        from export.fold import fold
+        from export.inference import inference_model
+
+        path, steps = pathlib.Path(path), Steps(on_step)
+        self.refuse(path)
+        reference = inference_model(model, self.with_decoder)
+        test_images = images.choose(test_images, checkpoint, reference.inputs[0])
+        self.refuse_images(test_images)
+        companions = self.companions(path, checkpoint)
+        places = [path, report_path(path), *companions]
+        with files.aside(places, self.overwrite) as folder:
+            folded, lines = fold(reference, scales=self.folds_scales())
+            steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
+            new = folder / self.file_name
+            job = Job(reference, folded, test_images, checkpoint, steps, new)
+            self.write(job)
+            comparison = self.compare(job)
+            steady = ", ".join(output.output for output in comparison.steady)
+            steady = f"; hardly varied: {steady}" if steady else ""
+            steps("compare", f"{test_images}, {comparison.differences}{steady}")
+            report = Report(steps.done, comparison, str(test_images), self.describe(job))
+            texts = [report.json(), *(text(new) for text in companions.values())]
+            made = [new, *(folder / f"text{number}" for number in range(len(texts)))]
+            for file, text in zip(made[1:], texts, strict=True):
+                file.write_text(text, encoding="utf-8")
+            files.put(dict(zip(places, made, strict=True)), folder)
+        return report
+
+
+def export_checkpoint(
+    target: Target,
+    folder: pathlib.Path,
+    path: pathlib.Path | None = None,
+    limit: int | None = None,
+) -> None:
+    """Loads a checkpoint, exports it, and prints the steps and the table, as a program.
+
+    Ends the program with one line on stderr: code 2 for input that cannot be used, code 1 for a
+    file that failed its check and was not written.
+
+    Args:
+        target: The format.
+        folder: The checkpoint folder.
+        path: Path to write to. Defaults to None: the target's own.
+        limit: At most so many test images. Defaults to None: all.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: command.fail("terminated", code=143))
+    output = None
+    try:
+        loaded = checkpoint.load(folder)
+        output = path or target.default_path(loaded)
+        _refuse_checkpoint_files(output, loaded.folder)
+        print(f"✓ {'load':<11}{folder}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
+        test_images = images.of_run(loaded.run, limit)
+        report = target.export(loaded.model, output, test_images, loaded, print)
+        print("\n".join(map(str, report.rows)))
+        print(f"✓ {output} agrees with {folder}: {report.comparison.summary}")
+        print_warnings(report)
+    except ValueError as error:
+        command.fail(error)
+    except KeyboardInterrupt:
+        command.fail("interrupted", code=130)
+    except BrokenPipeError:
+        command.fail_unread()
+    except OSError as error:
+        command.fail(f"{output or folder} cannot be written: {error.strerror or error}")
+    except ParityError as error:
+        kept = f", the earlier {output} was kept" if output.exists() else ""
+        command.fail(f"{error}; no file was written{kept}", code=1)
+
+
+def _refuse_checkpoint_files(output, folder):
+    """Raises a `ValueError` for an output that would replace a file of the checkpoint itself."""
+    written = [path.resolve() for path in (output, report_path(output))]
+    kept = [(folder / name).resolve() for name in _CHECKPOINT_FILES]
+    if any(path in kept or place in path.parents for path in written for place in kept):
+        raise ValueError(f"--output {output} is, or has its report in, the checkpoint itself")
+
+
+def print_warnings(outcome) -> None:
+    """Prints the warnings of a report or a comparison on stderr, a line each."""
+    for line in outcome.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def export_parser(description: str, output: str) -> command.Parser:
+    """Returns the command line of an exporter.
+
+    Args:
+        description: Text of `--help`.
+        output: Name of the default output in the checkpoint folder.
+    """
+    parser = command.Parser(description.splitlines()[0])
+    parser.add_argument(
+        "--model", type=pathlib.Path, required=True, help="checkpoint folder of a recipe"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help=f"default: {output} in that folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--with-decoder", action="store_true", help="add the decoder's image as `reconstruction`"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=command.positive(float),
+        default=1e-5,
+        help="largest difference to Keras",
+    )
+    parser.add_argument(
+        "--limit", type=command.positive(int), help="compare on at most so many test images"
+    )
+    return parser
+
+
+def file_parser(description: str, providers) -> command.Parser:
+    """Returns the command line of a program that reads a checkpoint and an ONNX file of it.
+
+    Args:
+        description: Text of `--help`.
+        providers: Names of the providers that the file may run on.
+    """
+    parser = command.Parser(description.splitlines()[0])
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
+    parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
+    parser.add_argument("--provider", choices=list(providers), default="cpu")
+    return parser
