@@ -181,9 +181,11 @@ def read(
     """
     parser = Parser(description)
     tell_how_to_resume(settings.how_to_resume)
-    folder = parser.add_mutually_exclusive_group()
+    folder = None  # argparse has no help for a group without options
     for field in options(settings):
-        group = folder if field.metadata["place"] == "folder" else parser
+        group = parser
+        if field.metadata["place"] == "folder":
+            group = folder = folder or parser.add_mutually_exclusive_group()
         name = f"--{field.name.replace('_', '-')}"
         name = field.name if field.metadata["positional"] else name
         group.add_argument(name, **field.metadata["arguments"])
