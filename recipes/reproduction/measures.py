@@ -1,12 +1,16 @@
-"""What is measured beside test errors: times and robustness."""
+"""Measures beside test errors: times, and robustness."""
 
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+from keras import tree
 
+from harness.settings import StudySettings
 from pictures_of import overlaps, robustness
-from reproduction import methods, tasks
+from reproduction import attacks, methods, tasks
+from reproduction.cells import Cell
 
 ROUNDS, STEPS = 9, 10  # of the timing: each round takes so many steps of every method
 NOISE = 0.2  # deviation of pixels, as a share of their range, as the next one
@@ -17,109 +21,104 @@ GOAL = 0.99  # share of validation images, for the time to reach it
 INTERVAL = 100  # steps between two looks at them
 
 
-def step_times(names, args):
-    """Time of training steps on MNIST, all methods in turn, round by round.
+def step_times(names: Sequence[str], settings: StudySettings) -> list[dict]:
+    """Returns times of training steps on MNIST, all methods in turn, round by round.
 
     Args:
         names: Methods.
-        args: Arguments of the program.
+        settings: `reproduction.settings.Settings`.
 
     Returns:
-        List of rows, with ratios to the first method that has, or has not, a decoder as well:
+        A row for each method, with ratios to the first one that has, or has not, a decoder as well:
         medians of the ratios of the rounds.
     """
-    task = tasks.load("mnist", args)
-    models, times = {}, {name: [] for name in names}
-    for name in names:
-        plan = methods.training_of(name, "mnist", args.budget)
-        keras.utils.set_random_seed(0)
-        model = methods.compiled(
-            name, "mnist", args.budget, task, STEPS * ROUNDS, update=args.update
-        )
-        size = min(plan.batch_size, len(task.images.train[0]))
-        # As arrays, for Keras' other backends.
-        x, y = keras.tree.map_structure(np.asarray, next(iter(task.batches(size, 0, 0))))
-        for _ in range(3):  # compiles
-            model.train_on_batch(x, y)
-        models[name] = model, x, y
+    task = tasks.load("mnist", settings)
+    subjects = {name: _subject(name, task, settings) for name in names}
+    times = {name: [] for name in names}
     for _ in range(ROUNDS):
-        for name, (model, x, y) in models.items():
+        for name, (model, x, y) in subjects.items():
             started = time.perf_counter()
             for _ in range(STEPS):  # each returns its loss, and so waits for it
                 model.train_on_batch(x, y)
             times[name].append((time.perf_counter() - started) / STEPS)
-    rows = []
-    for name in names:
-        without = name.endswith(methods.NO_DECODER)
-        first = next(other for other in names if other.endswith(methods.NO_DECODER) == without)
-        rows.append(
-            {
-                "method": name,
-                "batch_size": len(models[name][1]),
-                "seconds_per_100_steps": 100 * float(np.median(times[name])),
-                "ratio": float(np.median(np.array(times[name]) / times[first])),
-                "to": first,
-            }
-        )
-    return rows
+
+    def compared_with(name):
+        ending = name.endswith(methods.NO_DECODER)
+        return next(other for other in names if other.endswith(methods.NO_DECODER) == ending)
+
+    return [
+        {
+            "method": name,
+            "batch_size": len(subjects[name][1]),
+            "seconds_per_100_steps": 100 * float(np.median(times[name])),
+            "ratio": float(np.median(np.array(times[name]) / times[compared_with(name)])),
+            "to": compared_with(name),
+        }
+        for name in names
+    ]
 
 
-def robustness_of(cell, args):
-    """Test errors in per cent of a cell on digits that are moved, noisy, or made to mislead it."""
-    task = tasks.load(cell.task, args)
-    model = keras.saving.load_model(cell.folder(args.output) / "model.keras")
+def _subject(name, task, settings):
+    """Returns a method's model, which has trained already, and a batch for it."""
+    plan = methods.training_of(name, "mnist", settings.budget)
+    keras.utils.set_random_seed(0)
+    model = methods.compiled(
+        name, "mnist", settings.budget, task, STEPS * ROUNDS, update=settings.update
+    )
+    size = min(plan.batch_size, len(task.images.train[0]))
+    # Keras' other backends take arrays.
+    x, y = tree.map_structure(np.asarray, next(iter(task.batches(size, 0, 0))))
+    for _ in range(3):  # compiles
+        model.train_on_batch(x, y)
+    return model, x, y
+
+
+def robustness_of(cell: Cell, settings: StudySettings) -> dict[str, float]:
+    """Returns test errors in per cent on digits that are moved, noisy, or mislead the network."""
+    task = tasks.load(cell.task, settings)
+    model = keras.saving.load_model(cell.folder(settings.output) / "model.keras")
     images, labels = task.test
-
-    def error(changed):
-        outputs = model.predict(changed, batch_size=100, verbose=0)
-        return 100 * float(np.mean(outputs.argmax(-1) != labels))
-
-    # Of logits, where there are some: the gradient of probabilities that are nearly 1 is lost.
+    # Attacks follow logits, where there are some: the gradient of probabilities near 1 is lost.
     layer = next((layer for layer in model.layers if layer.name == "logits"), model.layers[-1])
     scores = keras.Model(model.input, layer.output)
-    return {
-        "affine": error(robustness.affine(task.images.test[0], overlaps.HELD_OUT_SEED)),
-        "noise": error(robustness.noisy(images, NOISE, overlaps.HELD_OUT_SEED)),
-        **{
-            name: error(
-                robustness.white_box(scores, images, labels, EPSILON, steps, robustness.lead)
-            )
-            for name, steps in ATTACKS.items()
-        },
+    changed = {
+        "affine": robustness.affine(task.images.test[0], overlaps.HELD_OUT_SEED),
+        "noise": robustness.noisy(images, NOISE, overlaps.HELD_OUT_SEED),
     }
+    for name, steps in ATTACKS.items():
+        changed[name] = attacks.white_box(scores, images, labels, EPSILON, steps, attacks.lead)
+
+    def error(x):
+        outputs = model.predict(x, batch_size=100, verbose=0)
+        return 100 * float(np.mean(outputs.argmax(-1) != labels))
+
+    return {name: error(x) for name, x in changed.items()}
 
 
-class _Goal(keras.callbacks.Callback):
-    """Ends training when enough of the validation images are right."""
-
-    reached = False
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.reached = self.model.stop_training = logs["val_accuracy"] >= GOAL
-
-
-def time_to_goal(cell, args, before):
+def time_to_goal(cell: Cell, settings: StudySettings, start_up: float) -> dict:
     """Trains until 99 % of the validation images are right.
 
     Args:
-        cell: `cells.Cell`.
-        args: Arguments of the program.
-        before: Seconds that the start of the program took.
+        cell: The cell.
+        settings: `reproduction.settings.Settings`.
+        start_up: Seconds that the start of the program took.
 
     Returns:
-        Row of seconds since the start, data and compilation included; steps; and test error.
+        Seconds since that start, data and compilation included; steps; and errors.
     """
     started = time.perf_counter()
-    task = tasks.load(cell.task, args)
-    plan = methods.training_of(cell.method, cell.task, args.budget)
+    task, plan = tasks.load(cell.task, settings), cell.plan(settings.budget)
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
     size = min(plan.batch_size, len(task.images.train[0]))
-    most = (args.epochs or plan.epochs) * (len(task.images.train[0]) // size)
+    most = (settings.epochs or plan.epochs) * (len(task.images.train[0]) // size)
     model = methods.compiled(
-        cell.method, cell.task, args.budget, task, most, ["accuracy"], args.update
+        cell.method, cell.task, settings.budget, task, most, ["accuracy"], settings.update
     )
-    goal = _Goal()
+
+    def look(epoch, logs):
+        model.stop_training = logs["val_accuracy"] >= GOAL
+
     history = model.fit(
         task.batches(size, cell.seed, 0),
         epochs=max(1, most // INTERVAL),
@@ -128,13 +127,13 @@ def time_to_goal(cell, args, before):
         validation_data=task.validation,
         validation_batch_size=1000,
         verbose=2,
-        callbacks=[goal],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)],
     )
-    seconds = before + time.perf_counter() - started
+    seconds, accuracy = start_up + time.perf_counter() - started, history.history["val_accuracy"]
     return {
-        "seconds": round(seconds, 1) if goal.reached else "",
+        "seconds": round(seconds, 1) if accuracy[-1] >= GOAL else "",
         "steps": min(INTERVAL, most) * len(history.epoch),
         "batch_size": size,
-        "validation_error": round(100 * (1 - history.history["val_accuracy"][-1]), 2),
+        "validation_error": round(100 * (1 - accuracy[-1]), 2),
         "test_error": round(100 * (1 - task.accuracy(model, 1000)), 2),
     }

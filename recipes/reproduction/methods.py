@@ -8,7 +8,8 @@ from kcaps.losses import LogLoss
 from kcaps.models import CapsNet, capsnet, efficient_capsnet
 from kcaps.models.capsnet import UPDATES
 from kcaps.routing import ROUTINGS
-from networks.baselines import baselines as networks
+from networks import baselines as networks
+from reproduction.tasks import Task
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
@@ -21,7 +22,7 @@ OPTIONS = {  # of routings: λ, and the limit of EM's inverse temperature
     "em": {"inverse_temperature": 0.0209},
 }
 ROUTING_RATES = {"l1": 5e-6, "l2": 5e-6}  # γ at the start
-# Adam's at the start.
+# Adam's rates at the start.
 RATES = {
     "dynamic": 1.26e-3,
     "l1": 2.72e-3,
@@ -67,14 +68,20 @@ class Training:
     decay_steps: int = 1000
     routing_rate: float = 0.0
 
-    def schedule(self, rate, steps):
-        """The rate as it falls from its start over so many steps in all."""
+    def schedule(self, rate: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns a rate as it falls from its start over so many steps in all."""
         schedules = keras.optimizers.schedules
         if self.decay is None:
             return schedules.CosineDecay(rate, steps)
         return schedules.ExponentialDecay(rate, self.decay_steps, self.decay)
 
-    def compile(self, network, steps, metrics=None, update=UPDATES[0]):
+    def compile(
+        self,
+        network: keras.Model,
+        steps: int,
+        metrics: list | None = None,
+        update: str = UPDATES[0],
+    ) -> None:
         """Compiles a network for so many steps in all."""
         optimizer = keras.optimizers.Adam(self.schedule(self.rate, steps))
         if not isinstance(network, CapsNet):
@@ -86,8 +93,8 @@ class Training:
 
 # On two cores, all networks have the same few passes, at `RATES`.
 SHORT = Training(3, 64)
-# The papers' otherwise, but for what they do not tell: Yang et al. give no number of epochs, no
-# rate for CIFAR-10, and of MNIST the schedule without a decoder only.
+# The papers' choices, where they tell them: Yang et al. give no number of epochs, no rate for
+# CIFAR-10, and the schedule without a decoder for MNIST only.
 PUBLISHED = {
     "mnist": Training(30, 128, decay=0.96),
     f"mnist{NO_DECODER}": Training(10, 32, decay=0.5),  # the rate has been halved 16 times by then
@@ -96,7 +103,7 @@ PUBLISHED = {
     "multi_mnist": Training(475, 128, decay=0.96, decay_steps=20_000),  # 200,000 steps
     "placed_mnist": Training(30, 128, decay=0.96),
 }
-# Of Efficient-CapsNet on images that are changed in each pass.
+# Efficient-CapsNet trains longer on images that are changed in each pass.
 EFFICIENT = {
     "cpu": {"distorted_mnist": Training(20, 32), "moved_fashion_mnist": Training(40, 32)},
     "gpu": dict.fromkeys(
@@ -106,29 +113,36 @@ EFFICIENT = {
 }
 
 
-def training_of(method, task, budget):
-    """The `Training` of a method on a task under a budget."""
+def training_of(method: str, task: str, budget: str) -> Training:
+    """Returns how a method is trained on a task under a budget."""
     if method == "efficient_capsnet" and task in EFFICIENT[budget]:
         return EFFICIENT[budget][task]
     routing = method.removesuffix(NO_DECODER)
     if budget == "cpu":
         plan = dataclasses.replace(SHORT, rate=RATES[routing])
     else:
-        own = f"{task}{NO_DECODER}" if method.endswith(NO_DECODER) else task
-        plan = PUBLISHED.get(own, PUBLISHED[task])
+        ending = NO_DECODER if method.endswith(NO_DECODER) else ""
+        plan = PUBLISHED.get(task + ending, PUBLISHED[task])
     return dataclasses.replace(plan, routing_rate=ROUTING_RATES.get(routing, 0.0))
 
 
-def options_of(method, task):
-    """Arguments of a method's routing on a task."""
+def options_of(method: str, task: str) -> dict[str, float]:
+    """Returns arguments of a method's routing on a task."""
     options = dict(OPTIONS.get(method.removesuffix(NO_DECODER), {}))
     if task == "multi_mnist" and "penalty_weight" in options:
         options["penalty_weight"] = MULTI_MNIST_PENALTY
     return options
 
 
-def build(method, task, budget, shape, num_classes, options=None):
-    """A network from pixels to one value for each class, not compiled.
+def build(
+    method: str,
+    task: str,
+    budget: str,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    options: dict | None = None,
+) -> keras.Model:
+    """Returns a network from pixels to one value for each class, not compiled.
 
     Args:
         method: `"efficient_capsnet"`, `"cnn"`, or the name of a routing, with `NO_DECODER` after it
@@ -155,17 +169,16 @@ def build(method, task, budget, shape, num_classes, options=None):
     return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
 
 
-def compiled(method, name, budget, task, steps, metrics=None, update=UPDATES[0]):
-    """A network that is compiled for so many steps on a task.
-
-    Args:
-        method, budget: As for `build`.
-        name: Name of the task.
-        task: `tasks.Task`.
-        steps: Positive integer.
-        metrics: As for Keras.
-        update: One of `UPDATES`.
-    """
+def compiled(
+    method: str,
+    name: str,
+    budget: str,
+    task: Task,
+    steps: int,
+    metrics: list | None = None,
+    update: str = UPDATES[0],
+) -> keras.Model:
+    """Returns a network, as from `build`, that is compiled for so many steps on the task `name`."""
     network = build(method, name, budget, task.input_shape, task.images.num_classes)
     training_of(method, name, budget).compile(network, steps, metrics, update)
     return network

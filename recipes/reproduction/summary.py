@@ -1,72 +1,68 @@
 """The table of finished cells: mean and spread over seeds, beside what is published."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from reproduction import provenance
+from harness import provenance, tables
 
 DEVIATION = "_deviation"  # after the name of the column that it belongs to
 
 
-def rows(table, cells):
-    """One row for each method of each task that has finished cells.
+def rows(cells: dict, published: dict, best_known: dict) -> list[dict]:
+    """Returns one row for each method of each task, in the order of their first cells.
 
     Args:
-        table: `tables.Table`.
         cells: Rows of finished cells, by `cells.Cell`.
+        published: Errors in per cent, as printed, by task and method.
+        best_known: The lowest errors that anybody published, by task.
 
     Returns:
-        List of dicts: task, method, mean and deviation of the test error in per cent, and so on.
+        Task, method, mean and deviation of the test error in per cent, and so on.
     """
-    result = []
-    for task, methods in table.methods.items():
-        for method in methods:
-            key = task, method
-            found = [row for cell, row in cells.items() if (cell.task, cell.method) == key]
-            if found:
-                result.append(
-                    _row(found, table.published.get(key, ""), table.best_known.get(task, ""))
-                )
-    return result
+    groups = {}
+    for cell, row in cells.items():
+        groups.setdefault((cell.task, cell.method), []).append(row)
+    return [
+        {
+            "task": task,
+            "method": method,
+            **spread("test_error", [row["test_error"] for row in found]),
+            "validation_error": float(np.mean([row["validation_error"] for row in found])),
+            "published": published.get((task, method), ""),
+            "best_known": best_known.get(task, ""),
+            "seeds": len(found),
+            "epochs": found[0]["epochs"],
+            "parameters": found[0]["parameters"],
+            "minutes": float(np.mean([row["seconds"] for row in found])) / 60,
+            # Cells of one row may be of different days and machines.
+            **{
+                name: "; ".join(dict.fromkeys(row[name] for row in found))
+                for name in provenance.COLUMNS
+            },
+        }
+        for (task, method), found in groups.items()
+    ]
 
 
-def _row(cells, published, best_known):
-    return {
-        "task": cells[0]["task"],
-        "method": cells[0]["method"],
-        **spread("test_error", [cell["test_error"] for cell in cells]),
-        "validation_error": float(np.mean([cell["validation_error"] for cell in cells])),
-        "published": published,
-        "best_known": best_known,
-        "seeds": len(cells),
-        "epochs": cells[0]["epochs"],
-        "parameters": cells[0]["parameters"],
-        "minutes": float(np.mean([cell["seconds"] for cell in cells])) / 60,
-        # Cells of one row may be of different days and machines.
-        **{
-            key: "; ".join(dict.fromkeys(cell[key] for cell in cells)) for key in provenance.COLUMNS
-        },
-    }
-
-
-def spread(name, values):
-    """Mean of values over seeds under a name, and their standard deviation beside it."""
+def spread(name: str, values: Sequence[float]) -> dict:
+    """Returns the mean of values over seeds by a name, and their standard deviation beside it."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else ""
     return {name: float(np.mean(values)), f"{name}{DEVIATION}": deviation}
 
 
-def markdown(rows):
-    """Rows as a table, and the commands that gave them."""
+def markdown(rows: Sequence[dict]) -> str:
+    """Returns rows as a table, and the commands that gave them."""
     names = [name for name in rows[0] if name != "command" and not name.endswith(DEVIATION)]
-    lines = [f"| {' | '.join(name.replace('_', ' ') for name in names)} |"]
-    lines.append("|---" * len(names) + "|")
-    for row in rows:
-        values = {name: _text(row[name]) for name in names}
-        for name in names:
-            if row.get(f"{name}{DEVIATION}", "") != "":
-                values[name] += f" ± {_text(row[f'{name}{DEVIATION}'])}"
-        lines.append(f"| {' | '.join(values.values())} |")
+    table = tables.markdown([{n.replace("_", " "): _value(row, n) for n in names} for row in rows])
     commands = dict.fromkeys(row["command"] for row in rows)
-    return "\n".join([*lines, "", *(f"`{command}`" for command in commands)]) + "\n"
+    return "\n".join([table, *(f"`{command}`" for command in commands)]) + "\n"
+
+
+def _value(row, name):
+    """Returns the text of a value, with its deviation where it has one."""
+    deviation = row.get(f"{name}{DEVIATION}", "")
+    return _text(row[name]) + (f" ± {_text(deviation)}" if deviation != "" else "")
 
 
 def _text(value):

@@ -1,14 +1,15 @@
 """The tables and figures that can be reproduced: their cells, and what is published."""
 
 import dataclasses
+from collections.abc import Callable
 
 from kcaps.routing import ROUTINGS
+from reproduction import reports
 from reproduction.cells import Cell
 from reproduction.methods import NO_DECODER
 
 ROUTED = ("dynamic", "l2", "l1")
 ALL_ROUTINGS = tuple(f"{name}{NO_DECODER}" for name in ROUTINGS)
-
 
 # Lowest test errors in per cent that anybody published, by task: docs/reproduction.md tells whose.
 BEST_KNOWN = {
@@ -29,16 +30,16 @@ class Table:
         title: What is compared.
         methods: Methods of each task, by its name.
         published: Errors in per cent, as printed, by task and method.
-        best_known: `BEST_KNOWN`, or nothing for images that are not the published ones.
+        report: Function of the settings, one of `reports`, that returns the rows of the table.
     """
 
     title: str
-    methods: dict
-    published: dict = dataclasses.field(default_factory=dict)
-    best_known: dict = dataclasses.field(default_factory=lambda: BEST_KNOWN)
+    methods: dict[str, tuple[str, ...]]
+    published: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    report: Callable[..., list[dict]] = reports.errors
 
-    def cells(self, seeds):
-        """All seeds of a method before the next."""
+    def cells(self, seeds: int) -> list[Cell]:
+        """Returns the cells of so many seeds, all seeds of a method before the next."""
         return [
             Cell(task, method, seed)
             for task, methods in self.methods.items()
@@ -49,7 +50,6 @@ class Table:
 
 TABLE2 = ("dynamic", "l2", "l1", "l2_fc", "l1_fc")
 ON_CIFAR10 = ("dynamic_fc", "l2_fc", "l1_fc")
-FIGURE3 = {"mnist": ROUTED, "fashion_mnist": ROUTED, "cifar10": ON_CIFAR10, "multi_mnist": ROUTED}
 
 TABLES = {
     "table2": Table(
@@ -74,16 +74,23 @@ TABLES = {
     "figure2": Table(
         "Images rebuilt from features trained without a decoder (Yang et al., Figure 2)",
         {"fashion_mnist": ("dynamic", "l2_fc")},
+        report=reports.decoders,
     ),
-    "figure3": Table("Validation error after each pass (Yang et al., Figure 3)", FIGURE3),
+    "figure3": Table(
+        "Validation error after each pass (Yang et al., Figure 3)",
+        {"mnist": ROUTED, "fashion_mnist": ROUTED, "cifar10": ON_CIFAR10, "multi_mnist": ROUTED},
+        report=reports.error_curves,
+    ),
     "figure4": Table(
         "Time of 100 steps (Yang et al., Figure 4)",
         {"mnist": (*ROUTED, *ALL_ROUTINGS)},
+        report=reports.step_times,
     ),
     "multi_mnist": Table(
         "Two overlapping digits, both to be found (Yang et al., section V)",
         {"multi_mnist": ROUTED},
         {("multi_mnist", "dynamic"): "7.47", ("multi_mnist", "l2"): "7.54"},
+        report=reports.overlapping,
     ),
     "efficient_capsnet": Table(
         "Efficient-CapsNet (Mazzia et al., 2021), trained on distorted digits and moved clothes",
@@ -97,8 +104,11 @@ TABLES = {
     "affine": Table(
         "Affine maps, noise and attacks, after training on digits in random places",
         {"placed_mnist": ("cnn", "dynamic", "l2", "efficient_capsnet")},
+        report=reports.robustness,
     ),
     "time_to_99": Table(
-        "Time to 99 % on MNIST, from a cold start", {"mnist": ("efficient_capsnet", *ROUTED)}
+        "Time to 99 % on MNIST, from a cold start",
+        {"mnist": ("efficient_capsnet", *ROUTED)},
+        report=reports.times_to_goal,
     ),
 }

@@ -1,14 +1,15 @@
 """Tasks that methods are compared on: images, batches without end, and what counts as right."""
 
-import collections.abc
 import dataclasses
+from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from harness import training
+from harness.settings import ImageSettings
 from kcaps.metrics import ExactMatch
-from pictures_of import data, distortions, overlaps, robustness
+from pictures_of import batches, data, distortions, overlaps, robustness
 
 SHIFT = 2  # pixels that images of clothes are shifted by at most
 STRENGTH = 0.5  # of distortions: half of those that EM has in distorted_mnist.py
@@ -16,92 +17,96 @@ STRENGTH = 0.5  # of distortions: half of those that EM has in distorted_mnist.p
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Args:
-    images: `data.Images` that the task is made of.
-    batches: Function `(batch_size, seed, first_step)` that returns training batches without end.
-    validation: Inputs and targets.
-    test: Inputs and labels.
-    metric: Name of the accuracy.
+    """Images to train on and to test.
+
+    Args:
+        images: Images that the task is made of.
+        batches: Function `(batch_size, seed, first_step)` that returns training batches without
+            end.
+        validation: Inputs and targets.
+        test: Inputs and labels.
+        metric: Name of the accuracy.
     """
 
     images: data.Images
-    batches: collections.abc.Callable
+    batches: Callable[[int, int, int], tf.data.Dataset]
     validation: tuple
     test: tuple
     metric: str = "accuracy"
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, int, int]:
         return self.test[0].shape[1:]
 
-    def make_metric(self):
+    def make_metric(self) -> str | keras.Metric:
+        """Returns the accuracy, as for `compile`."""
         return "accuracy" if self.metric == "accuracy" else ExactMatch(overlaps.PARTS)
 
-    def accuracy(self, model, batch_size):
-        """Share of the test inputs that a model gets right."""
+    def accuracy(self, model: keras.Model, batch_size: int) -> float:
+        """Returns the share of the test inputs that a model gets right."""
         outputs = model.predict(self.test[0], batch_size=batch_size, verbose=0)
         if self.metric == "accuracy":
             return float(np.mean(outputs.argmax(-1) == self.test[1]))
         return overlaps.exact_match(outputs, self.test[1])
 
 
-def plain(images, augment=None):
-    """The images as they are; with `augment`, a function as for `training.run`."""
+def plain(images: data.Images, augment: Callable | None = None) -> Task:
+    """Returns the task of images as they are, or changed by a function as of `batches.stream`."""
 
-    def batches(batch_size, seed, first_step):
-        return training.stream(*images.train, batch_size, seed, first_step, augment)
+    def shuffled(batch_size, seed, first_step):
+        return batches.stream(*images.train, batch_size, seed, first_step, augment)
 
-    return Task(images, batches, images.validation, images.test)
+    return Task(images, shuffled, images.validation, images.test)
 
 
-def distorted(images):
-    """Digits distorted anew in each pass; validation and test as they are."""
+def distorted(images: data.Images) -> Task:
+    """Returns the task of digits distorted anew in each pass, and not in validation and test."""
 
-    def batches(batch_size, seed, first_step):
+    def changed(batch_size, seed, first_step):
         return distortions.distorted(*images.train, seed, batch_size, first_step, STRENGTH)
 
-    return Task(images, batches, images.validation, images.test)
+    return Task(images, changed, images.validation, images.test)
 
 
-def clothes(images):
-    """Images mirrored and shifted at random; validation and test as they are."""
+def clothes(images: data.Images) -> Task:
+    """Returns the task of images that are mirrored and shifted in training only."""
     return plain(images, mirrored_and_shifted)
 
 
-def mirrored_and_shifted(batch, seed):
-    """Each image mirrored or not, and moved by whole pixels."""
+def mirrored_and_shifted(batch: tf.Tensor, seed: tuple[int, int]) -> tf.Tensor:
+    """Returns images `(b, height, width, channels)`, mirrored or not, moved by whole pixels."""
     seeds = tf.random.experimental.stateless_split(seed, 2)
     mirrored = tf.random.stateless_uniform((len(batch), 1, 1, 1), seeds[0]) < 0.5
     batch = tf.where(mirrored, batch[:, :, ::-1], batch)
     return overlaps.shifted(batch[:, None], SHIFT, seeds[1])[:, 0, SHIFT:-SHIFT, SHIFT:-SHIFT]
 
 
-def overlapping(images):
-    """Two digits in one picture, both to be found."""
+def overlapping(images: data.Images) -> Task:
+    """Returns the task of two digits in one picture, both to be found."""
 
-    def batches(batch_size, seed, first_step):
-        pairs = overlaps.overlapping(*images.train, seed, batch_size, first_step)
-        return pairs.map(overlaps.targets)
+    def pairs(batch_size, seed, first_step):
+        made = overlaps.overlapping(*images.train, seed, batch_size, first_step)
+        return made.map(overlaps.targets)
 
     validation, test = overlaps.held_out(images)
     name = ExactMatch(overlaps.PARTS).name
-    return Task(images, batches, overlaps.targets(*validation), test[:2], name)
+    return Task(images, pairs, overlaps.targets(*validation), test[:2], name)
 
 
-def placed(images):
-    """Digits at random places of a larger canvas."""
+def placed(images: data.Images) -> Task:
+    """Returns the task of digits at random places of a larger canvas."""
 
-    def batches(batch_size, seed, first_step):
+    def moved(batch_size, seed, first_step):
         return robustness.placed(*images.train, seed, batch_size, first_step)
 
     held_out = [
-        (robustness.canvas(part[0], overlaps.HELD_OUT_SEED), part[1])
-        for part in (images.validation, images.test)
+        (robustness.canvas(x, overlaps.HELD_OUT_SEED), labels)
+        for x, labels in (images.validation, images.test)
     ]
-    return Task(images, batches, *held_out)
+    return Task(images, moved, *held_out)
 
 
-TASKS = {  # name of the images, and what is made of them
+TASKS = {  # name of the images, and the function that makes the task of them
     "mnist": ("mnist", plain),
     "fashion_mnist": ("fashion_mnist", plain),
     "cifar10": ("cifar10", plain),
@@ -112,12 +117,7 @@ TASKS = {  # name of the images, and what is made of them
 }
 
 
-def load(name, args):
-    """The task of a name.
-
-    Args:
-        name: One of `TASKS`.
-        args: Arguments `data_dir`, `limit` and `synthetic`, as for `data.load`.
-    """
+def load(name: str, settings: ImageSettings) -> Task:
+    """Returns the task of a name in `TASKS`, of the images that settings ask for."""
     images, make = TASKS[name]
-    return make(data.load(images, args.data_dir, args.limit, args.synthetic))
+    return make(settings.load_images(images))
