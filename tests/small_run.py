@@ -7,7 +7,7 @@ import keras
 from harness import training
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
-from pictures_of import data
+from pictures_of import batches
 
 EPOCHS = 12
 
@@ -15,21 +15,21 @@ EPOCHS = 12
 def run(output):
     """Begins the run or goes on with it, on real digits: dropout, routing variables, a schedule."""
     sys.argv = ["recipes/small.py", "--output", str(output), "--resume", "--limit", "120"]
-    args = training.begin("A small run.", epochs=EPOCHS, batch_size=16, learning_rate=1e-2)
-    images = data.load("digits", limit=args.limit)
+    settings = training.begin("A small run.", epochs=EPOCHS, batch_size=16, learning_rate=1e-2)
+    images = settings.load_images("digits")
     image = keras.Input(images.shape, name="image")
     x = keras.layers.Dropout(0.2)(keras.layers.Rescaling(1 / 255)(image))
     poses = DigitCaps(10, 4, routing="l2")(PrimaryCaps(2, 4, kernel_size=3, strides=2)(x))
     model = CapsNet(image, CapsuleLength()(poses))
-    rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, EPOCHS * 6)
+    rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, EPOCHS * 6)
     model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"], routing_learning_rate=1e-4)
-    size = args.batch_size
+    size = settings.batch_size
     steps = len(images.train[0]) // size
     training.fit(
         model,
         images,
-        args,
-        lambda first_step: training.stream(*images.train, size, args.seed, first_step),
+        settings.run,
+        lambda first_step: batches.stream(*images.train, size, settings.seed, first_step),
         steps,
         images.validation,
     )

@@ -127,7 +127,7 @@ def fit(
     def watched(first_step):
         return watch.over(make_batches(first_step), first_step)
 
-    with _interruptions_told(model, run, watch, log=callbacks[-3]):
+    with _interruptions_told(model, run, watch, callbacks):
         take_epochs(model, run, watched, steps, validation, callbacks)
     history = run_folder.read_history(output / "history.csv")
     watch.check(history, output)
@@ -193,7 +193,7 @@ def _callbacks(output, history, is_synthetic, watch):
 
 
 @contextlib.contextmanager
-def _interruptions_told(model, run, watch, log):
+def _interruptions_told(model, run, watch, callbacks):
     """Context of training, after which the program ends with one line where it was interrupted."""
     output = run.output
 
@@ -229,8 +229,11 @@ def _interruptions_told(model, run, watch, log):
             code=1,
         )
     finally:
-        with contextlib.suppress(OSError):  # of a full disk, which is told already
-            log.on_train_end()  # closes its file where training did not come to its end
+        for callback in callbacks:
+            # history.csv is closed where training did not come to its end. A full disk is told of.
+            if isinstance(callback, keras.callbacks.CSVLogger):
+                with contextlib.suppress(OSError):
+                    callback.on_train_end()
 
 
 def write_report(
