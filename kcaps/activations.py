@@ -8,16 +8,17 @@ _SMALLEST_SQUARED_NORM = 1e-36
 
 
 def _squared_norm(x, axis, keepdims=True):
+    """Returns the squared Euclidean length of the vectors along `axis`."""
     return ops.sum(ops.square(x), axis=axis, keepdims=keepdims)
 
 
 def _root(squared):
-    """Square root with gradient 0 at 0, where that of `ops.sqrt` is infinite; 1e-18 at 0."""
+    """Returns the square root, 1e-18 at 0, with gradient 0 there, where `ops.sqrt` has infinity."""
     return ops.sqrt(ops.maximum(squared, _SMALLEST_SQUARED_NORM))
 
 
-def safe_norm(x, axis=-1, keepdims=False):
-    """Euclidean length of the vectors along `axis`, differentiable at the zero vector.
+def safe_norm(x, axis: int = -1, keepdims: bool = False):
+    """Returns the Euclidean length of the vectors along `axis`, differentiable at the zero vector.
 
     `‖x‖ = sqrt(Σ x²)`, computed in float32. The gradient at a zero vector is zero, not NaN.
 
@@ -38,7 +39,7 @@ def safe_norm(x, axis=-1, keepdims=False):
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-def squash(x, axis=-1):
+def squash(x, axis: int = -1):
     """Shrinks each vector to a length in [0, 1) and keeps its direction.
 
     `squash(x) = ‖x‖² / (1 + ‖x‖²) · x / ‖x‖`, computed in float32 and returned in the dtype of
@@ -66,7 +67,7 @@ def squash(x, axis=-1):
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-def exponential_squash(x, axis=-1):
+def exponential_squash(x, axis: int = -1):
     """Shrinks each vector to a length in [0, 1), more eagerly than `squash` at short lengths.
 
     `exponential_squash(x) = (1 - e^{-‖x‖}) · x / ‖x‖`, computed in float32 and returned in the
@@ -90,7 +91,7 @@ def exponential_squash(x, axis=-1):
     x = ops.convert_to_tensor(x)
     vectors = ops.cast(x, "float32")
     length = _root(_squared_norm(vectors, axis))
-    # (1 - e^-n) / n, by its series where the difference would lose digits
+    # The quotient is (1 - e^-n) / n, by its series where the difference would lose digits.
     short = 0.1
     series = 1 - length / 2 * (1 - length / 3 * (1 - length / 4 * (1 - length / 5)))
     quotient = (1 - ops.exp(-length)) / ops.maximum(length, short)

@@ -28,7 +28,7 @@ class Call:
 
 
 def calls(outputs, kind: type) -> list[Call]:
-    """Returns the calls of layers of a kind that lead to some tensors, each after those before it.
+    """Returns the calls of layers of a kind that lead to some tensors, in the order of the graph.
 
     Args:
         outputs: Structure of `keras.KerasTensor`s, such as a model's `output`.
@@ -73,7 +73,7 @@ def class_calls(outputs) -> list[Call]:
         return with_lengths
     followed = set()
     for call in candidates:
-        followed |= {id(before.outputs[0]) for before in calls(call.inputs, DigitCaps)}
+        followed |= {id(earlier.outputs[0]) for earlier in calls(call.inputs, DigitCaps)}
     return [call for call in candidates if id(call.outputs[0]) not in followed]
 
 
@@ -83,8 +83,8 @@ def length_calls(outputs) -> list[Call]:
     return [call for call in calls(outputs, CapsuleLength) if id(call.outputs[0]) in ends]
 
 
-def matched(x, own):
-    """Returns a model's inputs in the structure of its own, each for the input of its name.
+def matched(x, model_input):
+    """Returns inputs in the structure of a model's own, each at the place of its name.
 
     Keras flattens dicts in the order of their keys. Of a dict for a list of inputs it asks for the
     names; of a dict for a dict it does not, so that a surplus key would move the others to the
@@ -92,30 +92,30 @@ def matched(x, own):
 
     Args:
         x: Inputs as a user gives them: a tensor, or a list or dict of tensors.
-        own: The model's `input`.
+        model_input: The model's `input`.
     """
-    if isinstance(own, keras.KerasTensor):
-        if isinstance(x, dict) and own.name in x:
-            return x[own.name]
+    if isinstance(model_input, keras.KerasTensor):
+        if isinstance(x, dict) and model_input.name in x:
+            return x[model_input.name]
         return x[0] if isinstance(x, list | tuple) and len(x) == 1 else x
     if not isinstance(x, dict):
         return x
-    if isinstance(own, dict) and set(own) <= set(x):
-        return {key: matched(x[key], part) for key, part in own.items()}
-    names = [tensor.name for tensor in keras.tree.flatten(own)]
+    if isinstance(model_input, dict) and set(model_input) <= set(x):
+        return {key: matched(x[key], part) for key, part in model_input.items()}
+    names = [tensor.name for tensor in keras.tree.flatten(model_input)]
     if set(names) <= set(x):
-        return keras.tree.pack_sequence_as(own, [x[name] for name in names])
+        return keras.tree.pack_sequence_as(model_input, [x[name] for name in names])
     return x
 
 
-def in_order(own) -> list[keras.KerasTensor]:
+def in_order(model_input) -> list[keras.KerasTensor]:
     """Returns a model's input tensors in the order in which it was given them.
 
     Args:
-        own: The model's `input`, whose dicts Keras would flatten in the order of their keys.
+        model_input: The model's `input`, whose dicts Keras would flatten in the order of keys.
     """
-    if isinstance(own, dict):
-        own = list(own.values())
-    if isinstance(own, list | tuple):
-        return [tensor for part in own for tensor in in_order(part)]
-    return [own]
+    if isinstance(model_input, dict):
+        model_input = list(model_input.values())
+    if isinstance(model_input, list | tuple):
+        return [tensor for part in model_input for tensor in in_order(part)]
+    return [model_input]

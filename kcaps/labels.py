@@ -6,8 +6,8 @@ from keras import ops
 from kcaps.validation import agree
 
 
-def k_hot(labels, num_classes, batch_size=None, exact=False):
-    """Turns labels into a float32 k-hot matrix.
+def k_hot(labels, num_classes: int, batch_size: int | None = None, exact: bool = False):
+    """Returns labels as a float32 k-hot matrix.
 
     Args:
         labels: Integers of shape `(batch,)` or `(batch, 1)`, or a one-hot or k-hot matrix of
@@ -49,8 +49,8 @@ def k_hot(labels, num_classes, batch_size=None, exact=False):
     )
 
 
-def one_hot(labels, num_classes):
-    """Turns the numbers of classes into vectors; of a number that is no class, into NaN.
+def one_hot(labels, num_classes: int):
+    """Returns the numbers of classes as one-hot vectors, and NaN for a number that is no class.
 
     `ops.one_hot` would make it a vector of no class, or fail, or cut the digits of 0.7.
 
@@ -68,7 +68,7 @@ def one_hot(labels, num_classes):
 
 
 def targets(labels, predictions):
-    """Labels as a k-hot matrix of the shape and dtype of the predictions.
+    """Returns labels as a k-hot matrix of the shape and dtype of the predictions.
 
     Args:
         labels: As for `k_hot`.
@@ -86,16 +86,8 @@ def targets(labels, predictions):
     return ops.cast(k_hot(labels, shape[1], shape[0]), predictions.dtype)
 
 
-def refuse_text(labels, name="labels"):
-    """Raises an error for labels that are text or other objects.
-
-    Args:
-        labels: An array, a tensor, or whatever NumPy makes an array of.
-        name: What the labels are called, for the message.
-
-    Raises:
-        ValueError: if their type is none of numbers.
-    """
+def refuse_text(labels, name: str = "labels") -> None:
+    """Raises a `ValueError` for labels, called `name`, that are text or other objects."""
     dtype = getattr(labels, "dtype", None) or np.asarray(labels).dtype
     kind = str(getattr(dtype, "name", dtype))
     if kind.startswith(("str", "bytes", "object", "category")):
@@ -105,16 +97,8 @@ def refuse_text(labels, name="labels"):
         )
 
 
-def check_rank(labels, num_classes):
-    """Raises an error for labels whose rank TensorFlow has forgotten.
-
-    Args:
-        labels: A tensor.
-        num_classes: Number of classes, for the message.
-
-    Raises:
-        ValueError: if the number of its axes is not known.
-    """
+def check_rank(labels, num_classes: int) -> None:
+    """Raises a `ValueError` for a tensor of labels whose rank TensorFlow has forgotten."""
     if getattr(getattr(labels, "shape", None), "rank", 0) is None:
         raise ValueError(
             "`labels` came in several shapes, of which TensorFlow keeps none. Give all of them the "
@@ -123,14 +107,14 @@ def check_rank(labels, num_classes):
 
 
 def _is_column(shape):
-    """Whether a shape is not known, or is that of a vector or of a matrix of one column."""
+    """Returns whether a shape is not known, or that of a vector or of a matrix of one column."""
     if getattr(shape, "rank", 0) is None:
         return True
     return len(shape) == 1 or (len(shape) == 2 and shape[1] in (1, None))
 
 
 def _known(matrix, exact):
-    """A k-hot matrix with NaN in the rows that cannot be labels."""
+    """Returns a k-hot matrix with NaN in the rows that cannot be labels."""
     if exact:
         is_label = ops.logical_or(ops.equal(matrix, 0.0), ops.equal(matrix, 1.0))
     elif matrix.shape[1] == 1:  # of a single class, any other number is a mistake

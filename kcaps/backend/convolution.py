@@ -11,12 +11,12 @@ if IS_TENSORFLOW:
     import tensorflow as tf
 
 
-def convolve_in_training(conv, inputs):
-    """What `conv(inputs)` gives, with XLA's forward pass and TensorFlow's own gradients.
+def convolve_in_training(conv: keras.layers.Conv2D, inputs):
+    """Returns `conv(inputs)`, computed by XLA, with TensorFlow's own gradients.
 
-    The forward pass takes three quarters of the time so, the gradients would take fifty times as
-    long. Where that is not so (without strides, in other precisions than float32, on a GPU and on
-    other backends), and outside of `tf.function`, it is the plain call.
+    XLA takes three quarters of TensorFlow's time for the forward pass, and fifty times as much for
+    the gradients. Where it saves no time (without strides, in other precisions than float32, on a
+    GPU and on other backends), and outside of `tf.function`, this is the plain call.
 
     Args:
         conv: Built `keras.layers.Conv2D` with a bias and without an activation.

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -12,13 +13,13 @@ if HAS_REPLICAS:
     import tensorflow as tf
 
 
-def num_replicas():
-    """Number of replicas that share a batch."""
+def num_replicas() -> int:
+    """Returns the number of replicas that share a batch."""
     return tf.distribute.get_strategy().num_replicas_in_sync if HAS_REPLICAS else 1
 
 
 def total(tensors):
-    """Sums of a structure of tensors over the replicas, of which each calls this."""
+    """Returns the sums of a structure of tensors over the replicas, of which each calls this."""
     if num_replicas() == 1:
         return tensors
     flat = keras.tree.flatten(tensors)
@@ -26,8 +27,8 @@ def total(tensors):
     return keras.tree.pack_sequence_as(tensors, sums)
 
 
-def in_scope(method):
-    """Method of a `Replicated` that runs where variables are created, read and set as replicas."""
+def in_scope(method: Callable) -> Callable:
+    """Decorates a method of a `Replicated` to create, read and set variables as replicas."""
 
     @functools.wraps(method)
     def run(self, *args, **kwargs):
@@ -38,12 +39,7 @@ def in_scope(method):
 
 
 class Replicated:
-    """Mixin of models that Keras' `fit` trains under each `tf.distribute` strategy.
-
-    To see a batch's form, Keras adds up what the replicas hold of it, which must then be equally
-    many examples; under `MultiWorkerMirroredStrategy` it takes the one share that a worker holds
-    for a tensor. There it also reduces each step's logs along an axis, which scalars do not have.
-    """
+    """Mixin of models that Keras' `fit` trains under each `tf.distribute` strategy."""
 
     if HAS_REPLICAS:
 
@@ -53,6 +49,9 @@ class Replicated:
             replicas = strategy.num_replicas_in_sync
             return replicas > 1 and replicas > len(strategy.extended.worker_devices)
 
+        # To see a batch's form, Keras adds up what the replicas hold of it, which must then be
+        # equally many examples; with workers it takes the one share that a worker holds for a
+        # tensor. Here the form is that of the first replica's share.
         def _maybe_symbolic_build(self, iterator=None, data_batch=None):
             if self.distribute_strategy.num_replicas_in_sync > 1 and iterator is not None:
                 if self.train_function or self.test_function:
@@ -63,6 +62,7 @@ class Replicated:
                 iterator = None
             super()._maybe_symbolic_build(iterator, data_batch)
 
+        # With workers, Keras reduces each step's logs along an axis, which scalars do not have.
         def _make_function(self, step_function):
             def with_vectors(data):
                 logs = step_function(data)
@@ -70,10 +70,10 @@ class Replicated:
 
             return super()._make_function(with_vectors if self._has_workers else step_function)
 
+        # Logs of a step are means over the replicas, of which some may have more examples.
         def _get_metrics_result_or_logs(self, logs):
             if self.distribute_strategy.num_replicas_in_sync == 1:
                 return super()._get_metrics_result_or_logs(logs)
-            # Logs of a step are means over the replicas, of which some may have more examples.
             results = self.get_metrics_result()
             return {name: results.get(name, value) for name, value in logs.items()}
 
@@ -87,15 +87,16 @@ class Replicated:
     def _take_over(self, variables):
         """Gives variables the values that they have on the first replica of the first worker.
 
-        What workers compute alike may differ in the last digits on machines of another kind.
+        Values that workers compute alike may differ in the last digits on different machines.
         """
         if not HAS_REPLICAS or not self._has_workers:
             return
 
-        def of_first():
+        def first_values():
             number = tf.distribute.get_replica_context().replica_id_in_sync_group
             values = [ops.convert_to_tensor(variable) for variable in variables]
             return total([ops.where(number == 0, v, ops.zeros_like(v)) for v in values])
 
-        for variable, value in zip(variables, self.distribute_strategy.run(of_first), strict=True):
+        values = self.distribute_strategy.run(first_values)
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(self.distribute_strategy.experimental_local_results(value)[0])

@@ -67,38 +67,36 @@ def minimise(model: keras.Model, objectives: Callable, steps: list):
     Returns:
         The result of `objectives`.
     """
-    return _MINIMISE[keras.backend.backend()](model, objectives, steps)
+    if keras.backend.backend() == "jax":
+        return _minimise_on_jax(model, objectives, steps)
+    find = _torch_gradients if keras.backend.backend() == "torch" else _tensorflow_gradients
+    result, gradients = find(objectives, [variables for _, variables in steps])
+    for values, (optimizer, variables) in zip(gradients, steps, strict=True):
+        optimizer.apply(values, variables)
+    return result
 
 
-def _minimise_on_tensorflow(model, objectives, steps):
+def _tensorflow_gradients(objectives, groups):
+    """Returns the result of a pass, and the gradient of each scalar in its group of variables."""
     import tensorflow as tf
 
     with tf.GradientTape(persistent=True) as tape:
         result, scalars = objectives()
-    pairs = list(zip(scalars, steps, strict=True))
-    gradients = [tape.gradient(scalar, variables) for scalar, (_, variables) in pairs]
-    _apply(gradients, steps)
-    return result
+    return result, [tape.gradient(*pair) for pair in zip(scalars, groups, strict=True)]
 
 
-def _minimise_on_torch(model, objectives, steps):
-    import torch
+def _torch_gradients(objectives, groups):
+    """Returns the result of a pass, and the gradient of each scalar in its group of variables."""
+    from torch.autograd import grad
 
     result, scalars = objectives()
-    gradients = []
-    for scalar, (_, variables) in zip(scalars, steps, strict=True):
-        values = [variable.value for variable in variables]
-        gradients.append(torch.autograd.grad(scalar, values, retain_graph=True, allow_unused=True))
-    _apply(gradients, steps)
-    return result
-
-
-def _apply(gradients, steps):
-    for values, (optimizer, variables) in zip(gradients, steps, strict=True):
-        optimizer.apply(values, variables)
+    groups = [[variable.value for variable in variables] for variables in groups]
+    pairs = zip(scalars, groups, strict=True)
+    return result, [grad(*pair, retain_graph=True, allow_unused=True) for pair in pairs]
 
 
 def _minimise_on_jax(model, objectives, steps):
+    """Takes the steps of `minimise` within a `keras.StatelessScope`."""
     import jax
 
     everything = [v for group in _groups(model, training=True) for v in group]
@@ -126,12 +124,6 @@ def _minimise_on_jax(model, objectives, steps):
 
 
 def _assign(variables, values):
+    """Gives variables their new values."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-_MINIMISE = {
-    "tensorflow": _minimise_on_tensorflow,
-    "torch": _minimise_on_torch,
-    "jax": _minimise_on_jax,
-}
