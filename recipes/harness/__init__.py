@@ -1,1 +1,1 @@
-"""What programs share: options, run folders, training, studies, tables and plots."""
+"""The parts that programs share: options, run folders, training, studies, tables and plots."""

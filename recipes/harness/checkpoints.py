@@ -1,10 +1,11 @@
-"""What a run leaves after each epoch: the best model, and a state to go on from.
+"""Files that a run writes after each epoch: the best model, and a state to go on from.
 
 Each is one file that is replaced whole, so that a process which ends at any moment, or a disk that
 is full, leaves the one before.
 """
 
 import math
+import pathlib
 import zlib
 
 import h5py
@@ -18,7 +19,7 @@ from export.command import first_line
 STATE = "backup/state.h5"  # in a checkpoint folder
 
 
-def write_model(model, path):
+def write_model(model: keras.Model, path: pathlib.Path) -> None:
     """Saves a model aside and then in place."""
     aside = path.with_name(f"part-{path.name}")
     # Keras 3.15 looks for the attributes that it skips under another name than it keeps them, and
@@ -81,7 +82,7 @@ class Backup(keras.callbacks.Callback):
             write_state(self.path, epoch + 1, dict(enumerate(values)))
 
 
-def check_state(path, model):
+def check_state(path: pathlib.Path, model: keras.Model) -> None:
     """Raises a `ValueError` if a state cannot be that of this model; changes nothing."""
     for variable, value in zip(model.variables, _values(path), strict=False):
         if tuple(variable.shape) != value.shape:
@@ -101,7 +102,7 @@ def _variables(model):
     return [*model.variables, *(v for each in optimizers if each for v in each.variables)]
 
 
-def write_state(path, epoch, values):
+def write_state(path: pathlib.Path, epoch: int, values: dict[str, np.ndarray]) -> None:
     """Writes arrays by name, and the number of epochs after which they are the state."""
     aside = path.with_suffix(".part")
     try:
@@ -115,8 +116,8 @@ def write_state(path, epoch, values):
         aside.unlink(missing_ok=True)
 
 
-def read_state(path):
-    """The number of epochs and the arrays that `write_state` wrote.
+def read_state(path: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
+    """Returns the number of epochs and the arrays that `write_state` wrote.
 
     Raises:
         ValueError: if the file is damaged.
@@ -138,6 +139,6 @@ def _checksum(epoch, file):
     return result
 
 
-def epochs_in(path):
-    """Epochs that the state is of; none where there is no file."""
+def epochs_in(path: pathlib.Path) -> int:
+    """Returns the epochs that a state is of; none where there is no file."""
     return read_state(path)[0] if path.exists() else 0

@@ -1,18 +1,37 @@
 """Pictures of a trained capsule network, written into its checkpoint folder."""
 
+import pathlib
+
 import keras
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from kcaps.layers import CapsuleMask
+from pictures_of import data
 
 COLUMNS = 10
 SHIFTS = np.linspace(-0.25, 0.25, 11)
 
 
-def draw(model, images, lengths, history, output):
-    """Draws all pictures that the model allows; those of reconstructions need a decoder."""
+def draw(
+    model: keras.Model,
+    images: data.Images,
+    lengths: np.ndarray,
+    history: dict[str, list[float]],
+    output: pathlib.Path,
+) -> None:
+    """Draws all pictures that the model allows; those of reconstructions need a decoder.
+
+    Args:
+        model: Trained network of raw images.
+        images: Images in three splits.
+        lengths: Outputs for the test images.
+        history: Columns of history.csv.
+        output: Checkpoint folder.
+    """
     predictions = lengths.argmax(-1)
     save(curves(history), images, output / "curves.png")
     save(confusion(images, predictions), images, output / "confusion.png")
@@ -23,15 +42,15 @@ def draw(model, images, lengths, history, output):
         save(_dimensions(model, images, poses), images, output / "dimensions.png")
 
 
-def save(figure, images, path):
+def save(figure: Figure, images: data.Images, path: pathlib.Path) -> None:
     """Writes a figure, with the name of the data in its title."""
     figure.suptitle(f"{figure.get_suptitle()} ({images.title})", wrap=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def curves(history, metric="accuracy"):
-    """Loss and accuracy by epoch."""
+def curves(history: dict[str, list[float]], metric: str = "accuracy") -> Figure:
+    """Returns a figure of the loss and the accuracy by epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     figure.suptitle("Training curves")
     epochs = np.arange(1, len(history["loss"]) + 1)
@@ -45,8 +64,8 @@ def curves(history, metric="accuracy"):
     return figure
 
 
-def confusion(images, predictions):
-    """Confusion matrix of the test images, given the predicted classes."""
+def confusion(images: data.Images, predictions: np.ndarray) -> Figure:
+    """Returns a figure of the confusion matrix of the test images, given the predicted classes."""
     figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
     figure.suptitle("Confusion matrix of the test images")
     ConfusionMatrixDisplay.from_predictions(
@@ -72,7 +91,7 @@ def _decode(model, masked):
     return keras.ops.convert_to_numpy(model.decoder(masked, training=False))
 
 
-def show(axis, image):
+def show(axis: Axes, image: np.ndarray) -> None:
     """Fills a panel with an image of values from 0 to 255."""
     axis.imshow(image.clip(0, 255).astype("uint8"), cmap="gray", vmin=0, vmax=255)
     axis.set_xticks([])
@@ -80,7 +99,7 @@ def show(axis, image):
 
 
 def _reconstructions(model, images, poses):
-    """Test images above their reconstructions from the longest capsule."""
+    """Returns a figure of test images above their reconstructions from the longest capsule."""
     decoded = _decode(model, CapsuleMask()(poses))
     figure, axes = plt.subplots(
         2, len(poses), figsize=(len(poses), 2.6), layout="constrained", squeeze=False
@@ -95,7 +114,7 @@ def _reconstructions(model, images, poses):
 
 
 def _dimensions(model, images, poses):
-    """Reconstructions of the first test image, each component of its capsule varied in turn."""
+    """Returns a figure of the first test image, each component of its capsule varied in turn."""
     pose = poses[0]  # (j, d)
     winner = int(np.linalg.norm(pose, axis=-1).argmax())
     size = pose.shape[-1]

@@ -6,11 +6,13 @@ References:
 - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 4.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 from keras import layers
 
-# What PyTorch draws weights from, U(-1/√fan_in, 1/√fan_in).
+# PyTorch draws weights from U(-1/√fan_in, 1/√fan_in).
 TORCH_INITIALIZER = {
     "class_name": "VarianceScaling",
     "config": {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"},
@@ -19,15 +21,15 @@ VGG_FILTERS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
 def mlp(
-    input_shape,
-    num_classes,
-    units,
-    dropout=0.0,
-    weight_decay=0.0,
-    kernel_initializer="he_normal",
-    mean=None,
-):
-    """Multi-layer perceptron with ReLU.
+    input_shape: tuple,
+    num_classes: int,
+    units: Sequence[int],
+    dropout: float = 0.0,
+    weight_decay: float = 0.0,
+    kernel_initializer: str | dict | keras.Initializer = "he_normal",
+    mean: np.ndarray | None = None,
+) -> keras.Model:
+    """Returns a multi-layer perceptron with ReLU.
 
     Args:
         input_shape: Tuple `(height, width, channels)`.
@@ -64,9 +66,13 @@ def mlp(
 
 
 def vgg(
-    input_shape, num_classes, batch_normalization=True, kernel_initializer="he_normal", mean=None
-):
-    """VGG-like convolutional network: eight convolutions, five times halved by max pooling.
+    input_shape: tuple,
+    num_classes: int,
+    batch_normalization: bool = True,
+    kernel_initializer: str | dict | keras.Initializer = "he_normal",
+    mean: np.ndarray | None = None,
+) -> keras.Model:
+    """Returns a VGG-like convolutional network: eight convolutions, five times halved by max pooling.
 
     On `(32, 32, 3)` and 10 classes: 9,231,114 trainable parameters, as published, beside 5,504
     moving averages; 9,225,610 without batch normalisation.
@@ -102,8 +108,14 @@ def vgg(
     return keras.Model(image, logits, name="vgg")
 
 
-def sabour_cnn(input_shape, num_classes, filters=(256, 256, 128), units=(328, 192), dropout=0.5):
-    """The baseline of Sabour et al.: convolutions 5×5 of stride 1, then dense layers, with ReLU.
+def sabour_cnn(
+    input_shape: tuple,
+    num_classes: int,
+    filters: Sequence[int] = (256, 256, 128),
+    units: Sequence[int] = (328, 192),
+    dropout: float = 0.5,
+) -> keras.Model:
+    """Returns the baseline of Sabour et al.: convolutions 5×5 of stride 1, then dense layers, with ReLU.
 
     On `(28, 28, 1)` and 10 classes: 35,445,522 parameters, 35.4 million as published. That number
     tells that the convolutions keep the image's size; the paper does not say it, nor the share of
@@ -132,8 +144,8 @@ def sabour_cnn(input_shape, num_classes, filters=(256, 256, 128), units=(328, 19
     return keras.Model(image, logits, name="sabour_cnn")
 
 
-def with_probabilities(network):
-    """The network for inference: softmax of its logits, the weights shared."""
+def with_probabilities(network: keras.Model) -> keras.Model:
+    """Returns the network for inference: softmax of its logits, the weights shared."""
     probabilities = layers.Softmax(name="probabilities")(network.output)
     return keras.Model(network.input, probabilities, name=network.name)
 
@@ -145,5 +157,5 @@ def _centred(image, mean):
 
 
 def _fresh(initializer):
-    """An initialiser of its own for each layer: one that is shared draws the same values."""
+    """Returns an initialiser of its own for each layer: one that is shared draws the same values."""
     return keras.initializers.get(initializer).clone()

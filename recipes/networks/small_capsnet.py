@@ -9,10 +9,13 @@ from keras import layers
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import PIXEL_MAX, decoder
+from kcaps.routing import Routing
 
 
-def small_capsnet(input_shape, num_classes, routing="dynamic", capsule_dim=16):
-    """Conv → PrimaryCaps, 8 types of 8 components → DigitCaps → lengths, with a small decoder.
+def small_capsnet(
+    input_shape: tuple, num_classes: int, routing: str | Routing = "dynamic", capsule_dim: int = 16
+) -> CapsNet:
+    """Returns the network conv → PrimaryCaps, 8 types of 8 components → DigitCaps → lengths, with a small decoder.
 
     Windows are 3 × 3 on images of few pixels, and 9 × 9, the second with stride 2, on others.
 
@@ -40,7 +43,7 @@ def small_capsnet(input_shape, num_classes, routing="dynamic", capsule_dim=16):
     )
 
 
-def shift(images, seed):
+def shift(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Shifts each image at random by about half a pixel: 1,293 training images are few."""
     offsets = tf.random.stateless_uniform((len(images), 2), seed, -0.55, 0.55)
     one, zero = tf.ones_like(offsets[:, :1]), tf.zeros_like(offsets[:, :1])

@@ -1,10 +1,12 @@
 """Batches without end, in shuffled passes over a data set, which depend on seed and step alone."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 
-def shuffled(count, batch_size, seed, start=0):
+def shuffled(count: int, batch_size: int, seed: int, start: int = 0) -> tf.data.Dataset:
     """Returns batches of indices without end; the same ones for the same seed.
 
     Each pass has every index once, in an order of its own. Batches go on from pass to pass.
@@ -29,7 +31,14 @@ def shuffled(count, batch_size, seed, start=0):
     return passes.batch(batch_size, drop_remainder=True).enumerate().skip(start)
 
 
-def stream(images, labels, batch_size, seed, first_step=0, augment=None):
+def stream(
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    augment: Callable | None = None,
+) -> tf.data.Dataset:
     """Returns shuffled batches without end; their order depends on the seed and the step only.
 
     A resumed run therefore sees the batches that an uninterrupted one would have seen.

@@ -126,7 +126,7 @@ def _check(name, images, labels, num_classes):
 
 
 def _digits():
-    """1,797 real handwritten digits from scikit-learn; a fifth is held out for the test."""
+    """Returns scikit-learn's 1,797 handwritten digits; a fifth is held out for the test."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -166,7 +166,7 @@ def _tfds(name, data_dir, limit):
 
 
 def _published_order(size):
-    """Where each image of the published training file is in the prepared data set.
+    """Returns the places in the prepared data set of the images of the published training file.
 
     tensorflow-datasets sorts examples by a hash of their number.
     """
@@ -199,7 +199,7 @@ def _download(builder):
 
 
 def _synthetic(shape, limit):
-    """Ten smooth random patterns, one a class, each image shifted and noisy."""
+    """Returns images of ten smooth random patterns, one a class, each shifted and noisy."""
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from pictures_of import batches
 
-# What distorts a digit, drawn anew for each one; all but the smoothness grow with `strength`.
+# The ranges of what is drawn anew for each digit; all but the smoothness grow with `strength`.
 ROTATION = 15.0  # degrees, at most, to either side
 SCALING = 0.15  # relative change of height and width at most, each on its own
 SHEAR = 0.2  # columns by which neighbouring rows part at most
@@ -15,8 +15,15 @@ ELASTICITY = 1.1  # pixels: deviation of the elastic displacements
 THICKENING = 0.4  # share by which a digit becomes its dilation or its erosion at most
 
 
-def distorted(images, labels, seed, batch_size, start=0, strength=1.0):
-    """Distorted images without end; the same ones for the same seed.
+def distorted(
+    images: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    batch_size: int,
+    start: int = 0,
+    strength: float = 1.0,
+) -> tf.data.Dataset:
+    """Returns distorted images without end; the same ones for the same seed.
 
     Images come in shuffled passes, each distorted in another way in each pass.
 
@@ -46,7 +53,7 @@ def distorted(images, labels, seed, batch_size, start=0, strength=1.0):
 
 
 def _thickened(images, seed, strength):
-    """Images mixed with their dilations or erosions."""
+    """Returns images mixed with their dilations or erosions."""
 
     def extreme(function):
         around = tf.pad(images, [[0, 0], [1, 1], [1, 1]])
@@ -84,7 +91,7 @@ def _displacements(height, width, strength):
 
 
 def _moved(images, seeds, displacements, strength):
-    """Images whose pixels come from places displaced at random, by bilinear interpolation."""
+    """Returns images whose pixels come from places displaced at random, by bilinear interpolation."""
     count, height, width = tf.shape(images)[0], *images.shape[1:]
     bumps = tf.random.stateless_normal((count, 2, len(displacements) - 3), seeds[1])
     weights = tf.concat([_affine(count, seeds[0], strength), bumps], axis=-1)  # (b, 2, 3 + k)
@@ -108,7 +115,7 @@ def _moved(images, seeds, displacements, strength):
 
 
 def _affine(count, seed, strength):
-    """Random affine maps as weights of y, x and 1, `(count, 2, 3)`."""
+    """Returns random affine maps as weights of y, x and 1, `(count, 2, 3)`."""
     angle, tall, wide, shear, down, right = tf.unstack(
         tf.random.stateless_uniform((6, count), seed, -strength, strength)
     )

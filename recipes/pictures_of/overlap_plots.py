@@ -1,4 +1,6 @@
-"""Picture of overlapping digits, and of each rebuilt apart from the capsule of its class."""
+"""The picture of overlapping digits, each of which is rebuilt from the capsule of its class."""
+
+import pathlib
 
 import keras
 import numpy as np
@@ -6,17 +8,18 @@ from matplotlib import pyplot as plt
 
 from harness import plots
 from kcaps.layers import CapsuleMask
-from pictures_of import overlaps
+from kcaps.models import CapsNet
+from pictures_of import data, overlaps
 
 SHOWN = 8
 
 
-def draw(model, images, test, path):
-    """Writes the first test pictures, their digits, and the same two rebuilt from longest capsules.
+def draw(model: CapsNet, images: data.Images, test: tuple, path: pathlib.Path) -> None:
+    """Draws the first test pictures, their digits, and the same two rebuilt from longest capsules.
 
     Args:
         model: `CapsNet` with a decoder.
-        images: `data.Images` that the pictures are made of.
+        images: Images that the pictures are made of.
         test: Test pictures, labels and parts, from `overlaps.held_out`.
         path: PNG file to be written.
     """
@@ -38,8 +41,8 @@ def draw(model, images, test, path):
     plots.save(figure, images, path)
 
 
-def rebuild(model, x):
-    """The classes of the longest capsules in pictures, `(b, 2)` in order, and the image of each.
+def rebuild(model: CapsNet, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the classes of the longest capsules, `(b, 2)` in order, and the image of each.
 
     Images are decoded from the capsule of that class alone, `(b, 2, height, width, channels)`.
     """
@@ -53,6 +56,6 @@ def rebuild(model, x):
 
 
 def _coloured(parts):
-    """The two digits in red and green, `(height, width, 3)`."""
+    """Returns the two digits in red and green, `(height, width, 3)`."""
     first, second = parts[..., 0]
     return np.stack([first, second, np.zeros_like(first)], axis=-1)

@@ -5,15 +5,17 @@ import tensorflow as tf
 
 from export.command import fail
 from kcaps.metrics import ExactMatch
-from pictures_of import batches
+from pictures_of import batches, data
 
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
 HELD_OUT_SEED = 0  # of pictures for validation and test, which are the same in every run
 
 
-def overlapping(images, labels, seed, batch_size, start=0):
-    """Pairs of overlapping images without end; the same ones for the same seed.
+def overlapping(
+    images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int, start: int = 0
+) -> tf.data.Dataset:
+    """Returns pairs of overlapping images without end; the same ones for the same seed.
 
     Each pass takes every image once, in random order, with a partner drawn from all images of
     other classes. Both are shifted by whole pixels, each on its own, on a canvas that is wider by
@@ -64,8 +66,8 @@ def overlapping(images, labels, seed, batch_size, start=0):
     return numbered.map(read, num_parallel_calls=2).prefetch(2)
 
 
-def shifted(images, margin, seed):
-    """Images at random places of a canvas that is wider by `margin` pixels on every side.
+def shifted(images: tf.Tensor, margin: int, seed: tf.Tensor) -> tf.Tensor:
+    """Returns images at random places of a canvas that is wider by `margin` pixels on every side.
 
     Args:
         images: Tensor `(b, n, height, width, channels)`.
@@ -87,14 +89,14 @@ def shifted(images, margin, seed):
     return tf.gather(padded, columns, axis=3, batch_dims=2)
 
 
-def held_out(images):
-    """Pictures of validation and of test: one for each of their digits, with a random partner.
+def held_out(images: data.Images) -> tuple[tuple, tuple]:
+    """Returns pictures of validation and of test: one for each of their digits, with a random partner.
 
     Ends the program where some of the images, such as those that a small `--limit` leaves, are of
     one class only.
 
     Args:
-        images: `data.Images`.
+        images: Images in three splits.
 
     Returns:
         Two tuples of arrays as `overlapping` yields them.
@@ -114,13 +116,13 @@ def _one_each(digits):
     return tuple(part.numpy() for part in next(iter(batches)))
 
 
-def targets(pictures, labels, parts):
-    """A batch as `CapsNet` takes it, each part to be rebuilt from its own capsule."""
+def targets(pictures, labels, parts) -> tuple:
+    """Returns a batch as `CapsNet` takes it, each part to be rebuilt from its own capsule."""
     return pictures, {"labels": labels, "parts": parts}
 
 
-def exact_match(outputs, labels):
-    """Share of the pictures whose classes are all among the largest outputs."""
+def exact_match(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of the pictures whose classes are all among the largest outputs."""
     metric = ExactMatch(PARTS)
     metric.update_state(np.eye(outputs.shape[-1])[labels].max(1), outputs)
     return float(metric.result())
