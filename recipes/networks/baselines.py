@@ -72,7 +72,7 @@ def vgg(
     kernel_initializer: str | dict | keras.Initializer = "he_normal",
     mean: np.ndarray | None = None,
 ) -> keras.Model:
-    """Returns a VGG-like convolutional network: eight convolutions, five times halved by max pooling.
+    """Returns a VGG-like network: eight convolutions, five times halved by max pooling.
 
     On `(32, 32, 3)` and 10 classes: 9,231,114 trainable parameters, as published, beside 5,504
     moving averages; 9,225,610 without batch normalisation.
@@ -115,7 +115,7 @@ def sabour_cnn(
     units: Sequence[int] = (328, 192),
     dropout: float = 0.5,
 ) -> keras.Model:
-    """Returns the baseline of Sabour et al.: convolutions 5×5 of stride 1, then dense layers, with ReLU.
+    """Returns the baseline of Sabour et al.: convolutions 5×5 of stride 1, dense layers, ReLU.
 
     On `(28, 28, 1)` and 10 classes: 35,445,522 parameters, 35.4 million as published. That number
     tells that the convolutions keep the image's size; the paper does not say it, nor the share of
@@ -157,5 +157,5 @@ def _centred(image, mean):
 
 
 def _fresh(initializer):
-    """Returns an initialiser of its own for each layer: one that is shared draws the same values."""
+    """Returns an initialiser for one layer: one that is shared would draw the same values."""
     return keras.initializers.get(initializer).clone()

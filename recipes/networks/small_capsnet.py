@@ -15,7 +15,7 @@ from kcaps.routing import Routing
 def small_capsnet(
     input_shape: tuple, num_classes: int, routing: str | Routing = "dynamic", capsule_dim: int = 16
 ) -> CapsNet:
-    """Returns the network conv → PrimaryCaps, 8 types of 8 components → DigitCaps → lengths, with a small decoder.
+    """Returns conv → PrimaryCaps, 8 types of 8 components → DigitCaps → lengths, with a decoder.
 
     Windows are 3 × 3 on images of few pixels, and 9 × 9, the second with stride 2, on others.
 

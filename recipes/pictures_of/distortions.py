@@ -91,7 +91,7 @@ def _displacements(height, width, strength):
 
 
 def _moved(images, seeds, displacements, strength):
-    """Returns images whose pixels come from places displaced at random, by bilinear interpolation."""
+    """Returns images whose pixels come from random places, by bilinear interpolation."""
     count, height, width = tf.shape(images)[0], *images.shape[1:]
     bumps = tf.random.stateless_normal((count, 2, len(displacements) - 3), seeds[1])
     weights = tf.concat([_affine(count, seeds[0], strength), bumps], axis=-1)  # (b, 2, 3 + k)

@@ -90,7 +90,7 @@ def shifted(images: tf.Tensor, margin: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def held_out(images: data.Images) -> tuple[tuple, tuple]:
-    """Returns pictures of validation and of test: one for each of their digits, with a random partner.
+    """Returns pictures of validation and test: one for each digit, with a random partner.
 
     Ends the program where some of the images, such as those that a small `--limit` leaves, are of
     one class only.
