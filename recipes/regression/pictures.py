@@ -1,47 +1,49 @@
-"""Pictures of capsule regression, as in its paper."""
+"""Pictures of capsule regression, as in its paper; functions of one return its figure."""
+
+import pathlib
 
 import keras
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from harness import plots
+from kcaps.regression import CapsuleRegression
 from kcaps.regression.moments import principal_directions
+from pictures_of.data import Images
+from pictures_of.distortions import distorted
 
-FILES = (
-    "curves.png",
-    "confusion.png",
-    "latent.png",
-    "prototypes.png",
-    "error_by_dimension.png",
-)
 BATCH = 2000
 MOST_PROTOTYPES = 16  # columns that are still legible
 
 
-def draw(model, images, history, output):
-    """Draws all pictures that the model allows; those of capsules need one capsule a class.
+def draw(
+    model: CapsuleRegression, images: Images, history: dict[str, list[float]], output: pathlib.Path
+) -> None:
+    """Writes all pictures that the model allows; those of capsules need one capsule a class.
 
     Args:
-        model: Trained `CapsuleRegression` of raw images.
-        images: `data.Images`.
+        model: Trained model of raw images.
+        images: Images in three splits.
         history: Columns of history.csv.
         output: Checkpoint folder.
     """
     probabilities = model.predict(images.test[0], batch_size=BATCH, verbose=0)
-    plots.save(_curves(model, history), images, output / "curves.png")
+    plots.save(curves(model, history), images, output / "curves.png")
     figure = plots.confusion(images, probabilities.argmax(-1))
     plots.save(figure, images, output / "confusion.png")
     dim = model.competition.capsule_dim
     if model.competition.architecture != "multiclass" or not isinstance(dim, int):
         return
     if dim == 2:
-        plots.save(_latent(model, images), images, output / "latent.png")
+        plots.save(latent(model, images), images, output / "latent.png")
     if 2 <= dim <= MOST_PROTOTYPES:
-        plots.save(_prototypes(model, images), images, output / "prototypes.png")
+        plots.save(prototypes(model, images), images, output / "prototypes.png")
 
 
-def draw_sweep(rows, images, output):
-    """Test error against the dimension of capsules, one line for each architecture (Figure 5)."""
+def error_by_dimension(rows: list[dict]) -> Figure:
+    """Draws the test error against the dimension of capsules, by architecture (Figure 5)."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     figure.suptitle("Capsule regression")
     for name in dict.fromkeys(row["architecture"] for row in rows):
@@ -55,11 +57,108 @@ def draw_sweep(rows, images, output):
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
-    plots.save(figure, images, output / "error_by_dimension.png")
+    return figure
 
 
-def _curves(model, history):
-    """Likelihood and error; both are of the weights before an iteration in training."""
+def error_by_examples(rows: list[dict]) -> Figure:
+    """Draws errors against the number of distorted digits seen."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure.suptitle("Capsule regression on distorted digits")
+    examples = [row["examples"] for row in rows]
+    for key, label in (("test_error", "test"), ("val_error", "validation")):
+        axis.plot(examples, [100 * row[key] for row in rows], marker=".", label=label)
+    axis.set(xscale="log", xlabel="distorted digits seen", ylabel="error / %")
+    if min(row[key] for row in rows for key in ("test_error", "val_error")) > 0:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def distortions(images: Images, seed: int, columns: int = 10, versions: int = 4) -> Figure:
+    """Draws training digits above some of their distortions."""
+    digits = images.train[0][:columns]
+    repeated, sources = (np.repeat(x, versions, axis=0) for x in (digits, np.arange(len(digits))))
+    x, sources = next(iter(distorted(repeated, sources, seed, len(repeated))))
+    figure, axes = plt.subplots(
+        versions + 1,
+        len(digits),
+        figsize=(len(digits), versions + 1.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    figure.suptitle("Training digits and their distortions")
+    for column, digit in enumerate(digits):
+        for axis, image in zip(axes[:, column], [digit, *x[sources == column]], strict=True):
+            axis.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255)  # not rounded
+            axis.set_xticks([])
+            axis.set_yticks([])
+    axes[0, 0].set_ylabel("original")
+    return figure
+
+
+def updates(rows: list[dict], variants: dict[str, tuple[float, float]], capsule_dim: int) -> Figure:
+    """Draws likelihood and error over the iterations of some updates (Figures 6 and 7).
+
+    Args:
+        rows: Rows with `variant`, `iteration`, `loss` and `error`.
+        variants: Momentum and threshold by the name of the variant.
+        capsule_dim: Components of a capsule.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure.suptitle(f"Updates, d = {capsule_dim}")
+    for variant, (momentum, threshold) in variants.items():
+        # The first weights, of iteration 0, have no place on a logarithmic axis.
+        later = [row for row in rows if row["variant"] == variant and row["iteration"]]
+        iterations = [row["iteration"] for row in later]
+        style = {"color": "C1" if momentum else "C0", "linestyle": "--" if threshold else "-"}
+        label = f"{variant}: γ = {momentum:g}, ν = {threshold:g}"
+        axes[0].plot(iterations, [-row["loss"] for row in later], label=label, **style)
+        axes[1].plot(iterations, [100 * row["error"] for row in later], label=label, **style)
+    axes[0].set(ylabel="log-likelihood of an example")
+    axes[1].set(ylabel="training error / %", ylim=(0, None))
+    for axis in axes:
+        axis.set(xlabel="iteration", xscale="log")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def initialisations(
+    subspace: float, errors: dict[float, list[float]], capsule_dim: int, epochs: int
+) -> Figure:
+    """Draws the lowest training errors from subspace and from random weights (Figure 8).
+
+    Args:
+        subspace: Lowest error in percent from the subspace.
+        errors: Lowest errors in percent by the standard deviation of random weights.
+        capsule_dim: Components of a capsule.
+        epochs: Iterations of each model.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure.suptitle(f"Initialisations, d = {capsule_dim}")
+    axis.axhline(subspace, color="C1", label="subspace")
+    for place, found in enumerate(errors.values()):
+        labels = (None, None) if place else ("random", "random, median")
+        spread = place + np.linspace(-0.2, 0.2, len(found))
+        axis.plot(spread, found, ".", color="C0", label=labels[0])
+        ends = place - 0.3, place + 0.3
+        axis.hlines(np.median(found), *ends, color="C0", label=labels[1])
+    axis.set_xticks(range(len(errors)), [f"{level:g}" for level in errors])
+    axis.set(
+        xlabel="standard deviation of the random weights",
+        ylabel=f"lowest training error in {epochs} iterations / %",
+    )
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend()
+    return figure
+
+
+def curves(model: CapsuleRegression, history: dict[str, list[float]]) -> Figure:
+    """Draws likelihood and error; in training, both are of the weights before an iteration."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     figure.suptitle("Training curves")
     iterations = np.arange(len(history["loss"]))
@@ -79,13 +178,13 @@ def _curves(model, history):
 
 
 def _means(model, inputs):
-    """Means of the capsules of all classes, `(n, num_classes, capsule_dim)`."""
+    """Returns means of the capsules of all classes, `(n, num_classes, capsule_dim)`."""
     batches = [model.means(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)]
     return np.concatenate([keras.ops.convert_to_numpy(means)[:, 0] for means in batches])
 
 
-def _latent(model, images):
-    """Means of the test images in each capsule, coloured by class (Figures 2 and 3).
+def latent(model: CapsuleRegression, images: Images) -> Figure:
+    """Draws means of the test images in each capsule, coloured by class (Figures 2 and 3).
 
     The means of an image are divided by their joint length, so that the squared radius is the
     share that the class would have without noise: points of its own class come near the circle of
@@ -117,8 +216,8 @@ def _latent(model, images):
     return figure
 
 
-def _prototypes(model, images):
-    """For each class a row of training images, one for each direction of its capsule (Figure 4).
+def prototypes(model: CapsuleRegression, images: Images) -> Figure:
+    """Draws a row of training images a class, one for each direction of its capsule (Figure 4).
 
     The directions are the principal axes of the capsule's means over the class's training images:
     unlike the components, they do not depend on the basis, in which the model is free. Shown is

@@ -1,44 +1,95 @@
-"""Steps of fitting capsule regression that recipes share."""
+"""Fitting of capsule regression to images in a checkpoint folder."""
 
+import math
+import pathlib
 import time
 import zipfile
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from export.command import fail
-from harness import checkpoints, run_folder
+from harness import checkpoints, distribution, run_folder, tables
+from harness.run_folder import Run
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
+from pictures_of.data import Images
+from regression import pictures
 
 
-def make_encoder(images, components=None):
-    pixels = int(np.prod(images.shape))
-    projection = SubspaceProjection(min(components or images.num_components, pixels))
-    encoder = keras.Sequential([keras.layers.Rescaling(1 / 255), projection], name="encoder")
+def new_encoder(images: Images, components: int) -> keras.Sequential:
+    """Returns an encoder of raw images by so many directions, which are not found yet.
+
+    Ends the program where images have fewer pixels than that.
+    """
+    if components > math.prod(images.shape):
+        fail(f"--components must be at most {math.prod(images.shape)}, received {components}")
+    layers = [keras.layers.Rescaling(1 / 255), SubspaceProjection(components)]
+    return keras.Sequential(layers, name="encoder")
+
+
+def make_encoder(images: Images, components: int | None = None) -> keras.Sequential:
+    """Returns an encoder of raw images by their singular directions.
+
+    Args:
+        images: The images.
+        components: Number of directions. Defaults to None: as many as published.
+    """
+    encoder = new_encoder(images, components or images.num_components)
     # As published: the directions are those of all training images, with those of validation.
-    projection.adapt(np.concatenate([images.train[0], images.validation[0]]) / np.float32(255))
+    pixels = np.concatenate([images.train[0], images.validation[0]]) / np.float32(255)
+    encoder.layers[-1].adapt(pixels)
     return encoder
 
 
-def make_model(args, images, encoder, architecture, capsule_dim):
-    """A model with its first weights; ends the program where the data cannot be fitted."""
+def make_model(
+    images: Images,
+    encoder: keras.Model,
+    architecture: str,
+    capsule_dim: int,
+    momentum: float = 0.9,
+    ridge: float = 0.0,
+) -> CapsuleRegression:
+    """Returns a model with its first weights; ends the program where data cannot be fitted.
+
+    Args:
+        images: Images to be fitted.
+        encoder: Encoder of raw images.
+        architecture: Name of one of kcaps' architectures.
+        capsule_dim: Components of a capsule.
+        momentum: Momentum of steps of EM.
+        ridge: Precision of a prior on the weights.
+    """
     model = CapsuleRegression(images.num_classes, capsule_dim, architecture, encoder=encoder)
     try:
-        model.compile(metrics=["accuracy"], momentum=args.momentum, ridge=args.ridge)
+        model.compile(metrics=["accuracy"], momentum=momentum, ridge=ridge)
         model.adapt(*images.train)
     except ValueError as error:  # such as too few images, without one of some class
         fail(error)
     return model
 
 
-def fit(args, images, model, schedule, callbacks=()):
-    """Trains a model; returns its row of the results."""
-    started = time.perf_counter()
+def iterate(
+    run: Run,
+    images: Images,
+    model: CapsuleRegression,
+    schedule: ThresholdSchedule,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Trains a model by EM until its schedule or its run ends.
+
+    Args:
+        run: The run.
+        images: Images in three splits.
+        model: Model with its first weights.
+        schedule: Rounds of thresholds; those that are done are not done again.
+        callbacks: Callbacks that are called before the schedule.
+    """
     try:
         model.fit(
             *images.train,
             initial_epoch=schedule.epoch,
-            epochs=schedule.epoch if schedule.finished else args.epochs,
+            epochs=schedule.epoch if schedule.finished else run.epochs,
             validation_data=images.validation,
             verbose=0,
             callbacks=[*callbacks, schedule],  # no backup of an epoch that is not in the history
@@ -49,11 +100,23 @@ def fit(args, images, model, schedule, callbacks=()):
         if schedule.backup:  # a sweep keeps its best finished model
             if schedule.best_kernel is not None:
                 model.competition.kernel.assign(schedule.best_kernel)
-            checkpoints.write_model(model, args.output / "model.keras")
-        fail(f"interrupted after {schedule.epoch} iterations; {args.again} goes on", code=130)
+            checkpoints.write_model(model, run.output / "model.keras")
+        fail(f"interrupted after {schedule.epoch} iterations; {run.how_to_resume} goes on", 130)
     finally:
         for callback in callbacks:  # closes the history where training did not come to its end
             callback.on_train_end()
+
+
+def fit(
+    run: Run,
+    images: Images,
+    model: CapsuleRegression,
+    schedule: ThresholdSchedule,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict:
+    """Trains a model as `iterate` does, and returns its row of the results."""
+    started = time.perf_counter()
+    iterate(run, images, model, schedule, callbacks)
     seconds = time.perf_counter() - started
     test = model.evaluate(*images.test, batch_size=2000, verbose=0, return_dict=True)
     train = model.evaluate(*images.train, batch_size=2000, verbose=0, return_dict=True)
@@ -64,16 +127,41 @@ def fit(args, images, model, schedule, callbacks=()):
         "validation_error": schedule.best,
         "training_error": train["error"],
         "epochs": schedule.epoch,
-        "parameters": int(np.prod(model.competition.kernel.shape)),
+        "parameters": math.prod(model.competition.kernel.shape),
         "seconds": round(seconds, 1),
     }
 
 
-def finish(args, images, model, row, report=None):
-    """Fills the checkpoint folder with a model, its results and the further numbers `report`."""
-    checkpoints.write_model(model, args.output / "model.keras")
-    run_folder.write_json(
-        args.output / "report.json",
+def fit_in_folder(run: Run, images: Images, model: CapsuleRegression) -> dict:
+    """Trains a model in the open folder of its run, which it fills; returns its row."""
+    history = run.output / "history.csv"
+    logger = keras.callbacks.CSVLogger(history, append=run.resume)
+    row = fit(run, images, model, open_schedule(run.output), [logger])
+    finish(run.output, images, model, row)
+    model = distribution.finish(run.output, model)
+    pictures.draw(model, images, run_folder.read_history(history), run.output)
+    return row
+
+
+def finish(
+    output: pathlib.Path,
+    images: Images,
+    model: CapsuleRegression,
+    row: dict,
+    report: dict | None = None,
+) -> None:
+    """Fills a checkpoint folder with a model and its results.
+
+    Args:
+        output: The folder.
+        images: Images in three splits.
+        model: The trained model.
+        row: Its row of the results, as of `fit`, with further columns perhaps.
+        report: Further numbers for `report.json`.
+    """
+    checkpoints.write_model(model, output / "model.keras")
+    tables.write_json(
+        output / "report.json",
         {
             "test_accuracy": 1 - row["test_error"],
             "test_images": len(images.test[1]),
@@ -82,14 +170,14 @@ def finish(args, images, model, row, report=None):
             "epochs": row["epochs"],
             "parameters": row["parameters"],
             "training_seconds": row["seconds"],
-            "synthetic": images.source["loader"] == "synthetic",
+            "synthetic": images.is_synthetic,
             **(report or {}),
         },
     )
 
 
-def open_schedule(output):
-    """The schedule of a run, which goes on from its backup if there is one."""
+def open_schedule(output: pathlib.Path) -> ThresholdSchedule:
+    """Returns the schedule of a run, which goes on from its backup if there is one."""
     path, history = output / "backup" / "schedule.npz", output / "history.csv"
     try:
         schedule = ThresholdSchedule(verbose=True, backup=path)
@@ -98,3 +186,8 @@ def open_schedule(output):
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         fail(f"--output {output} cannot be resumed, its run is damaged: {error!r}")
     return schedule
+
+
+def epochs_done(output: pathlib.Path) -> int:
+    """Returns how many iterations of the run in a folder are done."""
+    return open_schedule(output).epoch

@@ -1,0 +1,163 @@
+"""Fitting of capsule regression to chunks of distorted digits."""
+
+import math
+import pathlib
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.command import fail
+from harness import checkpoints, tables
+from kcaps.regression import CapsuleRegression
+from pictures_of.data import Images
+from pictures_of.distortions import distorted
+from regression.settings import DistortedSettings
+from regression.training import new_encoder
+
+BATCH_SIZE = 1000  # digits that are distorted at once
+
+
+def make_model(settings: DistortedSettings, images: Images) -> CapsuleRegression:
+    """Returns a model with its encoder and first weights, from plain and distorted digits.
+
+    Ends the program at settings or images that cannot be used.
+    """
+    if settings.momentum >= 1:
+        fail(f"--momentum must be below 1, received {settings.momentum}")
+    encoder = new_encoder(images, settings.components)
+    model = CapsuleRegression(
+        images.num_classes, settings.capsule_dim, settings.architecture, encoder=encoder
+    )
+    model.compile(
+        metrics=["accuracy"],
+        momentum=settings.momentum,
+        threshold=settings.threshold,
+        ridge=settings.ridge,
+        rate=settings.rate,
+    )
+    plain = tf.data.Dataset.from_tensor_slices(images.train).batch(BATCH_SIZE)
+    plain = plain.map(lambda x, y: (tf.cast(x, tf.float32), y))
+    try:
+        model.adapt(plain.concatenate(_stream(settings, images).take(_batches_of_chunk(settings))))
+    except ValueError as error:  # few images, and none of some class
+        fail(error)
+    return model
+
+
+def _batches_of_chunk(settings):
+    return math.ceil(settings.chunk / BATCH_SIZE)
+
+
+def _stream(settings, images, chunk=0):
+    """Returns batches of distorted training digits, from a chunk on."""
+    start = chunk * _batches_of_chunk(settings)
+    return distorted(*images.train, settings.seed, BATCH_SIZE, start)
+
+
+def train(settings: DistortedSettings, images: Images, model: CapsuleRegression) -> list[dict]:
+    """Trains on the chunks that are left, and returns the rows of the history."""
+    try:
+        return _train(settings, images, model)
+    except KeyboardInterrupt:
+        path = settings.output / "model.keras"
+        if not path.exists():
+            checkpoints.write_model(model, path)
+        how = settings.run.how_to_resume
+        fail(f"interrupted; {how} goes on after the last chunk", code=130)
+
+
+def _train(settings, images, model):
+    output = settings.output
+    done, rows = _restore(output, model)
+    best = min((row["val_error"] for row in rows), default=math.inf)
+    seconds = rows[-1]["seconds"] if rows else 0.0
+    batches = iter(_stream(settings, images, done))
+    chunks = math.ceil(settings.examples / settings.chunk)
+    for chunk in range(done, chunks):
+        started = time.perf_counter()
+        model.rate = settings.rate * (1 - chunk / chunks)
+        parts = [next(batches) for _ in range(_batches_of_chunk(settings))]
+        x, y = (np.concatenate(part)[: settings.chunk] for part in zip(*parts, strict=True))
+        try:
+            history = model.fit(x, y, epochs=settings.epochs, verbose=0).history
+        except ValueError as error:  # of steps that overflow
+            fail(f"chunk {chunk + 1} of {chunks}: {error} Those before are saved.", code=1)
+        seconds += time.perf_counter() - started
+        row = {"examples": (chunk + 1) * settings.chunk, "loss": history["loss"][-1]}
+        rows.append(row | _measures(model, images) | {"seconds": round(seconds, 1)})
+        error = rows[-1]["val_error"]
+        if error < best:
+            best = error
+            checkpoints.write_model(model, output / "model.keras")
+        _back_up(output, model, chunk + 1, rows)
+        print(
+            f"{row['examples']:,} examples: validation error {100 * error:.2f} %, {seconds:.0f} s",
+            flush=True,
+        )
+    return rows
+
+
+def _measures(model, images):
+    val_error, val_loss = _measure(model, *images.validation)
+    test_error, _ = _measure(model, *images.test)
+    return {"val_loss": val_loss, "val_error": val_error, "test_error": test_error}
+
+
+def _measure(model, x, y):
+    """Returns the share of wrong classes, and negative log-likelihood of the right ones."""
+    probabilities = model.predict(x, batch_size=2000, verbose=0)
+    right = np.maximum(probabilities[np.arange(len(y)), y], np.finfo("float32").tiny)
+    return float(np.mean(probabilities.argmax(-1) != y)), float(-np.mean(np.log(right)))
+
+
+def _back_up(output, model, done, rows):
+    """Writes all that a resumed run needs; the weights last, as they say how much is done."""
+    tables.write_csv(output / "history.csv", rows)
+    path = output / checkpoints.STATE
+    path.parent.mkdir(exist_ok=True)
+    kernel = keras.ops.convert_to_numpy(model.competition.kernel)
+    checkpoints.write_state(path, done, {"kernel": kernel, "velocity": model.velocity})
+
+
+def _restore(output, model):
+    """Gives a model the state after the last chunk; returns how many are done, and their rows."""
+    path = output / checkpoints.STATE
+    if not path.exists():
+        _back_up(output, model, 0, [])
+    done, values = checkpoints.read_state(path)
+    model.competition.kernel.assign(values["kernel"])
+    model.restart(values["velocity"])
+    return done, tables.read_csv(output / "history.csv", {"examples": int})[:done]
+
+
+def finish(
+    output: pathlib.Path, images: Images, model: CapsuleRegression, rows: list[dict], epochs: int
+) -> dict:
+    """Writes the results of the best model, and returns its row of the history.
+
+    Args:
+        output: Checkpoint folder.
+        images: Images in three splits.
+        model: The model, which gets the best weights.
+        rows: All rows of the history.
+        epochs: Iterations on each chunk.
+    """
+    best = min(rows, key=lambda row: row["val_error"])
+    model.load_weights(output / "model.keras")
+    tables.write_json(
+        output / "report.json",
+        {
+            "test_accuracy": 1 - best["test_error"],
+            "test_images": len(images.test[1]),
+            "validation_accuracy": 1 - best["val_error"],
+            "training_accuracy": 1 - _measure(model, *images.train)[0],
+            "epochs": len(rows) * epochs,
+            "examples": rows[-1]["examples"],
+            "parameters": math.prod(model.competition.kernel.shape),
+            "training_seconds": rows[-1]["seconds"],
+            "synthetic": images.is_synthetic,
+        },
+    )
+    return best
