@@ -10,14 +10,14 @@ import keras_tuner
 from keras_tuner.src.tuners.gridsearch import LinkedList
 from sklearn.exceptions import ConvergenceWarning
 
-from harness import run_folder
+from harness import tables
 
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 OBJECTIVE = "val_accuracy"
 
 
 class _SurvivingOracle:
-    """Mixin of oracles, for whose sake keras-tuner's own would not do.
+    """Mixin of oracles, with which a search survives where keras-tuner's own would not.
 
     - The first trial has the defaults of the space; keras-tuner draws it where it searches at
       random.
@@ -41,7 +41,7 @@ class _SurvivingOracle:
         self.max_trials = max_trials
         self.verbose = 0
         self.is_over = False
-        self.heard = {}  # of each running trial: when its worker last gave a sign
+        self.heard = {}  # when the worker of each running trial last gave a sign
 
     def populate_space(self, trial_id):
         response = super().populate_space(trial_id)
@@ -97,11 +97,11 @@ class _SurvivingOracle:
                 )
 
     def save(self):
-        run_folder.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
+        tables.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
 
     def _save_trial(self, trial):
         folder = pathlib.Path(self._get_trial_dir(trial.trial_id))
-        run_folder.write_json(folder / "trial.json", trial.get_state())
+        tables.write_json(folder / "trial.json", trial.get_state())
 
     def reload(self):
         super().reload()
@@ -115,14 +115,14 @@ class _SurvivingOracle:
         self._retry_queue.reverse()  # trials are taken from its end
 
 
-def failure(trial):
-    """The last line of a failed trial's traceback; empty where only its worker has it."""
+def failure(trial: keras_tuner.engine.trial.Trial) -> str:
+    """Returns the last line of a failed trial's traceback, nothing where only its worker has it."""
     *_, line = (trial.message or "").strip().splitlines() or [""]
     return line.removeprefix("keras_tuner.src.errors.FailedTrialError: ")
 
 
-def describe(trial):
-    """One line on a trial that has ended."""
+def describe(trial: keras_tuner.engine.trial.Trial) -> str:
+    """Returns one line on a trial that has ended."""
     if trial.status == FAILED:
         reason = failure(trial)
         return f"trial {trial.trial_id}: failed" + (f", {reason}" if reason else "")

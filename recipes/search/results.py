@@ -1,38 +1,97 @@
-"""Results of a search: the best trial, a table, and a picture."""
+"""Results of a search: a table, a picture, and the best model."""
 
-import numpy as np
-from matplotlib import pyplot as plt
+import dataclasses
+import pathlib
+from collections.abc import Iterable
 
-from harness import plots, run_folder
-from search.oracles import COMPLETED, OBJECTIVE
+import keras
+import keras_tuner
 
-FILES = ("trials.csv", "trials.md", "parallel.png")
-ABSENT = -0.12  # height of the values that a trial has no use for, on axes from 0 to 1
+from export import pipeline
+from export.command import fail
+from harness import plots, tables
+from pictures_of.data import Images
+from search import pictures
+from search.oracles import COMPLETED, OBJECTIVE, failure
+from search.settings import Settings
+from search.trials import TrialSearch
+
+Trial = keras_tuner.engine.trial.Trial
 
 
-def ranked(trials):
-    """Completed trials, the best first: by validation accuracy, then by validation loss."""
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """Returns completed trials, the best first: by validation accuracy, then by loss."""
     completed = [trial for trial in trials if trial.status == COMPLETED]
     return sorted(completed, key=lambda trial: (-trial.score, _metric(trial, "val_loss")))
 
 
-def write(oracle, images, folder):
+def write(oracle: keras_tuner.Oracle, images: Images, folder: pathlib.Path) -> str:
     """Writes the table, as CSV and as Markdown, and the picture.
 
     Returns:
         The table as Markdown, the best trial first.
     """
-    trials = sorted(oracle.trials.values(), key=lambda trial: int(trial.trial_id))
-    rows = {trial.trial_id: _row(trial, oracle.hyperparameters.space) for trial in trials}
-    run_folder.write_csv(folder / "trials.csv", list(rows.values()))
-    best_first = ranked(trials)
-    others = [trial for trial in trials if trial not in best_first]
-    table = _markdown([rows[trial.trial_id] for trial in (*best_first, *others)])
+    trials, space = oracle.trials.values(), oracle.hyperparameters.space
+    in_order = sorted(trials, key=lambda trial: int(trial.trial_id))
+    rows = {trial.trial_id: _row(trial, space) for trial in in_order}
+    tables.write_csv(folder / "trials.csv", list(rows.values()))
+    best_first = ranked(in_order)
+    others = [trial for trial in in_order if trial not in best_first]
+    texts = [
+        {name: pictures.text_of(value) for name, value in rows[trial.trial_id].items()}
+        for trial in (*best_first, *others)
+    ]
+    table = tables.markdown(texts, rule=" --- ")
     (folder / "trials.md").write_text(table)
     if best_first:
-        figure = _parallel_coordinates(best_first, oracle.hyperparameters.space)
+        figure = pictures.parallel_coordinates(best_first, space)
         plots.save(figure, images, folder / "parallel.png")
     return table
+
+
+def finish(search: TrialSearch, images: Images, settings: Settings) -> None:
+    """Tells the results of a search, and trains the best model again in the checkpoint folder."""
+    oracle = search.oracle
+    print(write(oracle, images, settings.search))
+    best, *_ = ranked(oracle.trials.values()) or [None]
+    if best is None:
+        reason = failure(oracle.trials[oracle.start_order[0]]) or "its worker tells why"
+        fail(f"all {len(oracle.trials)} trials failed; the first: {reason}", code=1)
+    report = _report(oracle, best)
+    default = report.get("default_validation_accuracy")
+    print(
+        f"best of {len(oracle.trials)} trials: {best.trial_id}, validation accuracy "
+        f"{100 * best.score:.2f} %; default: "
+        f"{'failed' if default is None else f'{100 * default:.2f} %'}. Training it again",
+        flush=True,
+    )
+    hp, run = best.hyperparameters.copy(), settings.run
+    hp.values = {name: value for name, value in hp.values.items() if not name.startswith("tuner/")}
+    run = dataclasses.replace(run, arguments=run.arguments | {"hyperparameters": hp.values})
+    keras.backend.clear_session()
+    search.hypermodel.retrain(hp, run, report)
+    if settings.export:
+        from export.onnx_target import Onnx
+
+        pipeline.export_checkpoint(Onnx(), run.output, run.output / Onnx.file_name)
+
+
+def _report(oracle, best):
+    """Returns further values of `report.json`, on the search."""
+    default = oracle.trials[oracle.start_order[0]]
+    values = {
+        "trials": len(oracle.trials),
+        "failed_trials": sum(trial.status == "FAILED" for trial in oracle.trials.values()),
+        "best_trial": int(best.trial_id),
+        "best_trial_validation_accuracy": best.score,
+        "best_trial_validation_loss": _metric(best, "val_loss"),
+    }
+    if default.score is not None:
+        values |= {
+            "default_validation_accuracy": default.score,
+            "default_validation_loss": _metric(default, "val_loss"),
+        }
+    return values
 
 
 def _metric(trial, name):
@@ -49,68 +108,3 @@ def _row(trial, space):
         **epochs,
         **{hp.name: values.get(hp.name) for hp in space},
     }
-
-
-def _text(value):
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _markdown(rows):
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[_text(value) for value in row.values()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _parallel_coordinates(trials, space):
-    """One line a trial across one axis a hyper-parameter, coloured by its validation accuracy.
-
-    The axes have the scale on which the search draws values, so that categories and logarithmic
-    ranges need no special care.
-    """
-    scores = np.array([100 * trial.score for trial in trials])
-    low, high = scores.min(), scores.max()
-    margin = max(high - low, 1e-3)
-    figure, axis = plt.subplots(figsize=(1.5 * len(space) + 3, 5), layout="constrained")
-    figure.suptitle("Trials")
-    norm = plt.Normalize(low, low + margin)
-    for trial, score in reversed(list(zip(trials, scores, strict=True))):  # the best on top
-        values = trial.hyperparameters.values
-        heights = [
-            hp.value_to_prob(values[hp.name]) if hp.name in values else ABSENT for hp in space
-        ]
-        colour = plt.get_cmap("viridis")(norm(score))
-        axis.plot([*heights, norm(score)], color=colour, alpha=0.8, marker=".")
-    for place, hp in enumerate(space):
-        _ticks(axis, place, [(hp.value_to_prob(value), _text(value)) for value in _marks(hp)])
-        if any(hp.name not in trial.hyperparameters.values for trial in trials):
-            _ticks(axis, place, [(ABSENT, "not used")])
-    _ticks(axis, len(space), [(x, f"{low + x * margin:.4g} %") for x in (0, 0.25, 0.5, 0.75, 1)])
-    names = [*(hp.name.replace("_", "\n") for hp in space), "validation\naccuracy"]
-    axis.set_xticks(range(len(names)), names)
-    axis.set(yticks=(), xlim=(-0.1, len(names) - 0.5))
-    axis.spines[["top", "right", "bottom", "left"]].set_visible(False)
-    axis.tick_params(length=0)
-    return figure
-
-
-def _marks(hp):
-    """Values that are written along an axis."""
-    if hasattr(hp, "sampling"):
-        return [float(f"{hp.prob_to_value(x):.2g}") for x in (0, 0.25, 0.5, 0.75, 1)]
-    return hp.values
-
-
-def _ticks(axis, place, marks):
-    axis.axvline(place, color="lightgray", zorder=0)
-    for height, text in marks:
-        axis.annotate(
-            text,
-            (place, height),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0},
-        )

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import pathlib
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 
 import grpc
 import keras
+import keras_tuner
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.src import config, protos
 from keras_tuner.src.distribute import oracle_chief, oracle_client
@@ -19,20 +22,25 @@ ADDRESS = ("KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 TUNER_ID = "KERASTUNER_TUNER_ID"
 POLL = 0.5  # seconds between two questions to an oracle that has nothing to do, or of a chief
 FAREWELL = 10  # seconds in which a chief that is ready tells its workers so
-oracle_client.TIMEOUT = 600  # seconds for which a worker waits for its chief
-config.DEBUG = False  # a failed trial is told of in one line, without its traceback
 
 
-def read_role():
-    """`"alone"`, `"chief"` or `"worker"`, by keras-tuner's environment variables."""
+def set_up() -> None:
+    """Sets in this process what keras-tuner has no arguments for; call it before a search."""
+    oracle_client.TIMEOUT = 600  # seconds for which a worker waits for its chief
+    config.DEBUG = False  # a failed trial is told of in one line, without its traceback
+    if chief := os.environ.get(ADDRESS[0]):
+        # Without this, proxies of the web would be asked for the way to the chief.
+        os.environ.setdefault("no_grpc_proxy", chief)
+
+
+def read_role() -> str:
+    """Returns `"alone"`, `"chief"` or `"worker"`, by keras-tuner's environment variables."""
     given = [name for name in (*ADDRESS, TUNER_ID) if os.environ.get(name)]
     if not any(name in ADDRESS for name in given):
         return "alone"
     missing = [name for name in (*ADDRESS, TUNER_ID) if name not in given]
     if missing:
         fail(f"a search in several processes needs {', '.join(missing)} in the environment too")
-    # Set, proxies of the web would be asked for the way to the chief.
-    os.environ.setdefault("no_grpc_proxy", os.environ[ADDRESS[0]])
     return "chief" if "chief" in os.environ[TUNER_ID] else "worker"
 
 
@@ -44,14 +52,22 @@ class TrialSearch(BaseTuner):
 
     Args:
         oracle: One of `oracles.ORACLES`.
-        hypermodel: One of `hypermodels.HYPERMODELS`.
+        hypermodel: Space of models.
         folder: Folder of the search; goes on with what is in it.
         executions: How often each trial is trained.
         seed: Seed of the first execution.
         silence: Seconds without a sign of life after which a worker counts as dead.
     """
 
-    def __init__(self, oracle, hypermodel, folder, executions=1, seed=0, silence=60.0):
+    def __init__(
+        self,
+        oracle: keras_tuner.Oracle,
+        hypermodel: keras_tuner.HyperModel,
+        folder: pathlib.Path,
+        executions: int = 1,
+        seed: int = 0,
+        silence: float = 60.0,
+    ):
         self.executions, self.seed, self.silence = executions, seed, silence
         oracle.silence = silence
         folder = folder.resolve()
@@ -75,7 +91,7 @@ class TrialSearch(BaseTuner):
 
     @contextlib.contextmanager
     def _signs_of_life(self, trial):
-        """In a worker: asks the chief for the trial again and again, which tells that it lives."""
+        """Context of a trial, in which a worker asks the chief for it time and again."""
         if not self._is_worker():
             yield
             return
@@ -103,7 +119,17 @@ class TrialSearch(BaseTuner):
             ended.message = trial.message  # which stays here
             print(describe(ended), flush=True)
 
-    def serve(self):
+    def work(self, check: Callable[[], None]) -> None:
+        """Runs trials of a chief until it has no more; `check` is called when there is a chief."""
+        try:
+            self.oracle.get_space()  # waits for the chief, which has written its study by then
+            check()
+            self.search()
+        except grpc.RpcError as error:
+            fail(f"the chief does not answer any more: {error.code().name}", code=1)
+        print("worker: no more trials")
+
+    def serve(self) -> None:
         """Serves trials to workers until the search is over.
 
         A worker that dies is not waited for. Without any, the chief waits for one to come.
@@ -130,7 +156,8 @@ class TrialSearch(BaseTuner):
             time.sleep(POLL)
         server.stop(grace=POLL).wait()
 
-    def is_over(self):
+    def is_over(self) -> bool:
+        """Returns whether all trials have ended."""
         oracle = self.oracle
         all_ended = len(oracle.end_order) >= oracle.max_trials
         return not oracle.ongoing_trials and (oracle.is_over or all_ended)
