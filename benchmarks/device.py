@@ -1,27 +1,19 @@
-"""What differs between backends: gradients, waiting, memory, the machine's name."""
+"""Gradients, waiting, memory and the machine's name, which differ between backends."""
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+import keras
 
-from export.command import quiet_tensorflow, required
-
-_ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
-with required(), quiet_tensorflow() if _ON_TENSORFLOW else contextlib.nullcontext():
-    import keras
-
-    from harness.provenance import gpu_name, machine
+from harness.provenance import gpu_name, machine
 
 BACKEND = keras.backend.backend()
 
 
 def gradient_function(layer):
-    """Function `(inputs, upstream) -> poses, [d inputs, d kernel]` in training mode.
+    """Returns a function `(inputs, upstream) -> poses, [d inputs, d kernel]` in training mode.
 
-    Compiled as Keras compiles a training step; it leaves PyTorch eager.
+    It is compiled as Keras compiles a training step, which leaves PyTorch eager.
     """
     if BACKEND == "jax":
         import jax
@@ -78,7 +70,7 @@ def wait(result):
 
 
 def memory():
-    """MiB in use now and at the peak: of the GPU where there is one, else of this process."""
+    """Returns MiB in use now and at the peak, of the GPU where there is one or this process."""
     if gpu_name() is None:
         # Not `getrusage`, whose peak starts at that of the parent process.
         status = Path("/proc/self/status").read_text().splitlines()
@@ -102,6 +94,6 @@ def memory():
 
 
 def versions():
-    """Machine and versions in one line, without anything that identifies the machine."""
+    """Returns machine and versions in one line that does not identify the machine."""
     backend = sys.modules[BACKEND]
     return f"{machine()}, Keras {keras.__version__}, {BACKEND} {backend.__version__}"

@@ -7,26 +7,11 @@ larger network leaves more time for the pictures. Digits are generated, of MNIST
 """
 
 import argparse
-import datetime
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+import numpy as np
+import program
 
-from export.command import Parser, positive, quiet_tensorflow, required
-
-with required(), quiet_tensorflow(is_program=__name__ == "__main__"):
-    import tensorflow  # noqa: F401
-
-with required():
-    import keras
-    import numpy as np
-    from bench import commit
-    from device import versions
-    from timing import interleaved, milliseconds, table
-
-    from pictures_of import data
-    from reproduction import methods, tasks
+from export.command import Parser, positive
 
 ROWS = {  # tasks whose pictures are made on the fly, and a method
     "multi_mnist": "l2",
@@ -38,7 +23,12 @@ DIGITS = 54_000
 
 
 def measure(name, method, repeats, count):
-    """Seconds of steps on one batch, of steps on new batches, and of new batches alone."""
+    """Returns seconds of steps on one batch, of steps on new ones, and of new batches alone."""
+    from timing import interleaved
+
+    from pictures_of import data
+    from reproduction import methods, tasks
+
     images = data.load("mnist", synthetic=True)
     x, y = images.train
     x, y = (np.resize(part, (count, *part.shape[1:])) for part in (x, y))
@@ -60,11 +50,15 @@ def measure(name, method, repeats, count):
 
 
 def main():
+    program.set_up("tensorflow")
+    import keras
+    from timing import milliseconds, table
+
     parser = Parser(__doc__)
     parser.add_argument("--repeats", type=positive(int), default=15)
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    print(f"# Pictures made on the fly\n\n{versions()}, {datetime.date.today()}{commit()}")
+    program.print_title("Pictures made on the fly")
     lines = []
     for name, method in list(ROWS.items())[: 1 if args.quick else None]:
         keras.utils.set_random_seed(0)

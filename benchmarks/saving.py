@@ -7,41 +7,24 @@ saving uses one: the share that counts is that of the clock, or, where others ta
 the processor's seconds with those of the steps divided by the cores.
 """
 
-import datetime
 import os
 import pathlib
-import sys
 import tempfile
-import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "recipes"))
+import numpy as np
+import program
 
-from export.command import Parser, positive, required
-
-with required():
-    from device import versions  # first: it has TensorFlow start without its messages
-
-with required():
-    import keras
-    import numpy as np
-    from bench import commit
-    from timing import table, verdict
-
-    from harness import checkpoints
-    from kcaps.models import capsnet
+from export.command import Parser, positive
 
 IMAGES, BATCH_SIZE = 54_000, 32  # of an epoch of recipes/mnist.py
 TARGET = 2.0  # per cent
 
 
-def clocks():
-    """Seconds of the clock on the wall, and of the processor in this process."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
 def watch(times):
-    """A callback that adds the clocks of each step to a list."""
+    """Returns a callback that adds the clocks of each step to a list."""
+    import keras
+    from timing import clocks
+
     started = []
     return keras.callbacks.LambdaCallback(
         on_train_batch_begin=lambda step, logs: started.append(clocks()),
@@ -50,7 +33,12 @@ def watch(times):
 
 
 def measure(args, folder):
-    """Medians of a step, of writing the best model, and of writing the state."""
+    """Returns medians of a step, of writing the best model, and of writing the state."""
+    from timing import clocks
+
+    from harness import checkpoints
+    from kcaps.models import capsnet
+
     model = capsnet((28, 28, 1), 10, **({"filters": 8} if args.quick else {}))
     model.compile("adam", metrics=["accuracy"])
     best = checkpoints.BestModel(folder / "model.keras")
@@ -71,11 +59,14 @@ def measure(args, folder):
 
 
 def main():
+    program.set_up()
+    from timing import table, verdict
+
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=positive(int), default=21)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    program.add_quick(parser)
     args = parser.parse_args()
-    print(f"# Checkpointing\n\n{versions()}, {datetime.date.today()}{commit()}")
+    program.print_title("Checkpointing")
     with tempfile.TemporaryDirectory() as folder:
         times = measure(args, pathlib.Path(folder))
     steps = IMAGES // BATCH_SIZE

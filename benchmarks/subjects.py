@@ -1,4 +1,4 @@
-"""What is timed: the layer alone, and a training step of the whole network."""
+"""The subjects of the benchmark: a layer alone, and a training step of a whole network."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ NUM_CLASSES, INPUT_DIM, OUTPUT_DIM = 10, 8, 16
 
 
 def make_layer(routing, num_inputs):
-    """The layer of a row, built: `"textbook"`, or `DigitCaps` with a routing or its name."""
+    """Returns a built layer: `"textbook"`, or `DigitCaps` with a routing or its name."""
     if routing == "textbook":
         layer = TextbookCaps(NUM_CLASSES, OUTPUT_DIM)
     else:
@@ -25,7 +25,7 @@ def make_layer(routing, num_inputs):
 
 
 def layer_call(layer, batch_size):
-    """Function without arguments: poses and gradients of the layer on one random batch."""
+    """Returns a function without arguments: poses and gradients on one random batch."""
     rng = np.random.default_rng(0)
     # Capsules of lengths around one half, as PrimaryCaps gives them.
     inputs = rng.normal(scale=0.2, size=(batch_size, layer.kernel.shape[0], INPUT_DIM))
@@ -36,12 +36,12 @@ def layer_call(layer, batch_size):
 
 
 def difference_to_textbook(num_inputs):
-    """Largest relative difference of kcaps' dynamic routing to the textbook: poses and gradients.
+    """Returns the largest relative difference of poses and gradients to the textbook's.
 
     Raises:
         RuntimeError: if it is more than rounding.
     """
-    ours, textbook = make_layer("dynamic", num_inputs), make_layer("textbook", num_inputs)
+    ours, textbook = (make_layer("dynamic", num_inputs), make_layer("textbook", num_inputs))
     textbook.kernel.assign(ours.kernel)
     pairs = zip(
         *(keras.tree.flatten(layer_call(layer, 8)()) for layer in (ours, textbook)), strict=True
@@ -58,7 +58,7 @@ def difference_to_textbook(num_inputs):
 
 
 def network(name, filters, types):
-    """The reference network without decoder: of a routing, `"textbook"`, or `"convolutions"`."""
+    """Returns a routing's network without decoder, or that of `"textbook"` or `"convolutions"`."""
     model = capsnet(
         IMAGE,
         NUM_CLASSES,
@@ -84,7 +84,7 @@ def mean_square(_, features):
 
 
 def step_calls(name, batch_size, filters, types):
-    """Functions that train a network for one step, by row: one for each kind of update it has."""
+    """Returns functions that train a network for one step, by row: one for each kind of update."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, size=(batch_size, *IMAGE)).astype("float32")
     labels = rng.integers(NUM_CLASSES, size=batch_size)

@@ -12,7 +12,7 @@ def squash(x):
 
 
 class TextbookCaps(keras.layers.Layer):
-    """What `DigitCaps(routing="dynamic")` computes, by broadcast multiply-and-reduce.
+    """Computes the same as `DigitCaps(routing="dynamic")`, by broadcast multiply-and-reduce.
 
     All votes are built, through a product `(batch, num_inputs, input_dim, num_capsules,
     capsule_dim)`, and every iteration multiplies and reduces them. This is a plain layer and no

@@ -8,7 +8,7 @@ from device import wait
 
 
 def interleaved(rows, repeats):
-    """Seconds of each function of the dict `rows`, as a dict of arrays of `repeats` values."""
+    """Returns seconds of each function in the dict `rows`: a dict of arrays of `repeats` values."""
     for function in rows.values():
         for _ in range(2):  # compiles
             wait(function())
@@ -23,18 +23,24 @@ def interleaved(rows, repeats):
     return seconds
 
 
+def clocks():
+    """Returns seconds of the clock on the wall, and of the processor in this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def milliseconds(seconds):
-    """Two cells: the median and the quartiles."""
+    """Returns two cells: the median and the quartiles."""
     low, median, high = 1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))
     return f"{median:.4g}", f"{low:.4g} – {high:.4g}"
 
 
 def verdict(value, target, digits=2):
-    """The cell of an upper bound; empty where there is none."""
+    """Returns the cell of an upper bound, which is empty where there is none."""
     return f"≤ {target:.{digits}f}: {'met' if value <= target else 'MISSED'}" if target else ""
 
 
 def table(title, header, rows):
+    """Prints a table in Markdown."""
     print(f"\n## {title}\n")
     for cells in (header, ["---"] * len(header), *rows):
         print(f"| {' | '.join(cells)} |", flush=True)
