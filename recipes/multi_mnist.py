@@ -4,6 +4,7 @@ Pictures are made on the fly, of training digits in training and of test digits 
 picture counts as right where both of its digits are found. The decoder rebuilds each digit apart.
 """
 
+import functools
 import os
 
 from export.command import set_up
@@ -35,11 +36,7 @@ def main():
     metric = ExactMatch(overlaps.PARTS)
     model.compile(keras.optimizers.Adam(rate), metrics=[metric])
     size = min(settings.batch_size, len(images.train[0]))
-
-    def batches(first_step):
-        pairs = overlaps.overlapping(*images.train, settings.seed, size, first_step)
-        return pairs.map(overlaps.targets)
-
+    batches = functools.partial(overlaps.training_batches, *images.train, settings.seed, size)
     steps, validation = len(images.train[0]) // size, overlaps.targets(*held_out)
     history = training.fit(model, images, run, batches, steps, validation)
     model = distribution.finish(run.output, model)

@@ -121,6 +121,13 @@ def targets(pictures, labels, parts) -> tuple:
     return pictures, {"labels": labels, "parts": parts}
 
 
+def training_batches(
+    images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int, start: int = 0
+) -> tf.data.Dataset:
+    """Returns what `overlapping` does as `CapsNet` takes it; see `targets`."""
+    return overlapping(images, labels, seed, batch_size, start).map(targets)
+
+
 def exact_match(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Returns the share of the pictures whose classes are all among the largest outputs."""
     metric = ExactMatch(PARTS)
