@@ -21,16 +21,15 @@ def main():
     from harness import settings, study, tables, training
     from reproduction import summary
     from reproduction.settings import Settings
-    from reproduction.tables import TABLES
 
     asked = settings.read(Settings, __doc__, output=pathlib.Path("reproduction/"))
     training.check_backend(("tensorflow", "jax"))
-    if asked.cells and not asked.has_updates:  # their cells are the same under either
+    if asked.cells and not asked.has_updates():  # their cells are the same under either
         begun_with = study.arguments_in(asked.output, "reproduction")
         asked = dataclasses.replace(asked, update=begun_with.get("update", asked.update))
     made = study.open_folder(asked.output, "reproduction", asked.study)
     with study.work_in(asked.output, "reproduction", made):
-        rows = TABLES[asked.table].report(asked)
+        rows = asked.contents.report(asked)
     tables.write_csv(asked.path(".csv"), rows)
     text = f"{asked.title}\n\n{summary.markdown(rows)}"
     asked.path(".md").write_text(text)

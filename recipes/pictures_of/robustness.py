@@ -106,7 +106,7 @@ def _matrices(maps):
 
 
 def _translations(image, matrix):
-    """Returns the first and the last translation `(2, 2)` with which no ink falls off the canvas."""
+    """Returns the first and last translation `(2, 2)` with which no ink falls off the canvas."""
     size = np.array(image.shape[:2])
     ink = np.argwhere(image.any(-1) if image.any() else np.ones(size, bool))
     places = (ink - (size - 1) / 2) @ matrix.T + (size - 1) / 2 + MARGIN

@@ -1,4 +1,8 @@
-"""Cells of the tables: one method on one task from one seed, trained into a checkpoint folder."""
+"""Cells of the tables: one method on one task from one seed, trained into a checkpoint folder.
+
+Settings of functions here, and in the other modules of this folder, are those of
+`reproduction.settings.Settings`.
+"""
 
 import dataclasses
 import pathlib
@@ -31,16 +35,9 @@ class Cell:
 
 
 def train(cell: Cell, settings: StudySettings) -> dict:
-    """Trains a cell, or goes on with it.
+    """Trains a cell, or goes on with it; returns values of its row in `cells.csv`.
 
     The weights that are best on the validation images are kept; the test images are read once.
-
-    Args:
-        cell: The cell.
-        settings: `reproduction.settings.Settings`.
-
-    Returns:
-        Values of its row in `cells.csv`.
     """
     task = tasks.load(cell.task, settings)
     run = _run(cell, settings, len(task.images.train[0]))
@@ -91,12 +88,13 @@ def _run(cell, settings, count):
         "limit": settings.limit,
         "batch_size": size,
     }
-    run = run_folder.Run(
-        recipe="reproduce",
-        output=cell.folder(settings.output),
-        epochs=settings.epochs or plan.epochs,
-        seed=cell.seed,
-        arguments=arguments,
-        batch_size=size,
+    return study.continued(
+        run_folder.Run(
+            recipe="reproduce",
+            output=cell.folder(settings.output),
+            epochs=settings.epochs or plan.epochs,
+            seed=cell.seed,
+            arguments=arguments,
+            batch_size=size,
+        )
     )
-    return study.continued(run)

@@ -22,15 +22,10 @@ INTERVAL = 100  # steps between two looks at them
 
 
 def step_times(names: Sequence[str], settings: StudySettings) -> list[dict]:
-    """Returns times of training steps on MNIST, all methods in turn, round by round.
+    """Returns a row of times for each method, of training steps on MNIST.
 
-    Args:
-        names: Methods.
-        settings: `reproduction.settings.Settings`.
-
-    Returns:
-        A row for each method, with ratios to the first one that has, or has not, a decoder as well:
-        medians of the ratios of the rounds.
+    All methods take steps in turn, round by round. Ratios are medians over the rounds, to the
+    first method that has, or has not, a decoder as well.
     """
     task = tasks.load("mnist", settings)
     subjects = {name: _subject(name, task, settings) for name in names}
@@ -96,15 +91,12 @@ def robustness_of(cell: Cell, settings: StudySettings) -> dict[str, float]:
 
 
 def time_to_goal(cell: Cell, settings: StudySettings, start_up: float) -> dict:
-    """Trains until 99 % of the validation images are right.
+    """Trains a cell until 99 % of the validation images are right; returns values of its row.
 
     Args:
         cell: The cell.
-        settings: `reproduction.settings.Settings`.
-        start_up: Seconds that the start of the program took.
-
-    Returns:
-        Seconds since that start, data and compilation included; steps; and errors.
+        settings: Settings of the program.
+        start_up: Seconds that the start of the program took, which count too.
     """
     started = time.perf_counter()
     task, plan = tasks.load(cell.task, settings), cell.plan(settings.budget)

@@ -6,7 +6,7 @@ import keras
 
 from kcaps.losses import LogLoss
 from kcaps.models import CapsNet, capsnet, efficient_capsnet
-from kcaps.models.capsnet import UPDATES
+from kcaps.models.compilation import UPDATES
 from kcaps.routing import ROUTINGS
 from networks import baselines as networks
 from reproduction.tasks import Task

@@ -23,16 +23,9 @@ def with_decoder(cell: Cell) -> Cell:
 
 
 def measure(cell: Cell, settings: StudySettings) -> dict:
-    """Returns mean squared errors of test images that `rebuild` gives, of pixels in [0, 1].
+    """Returns mean squared errors of what `rebuild` gives, of pixels in [0, 1], by `DECODERS`.
 
     For a network without a decoder, one is trained first, on the capsules of its training images.
-
-    Args:
-        cell: A finished cell.
-        settings: `reproduction.settings.Settings`.
-
-    Returns:
-        Errors by `DECODERS`, empty for those that the network has not.
     """
     if cell.method.endswith(methods.NO_DECODER):
         _train_decoder(cell, settings)
@@ -47,10 +40,6 @@ def rebuild(cell: Cell, settings: StudySettings) -> tuple[np.ndarray, np.ndarray
     Decoders are the network's `"own"`, or, where it has none, the one `"trained_after"` it and that
     `"of_dynamic"`, trained with dynamic routing from the same seed, which never saw these capsules.
     The last is the paper's choice.
-
-    Args:
-        cell: A finished cell.
-        settings: `reproduction.settings.Settings`.
 
     Returns:
         The test images, whether each is classified right, and rebuilt images by decoder.

@@ -23,20 +23,17 @@ TYPES = {  # of the columns of cells.csv and of measures; others hold floats
 
 
 def measured(
-    name: str,
-    measure: Callable[..., dict],
-    settings: StudySettings,
-    cells: Sequence[Cell] | None = None,
+    name: str, measure: Callable[..., dict], settings: StudySettings, cells: Sequence[Cell] = ()
 ) -> dict[Cell, dict]:
-    """Returns rows of `<name>.csv` by cell, of those asked for; measures those that are missing.
+    """Returns rows of `<name>.csv` by cell; measures those that are missing.
 
     If some diverge, the program ends after the last one.
 
     Args:
         name: Name of the measure.
         measure: Function of a cell and the settings that returns values of its row.
-        settings: `reproduction.settings.Settings`, as for all reports.
-        cells: Cells in place of those that the settings ask for.
+        settings: Settings of the program.
+        cells: The cells. Defaults to those that the settings ask for.
     """
     cells, diverged = cells or settings.cells, []
 
@@ -66,7 +63,7 @@ def measured(
 def errors(settings: StudySettings) -> list[dict]:
     """Returns test errors over seeds."""
     found = measured("cells", train, settings)
-    rows = summary.rows(found, settings.published, settings.best_known)
+    rows = summary.rows(settings, found)
     pictures.errors(settings.title, rows, settings.path(".png"))
     return rows
 
@@ -86,7 +83,7 @@ def error_curves(settings: StudySettings) -> list[dict]:
         for cell in found
     }
     pictures.curves(settings.title, histories, settings.path(".png"))
-    return summary.rows(found, settings.published, settings.best_known)
+    return summary.rows(settings, found)
 
 
 def decoders(settings: StudySettings) -> list[dict]:

@@ -6,38 +6,26 @@ import pathlib
 
 from export.command import Parser, fail, positive
 from harness.settings import StudySettings, option
-from kcaps.models.capsnet import UPDATES
+from kcaps.models.compilation import UPDATES
 from reproduction.cells import Cell
 from reproduction.methods import BUDGETS, NO_DECODER, ROUTING_RATES
-from reproduction.tables import BEST_KNOWN, TABLES
+from reproduction.tables import TABLES, Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(StudySettings):
     table: str = option(
-        None,
-        ", ".join(TABLES),
-        place="beginning",
-        positional=True,
-        choices=list(TABLES),
-        metavar="TABLE",
+        None, ", ".join(TABLES), positional=True, choices=list(TABLES), metavar="TABLE"
     )
-    budget: str = option("cpu", "of networks and training", place="beginning", choices=BUDGETS)
-    seeds: int = option(3, "cells of each method", place="beginning", type=positive(int))
-    tasks: list[str] | None = option(
-        None, "only these tasks of the table", place="beginning", nargs="+", metavar="TASK"
+    budget: str = option("cpu", "of networks and training", choices=BUDGETS)
+    seeds: int = option(3, "cells of each method", type=positive(int))
+    tasks: list | None = option(None, "only these tasks of the table", nargs="+", metavar="TASK")
+    methods: list | None = option(
+        None, "only these methods of the table", nargs="+", metavar="METHOD"
     )
-    methods: list[str] | None = option(
-        None, "only these methods of the table", place="beginning", nargs="+", metavar="METHOD"
-    )
-    epochs: int | None = option(
-        None, "instead of the budget's", place="beginning", type=positive(int)
-    )
+    epochs: int | None = option(None, "instead of the budget's", type=positive(int))
     update: str = option(
-        UPDATES[0],
-        "of weights and of the routing coefficients of l1 and l2",
-        place="beginning",
-        choices=UPDATES,
+        UPDATES[0], "of weights and of the routing coefficients of l1 and l2", choices=UPDATES
     )
 
     @classmethod
@@ -47,9 +35,20 @@ class Settings(StudySettings):
         )
         parser.refuse(
             ["--update"],
-            lambda args: not _has_updates(args),
+            lambda args: not cls.has_updates(args),
             "none of the methods has routing coefficients, as l1 and l2 have",
         )
+
+    def has_updates(self) -> bool:
+        """Returns whether a method asked for has routing coefficients, which `update` is about."""
+        asked = [
+            cell.method
+            for cell in TABLES[self.table].cells(1)
+            if cell.task in (self.tasks or [cell.task])
+            and cell.method in (self.methods or [cell.method])
+        ]
+        # Where the table has none of them, the error is of that.
+        return not asked or any(name.removesuffix(NO_DECODER) in ROUTING_RATES for name in asked)
 
     @functools.cached_property
     def cells(self) -> list[Cell]:
@@ -65,49 +64,30 @@ class Settings(StudySettings):
         return cells
 
     @property
-    def has_updates(self) -> bool:
-        """Whether a method asked for has routing coefficients, which `update` is about."""
-        return _has_updates(self)
-
-    @property
-    def published(self) -> dict[tuple[str, str], str]:
-        """Errors that the table's paper printed, none of images that are not its own."""
-        return {} if self.synthetic or self.limit else TABLES[self.table].published
-
-    @property
-    def best_known(self) -> dict[str, str]:
-        """The lowest errors that anybody published, by task, as `published` has them."""
-        return {} if self.synthetic or self.limit else BEST_KNOWN
+    def contents(self) -> Table:
+        """The table, without the published errors where images are not the published ones."""
+        table = TABLES[self.table]
+        if self.synthetic or self.limit:
+            return dataclasses.replace(table, published={}, best_known={})
+        return table
 
     @property
     def title(self) -> str:
-        """The table's title, and what its cells have been trained on and how."""
-        notes = [f"budget: {self.budget}"]
-        notes += [f"{self.epochs} epochs"] if self.epochs else []
-        notes += (
-            [f"{self.update} updates"] if self.update != UPDATES[0] and self.has_updates else []
-        )
-        notes += [f"at most {self.limit} images"] if self.limit else []
-        notes += ["synthetic images"] if self.synthetic else []
-        return f"{TABLES[self.table].title} ({', '.join(notes)})"
+        """The table's title, and how its cells are trained."""
+        note = f"budget: {self.budget}"
+        note += f", {self.epochs} epochs" if self.epochs else ""
+        has_other = self.update != UPDATES[0] and self.has_updates()
+        note += f", {self.update} updates" if has_other else ""
+        note += f", at most {self.limit} images" if self.limit else ""
+        note += ", synthetic images" if self.synthetic else ""
+        return f"{TABLES[self.table].title} ({note})"
 
     @property
     def study(self) -> dict:
-        """What all tables in a folder of results have in common."""
+        """Values that all tables in a folder of results have in common."""
         names = ("budget", "epochs", "update", "synthetic", "limit")
         return {name: getattr(self, name) for name in names}
 
     def path(self, ending: str) -> pathlib.Path:
         """Returns the path of a result of the table."""
         return self.output / f"{self.table}{ending}"
-
-
-def _has_updates(args):
-    """Returns whether a method asked for has routing coefficients, as far as the table has any."""
-    asked = [
-        cell.method
-        for cell in TABLES[args.table].cells(1)
-        if cell.task in (args.tasks or [cell.task])
-        and cell.method in (args.methods or [cell.method])
-    ]
-    return not asked or any(method.removesuffix(NO_DECODER) in ROUTING_RATES for method in asked)

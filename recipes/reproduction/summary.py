@@ -5,22 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness import provenance, tables
+from harness.settings import StudySettings
+from reproduction.cells import Cell
 
 DEVIATION = "_deviation"  # after the name of the column that it belongs to
 
 
-def rows(cells: dict, published: dict, best_known: dict) -> list[dict]:
-    """Returns one row for each method of each task, in the order of their first cells.
+def rows(settings: StudySettings, cells: dict[Cell, dict]) -> list[dict]:
+    """Returns a row for each method of each task: mean and deviation of its test error, and so on.
 
     Args:
-        cells: Rows of finished cells, by `cells.Cell`.
-        published: Errors in per cent, as printed, by task and method.
-        best_known: The lowest errors that anybody published, by task.
-
-    Returns:
-        Task, method, mean and deviation of the test error in per cent, and so on.
+        settings: `reproduction.settings.Settings`.
+        cells: Rows of finished cells.
     """
-    groups = {}
+    table, groups = settings.contents, {}
     for cell, row in cells.items():
         groups.setdefault((cell.task, cell.method), []).append(row)
     return [
@@ -29,8 +27,8 @@ def rows(cells: dict, published: dict, best_known: dict) -> list[dict]:
             "method": method,
             **spread("test_error", [row["test_error"] for row in found]),
             "validation_error": float(np.mean([row["validation_error"] for row in found])),
-            "published": published.get((task, method), ""),
-            "best_known": best_known.get(task, ""),
+            "published": table.published.get((task, method), ""),
+            "best_known": table.best_known.get(task, ""),
             "seeds": len(found),
             "epochs": found[0]["epochs"],
             "parameters": found[0]["parameters"],

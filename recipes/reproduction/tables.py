@@ -30,12 +30,14 @@ class Table:
         title: What is compared.
         methods: Methods of each task, by its name.
         published: Errors in per cent, as printed, by task and method.
+        best_known: `BEST_KNOWN`, or nothing for images that are not the published ones.
         report: Function of the settings, one of `reports`, that returns the rows of the table.
     """
 
     title: str
     methods: dict[str, tuple[str, ...]]
     published: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    best_known: dict[str, str] = dataclasses.field(default_factory=lambda: BEST_KNOWN)
     report: Callable[..., list[dict]] = reports.errors
 
     def cells(self, seeds: int) -> list[Cell]:

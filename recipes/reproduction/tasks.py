@@ -17,22 +17,13 @@ STRENGTH = 0.5  # of distortions: half of those that EM has in distorted_mnist.p
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Images to train on and to test.
-
-    Args:
-        images: Images that the task is made of.
-        batches: Function `(batch_size, seed, first_step)` that returns training batches without
-            end.
-        validation: Inputs and targets.
-        test: Inputs and labels.
-        metric: Name of the accuracy.
-    """
+    """Inputs to train on and to test, which are made of images."""
 
     images: data.Images
-    batches: Callable[[int, int, int], tf.data.Dataset]
-    validation: tuple
-    test: tuple
-    metric: str = "accuracy"
+    batches: Callable[[int, int, int], tf.data.Dataset]  # of batch size, seed and first step
+    validation: tuple  # inputs and targets
+    test: tuple  # inputs and labels
+    metric: str = "accuracy"  # its name
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
 """The search space of small capsule networks."""
 
 import keras
-import keras_tuner
 
 from harness.settings import RunSettings
 from kcaps.routing import ROUTINGS
@@ -20,7 +19,7 @@ class CapsNetHyperModel(NetworkHyperModel):
         super().__init__(images, settings)
         self.augment = shift if images.name == "digits" else None
 
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+    def build(self, hp):
         name = hp.Choice("routing", list(ROUTINGS), default="dynamic")
         options, rate, steps = {}, None, 1
         with hp.conditional_scope("routing", list(_PENALISED)):

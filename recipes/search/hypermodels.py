@@ -7,7 +7,6 @@ import keras_tuner
 import numpy as np
 
 from harness import training
-from harness.run_folder import Run
 from harness.settings import RunSettings
 from pictures_of import batches
 from pictures_of.data import Images
@@ -50,18 +49,19 @@ class NetworkHyperModel(ImageHyperModel):
     augment: Callable | None = None
 
     @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return len(self.images.train[0]) // self._size
-
-    @property
-    def _size(self):
+    def size(self) -> int:
+        """The batch size, which is not larger than the number of images."""
         return min(self.settings.batch_size, len(self.images.train[0]))
 
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, seed: int = 0) -> dict:
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.images.train[0]) // self.size
+
+    def fit(self, hp, model, seed=0):
         return measured(
             model.fit(
-                batches.stream(*self.images.train, self._size, seed, augment=self.augment),
+                batches.stream(*self.images.train, self.size, seed, augment=self.augment),
                 epochs=self.trial_epochs(hp),
                 steps_per_epoch=self.steps,
                 shuffle=False,  # the batches are shuffled already
@@ -72,7 +72,7 @@ class NetworkHyperModel(ImageHyperModel):
             ).history
         )
 
-    def retrain(self, hp: keras_tuner.HyperParameters, run: Run, report: dict) -> None:
+    def retrain(self, hp, run, report):
         keras.utils.set_random_seed(run.seed)
         training.train(self.build(hp), self.images, run, self.augment, report)
 

@@ -1,7 +1,6 @@
 """The search space of perceptrons."""
 
 import keras
-import keras_tuner
 
 from networks import baselines as networks
 from search.hypermodels import NetworkHyperModel
@@ -12,7 +11,7 @@ class MLPHyperModel(NetworkHyperModel):
 
     epochs, batch_size = 18, 200  # about 4,000 steps on CIFAR-10
 
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+    def build(self, hp):
         units = hp.Choice("units", [400, 600, 1000], default=600)
         weight_decay = hp.Choice("weight_decay", [0.1, 0.01, 0.001], default=0.1)
         dropout = hp.Choice("dropout", [0.1, 0.2, 0.5], default=0.1)

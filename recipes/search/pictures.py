@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import keras_tuner
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -10,18 +9,15 @@ from matplotlib.figure import Figure
 ABSENT = -0.12  # height of the values that a trial has no use for, on axes from 0 to 1
 
 
-def parallel_coordinates(
-    trials: Sequence[keras_tuner.engine.trial.Trial],
-    space: Sequence[keras_tuner.engine.hyperparameters.HyperParameter],
-) -> Figure:
+def parallel_coordinates(trials: Sequence, space: Sequence) -> Figure:
     """Returns one line a trial across one axis a hyper-parameter, coloured by its accuracy.
 
     The axes have the scale on which the search draws values, so that categories and logarithmic
     ranges need no special care.
 
     Args:
-        trials: Completed trials, the best first.
-        space: Hyper-parameters.
+        trials: Completed trials of keras-tuner, the best first.
+        space: Its hyper-parameters.
     """
     scores = np.array([100 * trial.score for trial in trials])
     low, high = scores.min(), scores.max()

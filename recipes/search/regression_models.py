@@ -4,10 +4,8 @@ import math
 import os
 
 import keras
-import keras_tuner
 
 from harness import run_folder
-from harness.run_folder import Run
 from harness.settings import RunSettings
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
@@ -26,7 +24,7 @@ class CapsuleRegressionHyperModel(ImageHyperModel):
         super().__init__(images, settings)
         self._encoders = {}
 
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+    def build(self, hp):
         pixels = math.prod(self.images.shape)
         usual = min(self.images.num_components, pixels)
         capsule_dim = hp.Choice("capsule_dim", [1, 2, 4, 8, 16], default=2)
@@ -48,7 +46,7 @@ class CapsuleRegressionHyperModel(ImageHyperModel):
         model.adapt(*self.images.train)
         return model
 
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, seed: int = 0) -> dict:
+    def fit(self, hp, model, seed=0):
         history = model.fit(
             *self.images.train,
             epochs=self.trial_epochs(hp),
@@ -59,7 +57,7 @@ class CapsuleRegressionHyperModel(ImageHyperModel):
         history["val_accuracy"] = [1 - error for error in history["val_error"]]
         return measured(history, chosen_by="val_error")
 
-    def retrain(self, hp: keras_tuner.HyperParameters, run: Run, report: dict) -> None:
+    def retrain(self, hp, run, report):
         images, output = self.images, run.output
         keras.utils.set_random_seed(run.seed)
         model = self.build(hp)

@@ -2,9 +2,6 @@
 
 import dataclasses
 
-import keras
-import keras_tuner
-
 from harness.settings import RunSettings
 from kcaps.routing import ROUTINGS
 from reproduction import methods
@@ -27,7 +24,7 @@ class ReproducedHyperModel(NetworkHyperModel):
         plan = methods.training_of(METHODS[settings.model], settings.data, settings.budget)
         return plan.epochs, plan.batch_size
 
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+    def build(self, hp):
         def value(name, low, high, default):
             return hp.Float(name, low, high, sampling="log", default=default)
 
