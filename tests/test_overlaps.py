@@ -9,6 +9,7 @@ import pytest
 import exporting
 from kcaps.models import capsnet
 from pictures_of import data, overlap_plots, overlaps
+from programs import take
 
 
 @pytest.fixture
@@ -18,10 +19,6 @@ def digits(rng):
     images[:, 0, 0, 0] = np.arange(1, 51)
     images[:, 10:15, 10:15] = 200
     return images, np.repeat(np.arange(5), 10)
-
-
-def take(dataset, count):
-    return [[part.numpy() for part in batch] for batch in dataset.take(count)]
 
 
 def test_pictures_hold_two_digits_of_different_classes(digits):

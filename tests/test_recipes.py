@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -22,10 +21,7 @@ from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
 from pictures_of import data
-
-RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
-# A closed port of this machine: no download can start, whatever the network.
-OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+from programs import OFFLINE, RECIPES, refused
 
 
 def recipe(name, *arguments, **options):
@@ -249,15 +245,6 @@ def test_overwrite_replaces_a_run_and_its_exports(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 3
     assert not (tmp_path / "model.onnx").exists() and not (tmp_path / "saved_model").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
-def refused(capsys, call):
-    with pytest.raises(SystemExit) as stop:
-        call()
-    assert stop.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    return captured.err
 
 
 @pytest.mark.parametrize(
