@@ -10,12 +10,11 @@ import functools
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
 
 import numpy as np
 
 from export import command, images, pipeline
-from export.checkpoint import Checkpoint, load
+from export.checkpoint import load
 from export.onnx import export_onnx
 from export.report import ParityError, read_report
 from export.saved_model import export_saved_model
@@ -40,15 +39,8 @@ class Timing:
         )
 
 
-def measure(runtimes: dict[str, Callable], batch: np.ndarray, repeats: int) -> list[Timing]:
-    """Times runtimes in turn, so that a slow spell of the machine falls on all alike.
-
-    Args:
-        runtimes: Dict from names to functions of a batch of images, which return functions without
-            arguments that compute the outputs.
-        batch: Images `(batch, height, width, channels)`.
-        repeats: How often each is timed, after a warm-up.
-    """
+def _measure(runtimes, batch, repeats):
+    """Times runtimes in turn, so that a slow spell of the machine falls on all alike."""
     prepared = {name: prepare(batch) for name, prepare in runtimes.items()}
     seconds = {name: [] for name in prepared}
     for step in range(WARM_UP + repeats):
@@ -103,47 +95,25 @@ def _exports(loaded, file, provider):
         yield onnx_path, saved_model
 
 
-def benchmark(
-    loaded: Checkpoint,
-    file: pathlib.Path | None,
-    provider: str,
-    batch_sizes: list[int],
-    repeats: int,
-) -> list[Timing]:
-    """Prints a line for each runtime and batch size, and returns them.
-
-    Args:
-        loaded: The checkpoint.
-        file: Path of an ONNX file of that checkpoint, or None for the folder's own.
-        provider: `"cpu"`, `"cuda"` or `"tensorrt"`, for the ONNX file.
-        batch_sizes: List of batch sizes.
-        repeats: How often each is timed.
-
-    Raises:
-        ValueError: if the provider cannot be used, or the file is of another checkpoint or does
-            not take a batch size.
-        ParityError: if an export that had to be made failed its check, or the file was changed.
-    """
+def _benchmark(loaded, file, provider, batch_sizes, repeats):
+    """Prints a line for each runtime and batch size of a checkpoint."""
     from export import runtime
     from export.inference import inference_model
 
     runtime.check_provider(provider)
     model = inference_model(loaded.model)
-    timings = []
     with _exports(loaded, file, provider) as (onnx_path, saved_model):
         runtimes = _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes)
         pixels = images.choose(None, loaded, model.inputs[0]).test.astype(model.inputs[0].dtype)
         print(HEADER)
         for size in batch_sizes:
             batch = np.take(pixels, range(size), axis=0, mode="wrap")
-            for timing in measure(runtimes, batch, repeats):
+            for timing in _measure(runtimes, batch, repeats):
                 print(timing, flush=True)
-                timings.append(timing)
-    return timings
 
 
 def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
-    """Opens the files of a checkpoint; returns its runtimes by name, as `measure` takes them."""
+    """Opens the files; returns functions that prepare a batch, by the name of the runtime."""
     import tensorflow as tf
 
     from export import runtime
@@ -155,7 +125,7 @@ def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
         _check_source(saved_model, read_report(saved_model).get("checkpoint_sha256"), loaded)
     if fixed and set(batch_sizes) != {fixed}:
         raise ValueError(f"{onnx_path} takes batches of {fixed} alone. Give --batch-sizes {fixed}.")
-    session = runtime.open_verified(onnx_path, provider)
+    session = runtime.open_session(onnx_path, provider)
     expected, received = tuple(model.inputs[0].shape[1:]), session.get_inputs()[0].shape[1:]
     if list(expected) != received:
         raise ValueError(f"{onnx_path} takes images of {received}, the model of {expected}")
@@ -200,7 +170,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         loaded = load(args.model)
-        benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
+        _benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
     except (ValueError, OSError, ParityError) as error:
         command.fail(error)
     except KeyboardInterrupt:

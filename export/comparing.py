@@ -52,11 +52,7 @@ def compare_model(
 
 
 def darker(images: np.ndarray) -> np.ndarray:
-    """Returns images of pixels from 0 to 255 in the unit that other models take, from 0 to 1.
-
-    Args:
-        images: Images of floats or integers, of which integers become 0 and 1.
-    """
+    """Returns images of pixels from 0 to 255 in the unit from 0 to 1; integers become 0 and 1."""
     if np.issubdtype(images.dtype, np.integer):
         return images // 128
     return images / np.asarray(255, images.dtype)

@@ -10,14 +10,10 @@ import tempfile
 
 @contextlib.contextmanager
 def aside(paths: list[pathlib.Path], overwrite: bool):
-    """Makes an empty folder beside the first of `paths`, and removes it at the end.
-
-    Args:
-        paths: All files and folders that shall be put in place.
-        overwrite: Whether something may be there already.
+    """Makes an empty folder beside the first of `paths`, the places of new files; removes it later.
 
     Raises:
-        ValueError: if one of them exists and may not be replaced.
+        ValueError: if one of the places is taken and `overwrite` is false.
         OSError: if nothing can be written there.
     """
     for path in paths:
@@ -41,9 +37,7 @@ def aside(paths: list[pathlib.Path], overwrite: bool):
 def put(new: dict[pathlib.Path, pathlib.Path], folder: pathlib.Path) -> None:
     """Puts files and folders in place: all of them, or none, whatever stops it.
 
-    Args:
-        new: Dict from places to what shall be there, made in the folder of `aside`.
-        folder: That folder.
+    `new` is a dict from places to what shall be there, made in the folder of `aside`.
     """
     done = []
     try:

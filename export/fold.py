@@ -51,8 +51,8 @@ def fold(model: keras.Model, scales: bool = True) -> tuple[keras.Model, list[str
             precision. Defaults to True.
 
     Returns:
-        A model with the same inputs and outputs, and a list of lines that say what was done. The
-        model itself, where there is nothing to fold.
+        A model with the same inputs and outputs, or the model itself where there is nothing to
+        fold, and a list of lines on what was done.
     """
     inner = {
         layer.name: fold(layer, scales)

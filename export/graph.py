@@ -21,15 +21,10 @@ _STEPS = (
 
 
 def convert(model, opset: int, batch_size: int | None = None) -> onnx.ModelProto:
-    """Traces a model without XLA and converts it to ONNX.
+    """Traces a model of named outputs without XLA and converts it to ONNX, for any batch size.
 
     Its only input is `image`: tensors that layers hold as constants, such as the mean in a
-    Normalization layer, are constants of the graph.
-
-    Args:
-        model: A functional Keras model with one input and a dict of outputs.
-        opset: Version of the ONNX operator set.
-        batch_size: Size of the batch, or None for any.
+    Normalization layer, are constants of the graph. With a `batch_size`, it takes that one alone.
 
     Raises:
         ValueError: if an operation of the model cannot be traced or converted, or is a loop.
@@ -75,11 +70,7 @@ def _embed_constants(graph, trace):
 
 
 def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Folds constants and shapes and fuses nodes, with onnxslim.
-
-    Raises:
-        ValueError: if onnxslim cannot.
-    """
+    """Folds constants and shapes and fuses nodes, with onnxslim; a `ValueError` if it cannot."""
     try:
         return onnxslim.slim(graph)
     except Exception as error:  # it has no common base for its errors
@@ -89,11 +80,7 @@ def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
 def finish(graph: onnx.ModelProto, outputs: list, batch_size: int | None, metadata: dict) -> None:
     """Puts nodes and names in an order that depends on the computation alone; adds metadata.
 
-    Args:
-        graph: An `onnx.ModelProto`, changed in place.
-        outputs: Names of the outputs, in their order.
-        batch_size: Size of the batch, or None for any.
-        metadata: Dict of texts.
+    The graph is changed in place. `outputs` are the names of its outputs, in their order.
     """
     _order(graph.graph, outputs)
     _rename(graph.graph)
@@ -161,16 +148,11 @@ def _rename(graph):
 
 
 def refuse_operators(graph: onnx.ModelProto, of_fixed_size: Callable | None = None) -> None:
-    """Refuses a graph with operators that make shapes or the flow depend on data.
+    """Raises a `ValueError` for operators that make shapes or the flow depend on data.
 
-    Args:
-        graph: An `onnx.ModelProto`.
-        of_fixed_size: Function without arguments that gives the graph of the same model with a
-            fixed batch size, to find out whether that would pass. Defaults to None: it would not.
-
-    Raises:
-        ValueError: with the operators, the nodes that have them, and what would pass. A graph with
-            operators that are none of ONNX's is left to `check`.
+    It tells the operators, the nodes that have them, and what would pass; `of_fixed_size` makes
+    the graph of the same model with a fixed batch size, to find out whether that would. A graph
+    with operators that are none of ONNX's is left to `check`.
     """
     nodes = _forbidden(graph)
     if not nodes or not all(onnx.defs.has(x.op_type, x.domain) for x in graph.graph.node):
@@ -209,9 +191,8 @@ def _advice(graph, nodes, of_fixed_size):
 def check(graph: onnx.ModelProto) -> str:
     """Checks a graph against ONNX's and inference servers' rules; returns a line for the report.
 
-    Raises:
-        ValueError: if the graph is not valid, or has an operator that is not of the standard
-            domain or that makes shapes or the flow depend on data.
+    A graph is refused by a `ValueError` if it is not valid, or has an operator that is not of the
+    standard domain or that makes shapes or the flow depend on data.
     """
     try:
         onnx.checker.check_model(graph, full_check=True)

@@ -49,11 +49,7 @@ class Images:
 def of_run(run: dict, limit: int | None = None) -> Images | None:
     """Returns images of the data set that `run.json` names, or None where it is not at hand.
 
-    Nothing is downloaded.
-
-    Args:
-        run: Content of `run.json`.
-        limit: At most so many test images. Defaults to None: all.
+    Nothing is downloaded. There are at most `limit` test images, or all of them.
 
     Raises:
         ValueError: if the entry of the data set is damaged.
@@ -70,12 +66,7 @@ def of_run(run: dict, limit: int | None = None) -> Images | None:
 
 
 def choose(images: Images | None, checkpoint, image) -> Images:
-    """Returns images for a model: those given, those of its checkpoint's data set, or random ones.
-
-    Args:
-        images: Those given, or None.
-        checkpoint: An `export.checkpoint.Checkpoint`, or None.
-        image: Input of the model, a `keras.KerasTensor`.
+    """Returns images for a model's input: those given, those of its checkpoint, or random ones.
 
     Raises:
         ValueError: if the images given do not have the shape of the input.

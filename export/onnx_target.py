@@ -90,21 +90,21 @@ class Onnx(Target):
             return graph.simplify(graph.convert(job.folded, self.opset, batch_size=1))
 
         proto = graph.convert(job.folded, self.opset, self.batch_size)
-        job.steps("trace", f"without XLA, batch size {self.batch_size or 'free'}")
-        job.steps("convert", f"{len(proto.graph.node)} nodes, tf2onnx {tf2onnx.__version__}")
+        job.done("trace", f"without XLA, batch size {self.batch_size or 'free'}")
+        job.done("convert", f"{len(proto.graph.node)} nodes, tf2onnx {tf2onnx.__version__}")
         proto = graph.simplify(proto)
         graph.refuse_operators(proto, None if self.batch_size else of_fixed_size)
-        job.steps("simplify", f"{len(proto.graph.node)} nodes, onnxslim {onnxslim.__version__}")
+        job.done("simplify", f"{len(proto.graph.node)} nodes, onnxslim {onnxslim.__version__}")
         if self.precision == "float16":
             proto = precision.to_float16(proto)
-            job.steps("float16", "convolutions and products in half precision")
+            job.done("float16", "convolutions and products in half precision")
         elif self.precision == "int8":
             pixels = job.test_images.calibration.astype(job.reference.inputs[0].dtype)
             proto = precision.to_int8(proto, pixels, job.path.parent)
-            job.steps("int8", f"convolutions, ranges from {len(pixels)} training images")
+            job.done("int8", f"convolutions, ranges from {len(pixels)} training images")
         metadata = self._metadata(job.checkpoint)
         graph.finish(proto, list(job.reference.output), self.batch_size, metadata)
-        job.steps("check", graph.check(proto))
+        job.done("check", graph.check(proto))
         onnx.save(proto, job.path)
 
     def _metadata(self, checkpoint):
@@ -121,8 +121,8 @@ class Onnx(Target):
         return {key: str(value) for key, value in entries.items() if value}
 
     def compare(self, job):
-        session = runtime.open_verified(job.path, self.provider)
-        job.steps("open", f"ONNX Runtime {onnxruntime.__version__}, {session.get_providers()[0]}")
+        session = runtime.open_session(job.path, self.provider)
+        job.done("open", f"ONNX Runtime {onnxruntime.__version__}, {session.get_providers()[0]}")
         return runtime.compare_session(
             job.reference,
             session,

@@ -26,7 +26,7 @@ class Row:
 
     Args:
         output: Name of the output, or `"class"` for the count of images with another class.
-        batch: At which batch size, on how many images.
+        batch: Batch size, and number of images.
         shape: Shape of the output.
         difference: Largest absolute difference; for outputs beyond 1, as a share of their largest
             value. The count, in the row of classes.

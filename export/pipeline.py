@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from export import checkpoint, command, files, images
 from export.checkpoint import Checkpoint
 from export.images import Images
-from export.report import ParityError, Report, Steps, report_path
+from export.report import ParityError, Report, report_path
 
 if TYPE_CHECKING:
     import keras
@@ -21,25 +21,31 @@ if TYPE_CHECKING:
 _CHECKPOINT_FILES = ("model.keras", "run.json", "report.json", "history.csv", "backup")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Job:
-    """One export on its way.
+    """One export on its way: the model, the images, and the steps that are done.
 
     Args:
         reference: The Keras model that the file must compute.
-        folded: The same model, with all that can be multiplied into its kernels.
-        test_images: The `export.images.Images` to compare on.
-        checkpoint: The `export.checkpoint.Checkpoint` of the model, or None.
-        steps: The `export.report.Steps` that are done.
+        test_images: The images to compare on.
+        checkpoint: The checkpoint of the model, or None.
         path: Path to write to, in a folder that is removed at the end.
+        show: Function of one line of text, called after each step, or None.
     """
 
     reference: "keras.Model"
-    folded: "keras.Model"
     test_images: Images
     checkpoint: Checkpoint | None
-    steps: Steps
     path: pathlib.Path
+    show: Callable | None
+    folded: "keras.Model | None" = None  # the same model, with larger kernels and less to compute
+    steps: list = dataclasses.field(default_factory=list)
+
+    def done(self, name: str, result: str) -> None:
+        """Adds a step, and shows it."""
+        self.steps.append({"step": name, "result": result})
+        if self.show is not None:
+            self.show(f"✓ {name:<11}{result}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ class Target:
         from export.fold import fold
         from export.inference import inference_model
 
-        path, steps = pathlib.Path(path), Steps(on_step)
+        path = pathlib.Path(path)
         self.refuse(path)
         reference = inference_model(model, self.with_decoder)
         test_images = images.choose(test_images, checkpoint, reference.inputs[0])
@@ -115,18 +121,17 @@ class Target:
         companions = self.companions(path, checkpoint)
         places = [path, report_path(path), *companions]
         with files.aside(places, self.overwrite) as folder:
-            folded, lines = fold(reference, scales=self.folds_scales())
-            steps("fold", "; ".join(lines) or "nothing to multiply into kernels")
-            new = folder / self.file_name
-            job = Job(reference, folded, test_images, checkpoint, steps, new)
+            job = Job(reference, test_images, checkpoint, folder / self.file_name, on_step)
+            job.folded, lines = fold(reference, scales=self.folds_scales())
+            job.done("fold", "; ".join(lines) or "nothing to multiply into kernels")
             self.write(job)
             comparison = self.compare(job)
             steady = ", ".join(output.output for output in comparison.steady)
             steady = f"; hardly varied: {steady}" if steady else ""
-            steps("compare", f"{test_images}, {comparison.differences}{steady}")
-            report = Report(steps.done, comparison, str(test_images), self.describe(job))
-            texts = [report.json(), *(text(new) for text in companions.values())]
-            made = [new, *(folder / f"text{number}" for number in range(len(texts)))]
+            job.done("compare", f"{test_images}, {comparison.differences}{steady}")
+            report = Report(job.steps, comparison, str(test_images), self.describe(job))
+            texts = [report.json(), *(text(job.path) for text in companions.values())]
+            made = [job.path, *(folder / f"text{number}" for number in range(len(texts)))]
             for file, text in zip(made[1:], texts, strict=True):
                 file.write_text(text, encoding="utf-8")
             files.put(dict(zip(places, made, strict=True)), folder)
@@ -145,10 +150,10 @@ def export_checkpoint(
     file that failed its check and was not written.
 
     Args:
-        target: The format.
+        target: The format, with its settings.
         folder: The checkpoint folder.
         path: Path to write to. Defaults to None: the target's own.
-        limit: At most so many test images. Defaults to None: all.
+        limit: Largest number of test images. Defaults to None: all.
     """
     signal.signal(signal.SIGTERM, lambda *_: command.fail("terminated", code=143))
     output = None
@@ -190,12 +195,7 @@ def print_warnings(outcome) -> None:
 
 
 def export_parser(description: str, output: str) -> command.Parser:
-    """Returns the command line of an exporter.
-
-    Args:
-        description: Text of `--help`.
-        output: Name of the default output in the checkpoint folder.
-    """
+    """Returns the command line of an exporter, whose default output has that name."""
     parser = command.Parser(description.splitlines()[0])
     parser.add_argument(
         "--model", type=pathlib.Path, required=True, help="checkpoint folder of a recipe"
@@ -218,12 +218,7 @@ def export_parser(description: str, output: str) -> command.Parser:
 
 
 def file_parser(description: str, providers) -> command.Parser:
-    """Returns the command line of a program that reads a checkpoint and an ONNX file of it.
-
-    Args:
-        description: Text of `--help`.
-        providers: Names of the providers that the file may run on.
-    """
+    """Returns the command line of a program that reads a checkpoint and an ONNX file of it."""
     parser = command.Parser(description.splitlines()[0])
     parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
     parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")

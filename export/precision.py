@@ -69,12 +69,8 @@ def _skip_round_trips(graph):
 def to_int8(graph: onnx.ModelProto, images: np.ndarray, folder: pathlib.Path) -> onnx.ModelProto:
     """Quantizes convolutions to 8-bit integers, with ranges from training images.
 
-    Weights have a scale for each filter; routing, a small part of the time, stays in float32.
-
-    Args:
-        graph: A graph with one input, and convolutions.
-        images: Training images `(n, height, width, channels)`.
-        folder: Folder for the quantizer's intermediate files.
+    Weights have a scale for each filter; routing, a small part of the time, stays in float32. The
+    quantizer writes intermediate files into the folder.
     """
     if "Conv" not in {node.op_type for node in graph.graph.node}:
         raise ValueError(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from export.command import first_line
@@ -14,23 +13,6 @@ if TYPE_CHECKING:
 
 class ParityError(RuntimeError):
     """An exported file that does not load or does not compute the same."""
-
-
-class Steps:
-    """The steps of an export, shown as they end.
-
-    Args:
-        show: Function of one line of text, or None.
-    """
-
-    def __init__(self, show: Callable | None = None):
-        self.done = []
-        self._show = show
-
-    def __call__(self, name: str, result) -> None:
-        self.done.append({"step": name, "result": str(result)})
-        if self._show is not None:
-            self._show(f"✓ {name:<11}{result}")
 
 
 @dataclasses.dataclass(frozen=True)

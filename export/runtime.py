@@ -50,31 +50,27 @@ def check_unchanged(path: pathlib.Path) -> None:
         raise ParityError(f"the file is not the one that {report_path(path).name} speaks of")
 
 
-def open_verified(path: pathlib.Path, provider: str) -> onnxruntime.InferenceSession:
-    """Opens a file as `open_session` does; its failure to load is a `ParityError`."""
-    try:
-        return open_session(path, provider)
-    except ValueError:
-        raise
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ParityError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
-
-
-def open_session(model, provider: str = "cpu") -> onnxruntime.InferenceSession:
-    """Opens an ONNX model on a provider, and on no other.
+def open_session(path: pathlib.Path, provider: str = "cpu") -> onnxruntime.InferenceSession:
+    """Opens an ONNX file on a provider, and on no other.
 
     ONNX Runtime falls back to the CPU where a provider cannot start, with a message in its log
     at best.
 
     Args:
-        model: Path of the file, or its bytes.
+        path: Path of the file.
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`, which gives to CUDA what it cannot run.
 
     Raises:
         ValueError: if the provider cannot be used; it names the library that is missing.
+        ParityError: if the file does not load.
     """
     check_provider(provider)
-    return _session(model if isinstance(model, bytes) else os.fspath(model), provider)
+    try:
+        return _session(os.fspath(path), provider)
+    except ValueError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ParityError(f"ONNX Runtime cannot load the file: {first_line(error)}") from error
 
 
 def _session(source, provider):
@@ -142,10 +138,7 @@ def _smallest_model():
 def runner(session: onnxruntime.InferenceSession, batch_size: int | None = None):
     """Returns a function from images to a dict of named outputs.
 
-    Args:
-        session: A session of a file with one input.
-        batch_size: The only batch size of the file: other batches are filled up. Defaults to
-            None: the file takes any.
+    Batches are filled up to `batch_size` where the file takes no other.
     """
     (image,) = session.get_inputs()
     names = [output.name for output in session.get_outputs()]
@@ -164,19 +157,11 @@ def runner(session: onnxruntime.InferenceSession, batch_size: int | None = None)
 def compare_session(
     reference, session, test_images, kind, *, tolerance, batch_size, max_accuracy_drop
 ) -> Comparison:
-    """Compares an open session with the reference model, and accepts what its precision allows.
-
-    Args:
-        reference: The Keras model, of `export.inference.inference_model`.
-        session: An `onnxruntime.InferenceSession`.
-        test_images: The `export.images.Images` to compare on.
-        kind: The precision of the file.
-        tolerance: Largest absolute difference that passes in float32.
-        batch_size: The only batch size of the file, or None.
-        max_accuracy_drop: Points of accuracy that lower precisions may lose, or None.
+    """Compares an open session with the reference model, as `export.comparing.compare_model` does.
 
     Raises:
-        ParityError: if the file does not compute the same, or loses too much accuracy.
+        ParityError: if the file does not compute the same, or loses more accuracy than its
+            precision, the `kind`, may.
     """
     comparison = compare_model(
         reference,

@@ -87,7 +87,7 @@ class SavedModel(pipeline.Target):
             archive.write_out(job.path, verbose=False)
         except tf.errors.OpError as error:  # what TensorFlow's file system raises
             raise OSError(command.first_line(error)) from error
-        job.steps("write", "TensorFlow operations without XLA, batch size free")
+        job.done("write", "TensorFlow operations without XLA, batch size free")
 
     def compare(self, job):
         import tensorflow as tf
@@ -95,7 +95,7 @@ class SavedModel(pipeline.Target):
         from export.comparing import compare_model
 
         candidate = _serve(job.path)
-        job.steps("load", f"TensorFlow {tf.__version__}, signature serving_default")
+        job.done("load", f"TensorFlow {tf.__version__}, signature serving_default")
         comparison = compare_model(job.reference, candidate, job.test_images, self.tolerance)
         comparison.verify()
         return comparison

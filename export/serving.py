@@ -22,15 +22,9 @@ def model_path(repository: pathlib.Path, run: dict) -> pathlib.Path:
 
 
 def files(path: pathlib.Path, labels: list[str], provider: str) -> dict:
-    """Returns the text files that belong to a model in a repository.
+    """Returns the text files that belong to a model in a repository, at its `model_path`.
 
-    Args:
-        path: Path of the ONNX file, of `model_path`.
-        labels: Names of the classes.
-        provider: `"cpu"`, `"cuda"` or `"tensorrt"`.
-
-    Returns:
-        A dict from paths to functions, which make the text from the path of the finished file.
+    They are a dict from paths to functions, which make the text from the finished ONNX file.
     """
     folder = path.parents[1]
     names = "".join(f"{' '.join(label.split())}\n" for label in labels)
