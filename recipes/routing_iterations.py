@@ -5,19 +5,19 @@ from export.command import set_up
 
 def main():
     set_up(backend="tensorflow")
-    from harness import tables
+    from harness import settings, tables
     from reproduction import iterations
 
-    asked = iterations.read_settings(__doc__)
-    subject = iterations.load(asked)
-    rows = iterations.measure(subject, asked.iterations)
+    asked = settings.read(iterations.Settings, __doc__)
+    model, images = iterations.load(asked)
+    test_images, labels = (part[: asked.images] for part in images.test)
+    rows = iterations.measure(model, test_images, labels, asked.iterations)
     tables.write_csv(asked.model / "routing_iterations.csv", rows)
     picture = asked.model / "routing_iterations.png"
-    iterations.draw(rows, subject, picture)
+    iterations.draw(rows, model.class_layer.routing.num_iterations, images.title, picture)
     print(iterations.markdown(rows), end="")
     print(
-        f"{len(subject.labels)} test images of {subject.title}; {picture} and "
-        "routing_iterations.csv written"
+        f"{len(labels)} test images of {images.title}; {picture} and routing_iterations.csv written"
     )
 
 

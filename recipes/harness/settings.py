@@ -50,12 +50,21 @@ def option(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    """Settings of a program that reads images."""
+class Settings:
+    """Settings of any program."""
 
     recipe: str  # the program's name
 
     how_to_resume: typing.ClassVar[str | None] = None  # after Ctrl-C, as far as the program knows
+
+    @classmethod
+    def add_rules(cls, parser: Parser) -> None:
+        """Tells the parser which options the command line of this program leaves unused."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSettings(Settings):
+    """Settings of a program that reads images."""
 
     data_dir: str | None = option(
         None,
@@ -73,10 +82,6 @@ class ImageSettings:
     synthetic: bool = option(
         False, "generated images of the same shape as the data's", place="images"
     )
-
-    @classmethod
-    def add_rules(cls, parser: Parser) -> None:
-        """Tells the parser which options the command line of this program leaves unused."""
 
     def load_images(self, name: str | None = None, as_published: bool = False) -> data.Images:
         """Returns the images of a name, by default of `--data`, as `data.load` does."""
@@ -170,7 +175,7 @@ def options(settings: type) -> list[dataclasses.Field]:
 
 def read(
     settings: type, description: str, *, has_folder: bool = True, **defaults: object
-) -> ImageSettings:
+) -> Settings:
     """Returns what a program's command line asks for.
 
     Args:
@@ -192,6 +197,7 @@ def read(
     parser.set_defaults(**defaults)
     is_digits = (lambda args: getattr(args, "data", None) == "digits") if has_folder else None
     parser.refuse(["--data-dir"], is_digits, data.FROM_NO_FOLDER)
-    parser.refuse(["--data-dir"], lambda args: args.synthetic, "--synthetic reads no folder")
+    if issubclass(settings, ImageSettings):
+        parser.refuse(["--data-dir"], lambda args: args.synthetic, "--synthetic reads no folder")
     settings.add_rules(parser)
     return settings(recipe=pathlib.Path(parser.prog).stem, **vars(parser.parse_args()))
