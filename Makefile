@@ -37,7 +37,7 @@ mutants: .venv-mutants/installed
 	KERAS_BACKEND=torch $(MUTMUT) run --max-children 1
 	rm -f mutants/mutmut-stats.json
 	KERAS_BACKEND=tensorflow $(MUTMUT) run --max-children 1 \
-		'kcaps.routing.routing.*_call*'
+		'kcaps.backend.compiling.*_call*'
 	$(MUTMUT) results
 
 lint: .venv/installed

@@ -1,4 +1,4 @@
-"""What a routing did: its objective, and how decided its coupling coefficients are."""
+"""Traces of routings: their objective, and how decided their coupling coefficients are."""
 
 import keras
 import numpy as np
@@ -13,14 +13,14 @@ from kcaps.routing import routing_objective as routing_objective
 
 
 def _shares(couplings):
-    """Share of each output capsule in an input capsule, `(b, i, j)`; couplings may be negative."""
+    """Returns the share of each output capsule in an input capsule, `(b, i, j)`, by sizes."""
     sizes = ops.abs(ops.cast(couplings, "float32"))
     total = ops.sum(sizes, axis=-1, keepdims=True)
     return sizes / ops.maximum(total, keras.config.epsilon())
 
 
 def coupling_entropy(couplings):
-    """Mean entropy of the coupling coefficients of an input capsule, in nats.
+    """Returns the mean entropy of the coupling coefficients of an input capsule, in nats.
 
     `-Σ_j c_ij ln c_ij`, averaged over the input capsules: `ln J` for equal couplings to `J` output
     capsules, 0 where each input capsule has one parent. Couplings that do not sum to one, as those
@@ -42,7 +42,7 @@ def coupling_entropy(couplings):
 
 
 def polarisation(couplings):
-    """Mean largest coupling coefficient of an input capsule.
+    """Returns the mean largest coupling coefficient of an input capsule.
 
     `max_j c_ij`, averaged over the input capsules: `1 / J` for equal couplings to `J` output
     capsules, 1 where each input capsule has one parent. Couplings that do not sum to one count as
@@ -61,15 +61,14 @@ def polarisation(couplings):
     return ops.mean(ops.max(_shares(couplings), axis=-1), axis=-1)
 
 
-def trace_routing(layer, inputs, routing=None):
+def trace_routing(layer: DigitCaps, inputs, routing: Routing | str | None = None):
     """Follows the routing of a layer on a batch, iteration by iteration.
 
     Args:
         layer: A `kcaps.layers.DigitCaps` that has been built.
-        inputs: The capsules that enter it, `(batch, num_inputs, input_dim)`. Those of a model on
+        inputs: The capsules that enter it, `(batch, num_inputs, input_dim)`. The ones of a model on
             images are `keras.Model(model.input, layer.input).predict(images)`; where the layer was
-            called in another graph before, those of a CapsNet's class capsules are at
-            `model.class_inputs`.
+            called in another graph before, `model.class_inputs` of a CapsNet has its inputs.
         routing: A routing without weights, or its name, to follow in place of the layer's own,
             for example `DynamicRouting(num_iterations=50)`. Defaults to the layer's own.
 
@@ -155,11 +154,11 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
     >>> history = model.fit(images, labels, callbacks=[callback], verbose=0)
     """
 
-    def __init__(self, images, log_dir="logs", **kwargs):
+    def __init__(self, images, log_dir: str = "logs", **kwargs):
         super().__init__(log_dir=log_dir, **kwargs)
         self.images = images
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model):
         super().set_model(model)
         found = calls(model.outputs, DigitCaps)
         self._layers = [call.layer for call in found]
@@ -182,7 +181,7 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
         inputs = {call.layer.name: call.inputs[0] for call in found}
         self._network = keras.Model(model.input, inputs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs=None):
         logs = {} if logs is None else logs
         images = matched(self.images, self.model.input)
         images = keras.tree.map_structure(ops.convert_to_tensor, images)

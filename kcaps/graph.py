@@ -1,4 +1,4 @@
-"""The calls of layers that lead to the outputs of a functional model.
+"""Finds the calls of layers that lead to the outputs of a functional model.
 
 A layer's own `input` and `output` are those of its first call, in whichever graph that was. A
 model's own calls are found by walking from its outputs back to its inputs.
@@ -59,12 +59,6 @@ def class_calls(outputs) -> list[Call]:
 
     They are those whose lengths are an output, by `CapsuleLength`; of a model without such an
     output, those that no other `DigitCaps` comes after.
-
-    Args:
-        outputs: The model's `output`.
-
-    Returns:
-        List of `Call`.
     """
     candidates = calls(outputs, DigitCaps)
     measured = {id(tensor) for call in length_calls(outputs) for tensor in call.inputs}

@@ -31,7 +31,7 @@ class VoteScaling(keras.initializers.Initializer):
     >>> kernel = VoteScaling(seed=0)((1152, 8, 10, 16))  # stddev 0.147
     """
 
-    def __init__(self, scale=1.0, seed=None):
+    def __init__(self, scale: float = 1.0, seed=None):
         self.scale = positive("scale", scale)
         self.seed = seed
 

@@ -1,4 +1,4 @@
-"""Class labels in the forms in which Keras users hold them."""
+"""Turns class labels, in the forms in which Keras users hold them, into one form."""
 
 import numpy as np
 from keras import ops
@@ -117,7 +117,7 @@ def _known(matrix, exact):
     """Returns a k-hot matrix with NaN in the rows that cannot be labels."""
     if exact:
         is_label = ops.logical_or(ops.equal(matrix, 0.0), ops.equal(matrix, 1.0))
-    elif matrix.shape[1] == 1:  # of a single class, any other number is a mistake
+    elif matrix.shape[1] == 1:  # For a single class, any other number is a mistake.
         is_label = ops.logical_and(matrix >= 0.0, matrix <= 1.0)
     else:
         return matrix

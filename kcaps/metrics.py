@@ -37,7 +37,7 @@ class ExactMatch(keras.metrics.Mean):
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 6.
     """
 
-    def __init__(self, num_active=2, name="exact_match", dtype=None):
+    def __init__(self, num_active: int = 2, name="exact_match", dtype=None):
         num_active = positive_int("num_active", num_active)
         super().__init__(name=name, dtype=dtype)
         self.num_active = num_active

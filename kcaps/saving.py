@@ -41,17 +41,10 @@ class KerasFormatOnly:
 
 
 def refuse_legacy_format(path: str | os.PathLike) -> None:
-    """Raises an error for a path of Keras' old HDF5 format.
+    """Raises a `ValueError` for a path of Keras' old HDF5 format; `*.weights.h5` passes.
 
-    That format has the weights of `model.layers` alone, and of what a model was compiled with only
-    the optimizer and the loss: a decoder, a routing rate or the options of EM would be lost without
-    a word.
-
-    Args:
-        path: Path to save to or to load from. Files of weights, `*.weights.h5`, pass.
-
-    Raises:
-        ValueError: for a path that ends in `.h5` or `.hdf5` and not in `.weights.h5`.
+    That format has the weights of `model.layers` alone, and of the compiled options only the
+    optimizer and the loss: a decoder, a routing rate or the options of EM would be lost.
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
     if name.endswith(_LEGACY) and not name.endswith(_WEIGHTS):
@@ -62,13 +55,10 @@ def refuse_legacy_format(path: str | os.PathLike) -> None:
 
 
 def refuse_legacy_config() -> None:
-    """Raises an error while Keras writes or reads its old HDF5 format.
+    """Raises a `ValueError` while Keras writes or reads its old HDF5 format.
 
-    `keras.saving.save_model` and `load_model` do not ask the model before they do so; but in that
-    format they make or read its config within a scope of their own, which can be asked for.
-
-    Raises:
-        ValueError: within that scope.
+    `keras.saving.save_model` and `load_model` do not call the model's `save` and `load`, but make
+    or read its config within a scope of that format.
     """
     if is_writing_legacy_format():
         raise ValueError(

@@ -15,11 +15,11 @@ def available_dtype(dtype) -> str:
 
 
 def has_unknown_sizes(tensor, expected: tuple) -> bool:
-    """Returns whether TensorFlow traces a tensor without sizes that are expected to be known.
+    """Returns whether TensorFlow traces a tensor without sizes that `expected` has.
 
     Args:
         tensor: A tensor, with an axis of examples.
-        expected: Shape that is expected, in which None stands for any size.
+        expected: A shape, in which None stands for any size.
     """
     if keras.backend.backend() != "tensorflow":
         return False
@@ -30,23 +30,14 @@ def has_unknown_sizes(tensor, expected: tuple) -> bool:
 
 
 def ensure_shape(tensor, shape: tuple):
-    """Returns a tensor whose shape TensorFlow checks when the program runs, and knows from here.
-
-    Args:
-        tensor: A tensor of TensorFlow.
-        shape: Its shape, in which None stands for any size.
-    """
+    """Returns a tensor of TensorFlow whose shape is checked when the program runs."""
     import tensorflow as tf
 
     return tf.ensure_shape(tensor, shape)
 
 
 def needs_batches(array) -> bool:
-    """Returns whether Keras would copy an array that `fit` is given, or make float32 of float64.
-
-    Args:
-        array: NumPy array.
-    """
+    """Returns whether Keras' `fit` would copy an array, or make float32 of float64."""
     return keras.backend.backend() == "tensorflow" or str(array.dtype) == "float64"
 
 

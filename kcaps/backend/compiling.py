@@ -12,14 +12,7 @@ _COMPILED = weakref.WeakKeyDictionary()
 
 
 def compiled(function: Callable) -> Callable:
-    """Returns a function of tensors as one program of the backend, and unchanged on torch.
-
-    Args:
-        function: Pure function from tensors, or structures of them, to tensors.
-
-    Returns:
-        A function of the same arguments and result.
-    """
+    """Returns a pure function of tensors as one program of the backend; unchanged on torch."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -34,9 +27,7 @@ def compiled(function: Callable) -> Callable:
 def is_compiled(training: bool | None) -> bool:
     """Returns whether a layer's call is to be compiled by XLA: on TensorFlow, in training.
 
-    Args:
-        training: Whether the model trains, or None where nobody says so: then direct eager calls
-            are compiled.
+    Where nobody says whether the model trains, direct eager calls are compiled.
     """
     if keras.backend.backend() != "tensorflow":
         return False
@@ -61,7 +52,7 @@ def call_compiled(layer: keras.layers.Layer, *inputs, training: bool | None = No
     import tensorflow as tf
 
     if layer not in _COMPILED:
-        reference = weakref.ref(layer)  # no cycle: the dictionary must not keep its key alive
+        reference = weakref.ref(layer)  # The dictionary must not keep its key alive.
         _COMPILED[layer] = tf.function(
             lambda config, *args: _stateless_call(reference(), *args), jit_compile=True
         )

@@ -45,7 +45,7 @@ def convolve_in_training(conv: keras.layers.Conv2D, inputs):
         def gradients(upstream):
             with tf.GradientTape() as tape:
                 tape.watch([inputs, kernel])
-                outputs = plain(inputs, kernel)  # the graph leaves this out
+                outputs = plain(inputs, kernel)  # TensorFlow prunes this from the graph.
             return tape.gradient(outputs, [inputs, kernel], upstream)
 
         return compiled(inputs, kernel), gradients

@@ -34,16 +34,17 @@ def _keeping_values(model):
     try:
         yield
     except BaseException:
-        model.jax_state_sync()  # to the values of the last step, if there was one
+        model.jax_state_sync()  # This gives the values of the last step, if there was one.
         for variable, value in values:
             try:
                 _ = variable.value
-            except TypeError:  # the value is not there
+            except TypeError:  # Keras has taken the value out.
                 variable.assign(value)
         raise
 
 
 def _variables(model):
+    """Returns the variables that Keras takes the values of while it loops."""
     if not model.built:
         return []
     variables = model.trainable_variables + model.non_trainable_variables

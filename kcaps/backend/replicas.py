@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-HAS_REPLICAS = keras.backend.backend() == "tensorflow"  # JAX shards one program instead
+HAS_REPLICAS = keras.backend.backend() == "tensorflow"  # JAX shards one program instead.
 
 if HAS_REPLICAS:
     import tensorflow as tf
@@ -55,7 +55,7 @@ class Replicated:
         def _maybe_symbolic_build(self, iterator=None, data_batch=None):
             if self.distribute_strategy.num_replicas_in_sync > 1 and iterator is not None:
                 if self.train_function or self.test_function:
-                    return  # all is built; a batch of replicas takes long to set up
+                    return  # All is built, and a batch of replicas takes long to set up.
                 _, _, batches = next(iter(iterator))
                 local = self.distribute_strategy.experimental_local_results
                 data_batch = keras.tree.map_structure(lambda v: local(v)[0], next(batches))

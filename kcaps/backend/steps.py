@@ -112,7 +112,7 @@ def _minimise_on_jax(model, objectives, steps):
 
     start = [[v.value for v in variables] for _, variables in steps]
     scalars, pull_back, (result, values) = jax.vjp(stateless, *start, has_aux=True)
-    _assign(everything, values)  # what the pass itself changed, as batch normalisation does
+    _assign(everything, values)  # Layers such as batch normalisation have changed them.
     for index, (optimizer, variables) in enumerate(steps):
         one_hot = [jax.numpy.full_like(s, n == index) for n, s in enumerate(scalars)]
         gradients = pull_back(one_hot)[index]

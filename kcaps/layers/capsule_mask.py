@@ -45,7 +45,7 @@ class CapsuleMask(keras.layers.Layer):
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), sections 4.1 and 6.
     """
 
-    def __init__(self, num_active=1, **kwargs):
+    def __init__(self, num_active: int = 1, **kwargs):
         num_active = positive_int("num_active", num_active)
         super().__init__(**kwargs)
         self.num_active = num_active
@@ -56,6 +56,7 @@ class CapsuleMask(keras.layers.Layer):
         self.built = True
 
     def _check(self, shape):
+        """Raises a `ValueError` for fewer capsules than are to stay."""
         if shape[1] is not None and self.num_active > shape[1]:
             raise ValueError(
                 "`num_active` must not exceed the number of capsules. "
@@ -63,7 +64,7 @@ class CapsuleMask(keras.layers.Layer):
             )
 
     def call(self, inputs, labels=None):
-        self._check(inputs.shape)  # others than those that the layer was built for
+        self._check(inputs.shape)  # They may differ from those of `build`.
         num_capsules = inputs.shape[1]
         if labels is not None:
             mask = k_hot(labels, num_capsules, inputs.shape[0], exact=True)  # (b, j)

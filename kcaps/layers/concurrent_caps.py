@@ -45,7 +45,7 @@ class ConcurrentCaps(keras.layers.Layer):
     - [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), Procedure 2.
     """
 
-    def __init__(self, layers, num_iterations=2, **kwargs):
+    def __init__(self, layers: list[DigitCaps], num_iterations: int = 2, **kwargs):
         num_iterations = positive_int("num_iterations", num_iterations)
         if not isinstance(layers, list | tuple):
             raise ValueError(f"`layers` must be a list of layers. Received: layers={layers!r}.")
@@ -71,7 +71,7 @@ class ConcurrentCaps(keras.layers.Layer):
             ndim=3, axes={1: input_shape[1], 2: input_shape[2]}
         )
         for layer in self.layers:
-            if not layer.built:  # loading has built it
+            if not layer.built:  # Loading may have built it.
                 layer.build(input_shape)
             if tuple(layer.kernel.shape[:2]) != tuple(input_shape[1:]):
                 raise ValueError(
@@ -82,7 +82,7 @@ class ConcurrentCaps(keras.layers.Layer):
             input_shape = layer.compute_output_shape(input_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training: bool | None = None):
         components_first = not training and prefers_components_first()
 
         def update(layer, below, poses=None):

@@ -52,9 +52,9 @@ class DigitCaps(keras.layers.Layer):
 
     def __init__(
         self,
-        num_capsules,
-        capsule_dim,
-        routing="dynamic",
+        num_capsules: int,
+        capsule_dim: int,
+        routing: routings.Routing | dict | str = "dynamic",
         kernel_initializer=None,
         kernel_regularizer=None,
         kernel_constraint=None,
@@ -102,7 +102,7 @@ class DigitCaps(keras.layers.Layer):
         self.routing.build(tuple(input_shape), tuple(self.kernel.shape))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training: bool | None = None):
         return self.routing(inputs, ops.convert_to_tensor(self.kernel), training=training)
 
     def compute_output_shape(self, input_shape):

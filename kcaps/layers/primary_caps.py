@@ -51,12 +51,12 @@ class PrimaryCaps(keras.layers.Layer):
 
     def __init__(
         self,
-        num_capsules,
-        capsule_dim,
-        kernel_size,
-        strides=1,
-        padding="valid",
-        data_format=None,
+        num_capsules: int,
+        capsule_dim: int,
+        kernel_size: int | tuple,
+        strides: int | tuple = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
         kernel_initializer="lecun_normal",
         **kwargs,
     ):
@@ -90,8 +90,8 @@ class PrimaryCaps(keras.layers.Layer):
         self.conv.build(input_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
-        self.compute_output_shape(inputs.shape)  # refuses images that are smaller than the kernel
+    def call(self, inputs, training: bool | None = None):
+        self.compute_output_shape(inputs.shape)  # It refuses images smaller than the kernel.
         features = convolve_in_training(self.conv, inputs) if training else self.conv(inputs)
         if self.conv.data_format == "channels_first":
             features = ops.transpose(features, (0, 2, 3, 1))  # (b, h, w, types·k)

@@ -14,6 +14,7 @@ from kcaps.losses.classification import regularised_expectation as regularised_e
 from kcaps.losses.classification import squared_hinge as squared_hinge
 from kcaps.losses.classification import squared_log as squared_log
 from kcaps.losses.classification import tanimoto as tanimoto
+from kcaps.losses.classification_loss import CLASSIFICATION_LOSSES as CLASSIFICATION_LOSSES
 from kcaps.losses.classification_loss import CauchySchwarzLoss as CauchySchwarzLoss
 from kcaps.losses.classification_loss import ChebyshevLoss as ChebyshevLoss
 from kcaps.losses.classification_loss import CubedHingeLoss as CubedHingeLoss
@@ -32,21 +33,6 @@ from kcaps.losses.margin import MarginLoss as MarginLoss
 from kcaps.losses.reconstruction import ReconstructionLoss as ReconstructionLoss
 from kcaps.losses.spread import SpreadLoss as SpreadLoss
 
-# Those of Janocha and Czarnecki, in the order of their Table 1.
-CLASSIFICATION_LOSSES = {
-    "l1": L1Loss,
-    "l2": L2Loss,
-    "expectation": ExpectationLoss,
-    "regularised_expectation": RegularisedExpectationLoss,
-    "chebyshev": ChebyshevLoss,
-    "hinge": HingeLoss,
-    "squared_hinge": SquaredHingeLoss,
-    "cubed_hinge": CubedHingeLoss,
-    "log": LogLoss,
-    "squared_log": SquaredLogLoss,
-    "tanimoto": TanimotoLoss,
-    "cauchy_schwarz": CauchySchwarzLoss,
-}
 LOSSES = {"margin": MarginLoss, "spread": SpreadLoss, **CLASSIFICATION_LOSSES}
 
 

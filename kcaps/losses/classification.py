@@ -30,16 +30,18 @@ HINGE_MARGIN = 0.5
 _register = keras.saving.register_keras_serializable(package="kcaps")
 
 
-def _targets(y_true, y_pred, label_smoothing=0.0):
-    """Labels as a matrix of the predictions' dtype, smoothed: `(b, j)`."""
+def _tensors(y_true, y_pred, label_smoothing=0.0):
+    """Returns smoothed labels as a matrix of the predictions' dtype, and the predictions."""
     label_smoothing = fraction("label_smoothing", label_smoothing)
+    y_pred = ops.convert_to_tensor(y_pred)
     classes = targets(y_true, y_pred)
     if label_smoothing:
         classes = (1.0 - label_smoothing) * classes + label_smoothing / y_pred.shape[-1]
-    return classes
+    return classes, y_pred
 
 
 def _probabilities(y_pred, from_logits, activation):
+    """Returns σ(o)."""
     one_of("activation", activation, ACTIVATIONS)
     if not boolean("from_logits", from_logits):
         return y_pred
@@ -47,7 +49,7 @@ def _probabilities(y_pred, from_logits, activation):
 
 
 def _log_probabilities(y_pred, from_logits, activation):
-    """log σ(o), exact where σ(o) itself would be rounded to zero."""
+    """Returns log σ(o), exact where σ(o) itself would be rounded to zero."""
     one_of("activation", activation, ACTIVATIONS)
     if not boolean("from_logits", from_logits):
         return ops.log(ops.maximum(y_pred, keras.config.epsilon()))
@@ -56,14 +58,35 @@ def _log_probabilities(y_pred, from_logits, activation):
     return ops.negative(ops.softplus(ops.negative(y_pred)))
 
 
+def _loss_of(transform):
+    """Decorates a formula of one-hot labels and transformed predictions, which becomes a loss."""
+
+    def decorate(formula):
+        def loss(
+            y_true,
+            y_pred,
+            from_logits: bool = True,
+            activation: str = "softmax",
+            label_smoothing: float = 0.0,
+        ):
+            classes, y_pred = _tensors(y_true, y_pred, label_smoothing)
+            return formula(classes, transform(y_pred, from_logits, activation))
+
+        for name in ("__name__", "__qualname__", "__doc__"):
+            setattr(loss, name, getattr(formula, name))
+        return _register(loss)
+
+    return decorate
+
+
 def _absolute(x):
-    # The derivative of `ops.abs` at 0 is 1 on JAX and 0 elsewhere; here it is 0 everywhere.
+    """Returns |x| with derivative 0 at 0 on every backend, unlike `ops.abs` on JAX."""
     return ops.relu(x) + ops.relu(ops.negative(x))
 
 
 @_register
-def l1(y_true, y_pred, label_smoothing=0.0):
-    """L1 loss of the outputs themselves: ‖y - o‖₁.
+def l1(y_true, y_pred, label_smoothing: float = 0.0):
+    """Returns the L1 loss of the outputs themselves: ‖y - o‖₁.
 
     Its derivatives are ±1 whatever the error, so that deep networks do not learn from it.
 
@@ -71,25 +94,25 @@ def l1(y_true, y_pred, label_smoothing=0.0):
 
     >>> kcaps.losses.l1(np.array([1]), np.array([[0.25, 2.0]]))  # 0.25 + 1
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    return ops.sum(_absolute(_targets(y_true, y_pred, label_smoothing) - y_pred), axis=-1)
+    classes, outputs = _tensors(y_true, y_pred, label_smoothing)
+    return ops.sum(_absolute(classes - outputs), axis=-1)
 
 
 @_register
-def l2(y_true, y_pred, label_smoothing=0.0):
-    """L2 loss of the outputs themselves: ‖y - o‖₂². Its derivatives are linear.
+def l2(y_true, y_pred, label_smoothing: float = 0.0):
+    """Returns the L2 loss of the outputs themselves: ‖y - o‖₂². Its derivatives are linear.
 
     Example:
 
     >>> kcaps.losses.l2(np.array([1]), np.array([[0.5, 2.0]]))  # 0.25 + 1
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    return ops.sum(ops.square(_targets(y_true, y_pred, label_smoothing) - y_pred), axis=-1)
+    classes, outputs = _tensors(y_true, y_pred, label_smoothing)
+    return ops.sum(ops.square(classes - outputs), axis=-1)
 
 
-@_register
-def expectation(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
-    """Expectation loss: ‖y - σ(o)‖₁.
+@_loss_of(_probabilities)
+def expectation(classes, probabilities):
+    """Returns the expectation loss: ‖y - σ(o)‖₁.
 
     With softmax it is twice the probability that a class drawn from σ(o) is wrong. Its derivatives
     vanish where an example is heavily misclassified: slow to learn, robust against wrong labels.
@@ -98,51 +121,40 @@ def expectation(y_true, y_pred, from_logits=True, activation="softmax", label_sm
 
     >>> kcaps.losses.expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    errors = classes - _probabilities(y_pred, from_logits, activation)
-    return ops.sum(_absolute(errors), axis=-1)
+    return ops.sum(_absolute(classes - probabilities), axis=-1)
 
 
-@_register
-def regularised_expectation(
-    y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0
-):
-    """Regularised expectation loss: ‖y - σ(o)‖₂², the expectation loss plus ‖σ(o)‖₂² - 1.
+@_loss_of(_probabilities)
+def regularised_expectation(classes, probabilities):
+    """Returns the regularised expectation loss: ‖y - σ(o)‖₂², the plain one plus ‖σ(o)‖₂² - 1.
 
     Example:
 
     >>> kcaps.losses.regularised_expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    errors = classes - _probabilities(y_pred, from_logits, activation)
-    return ops.sum(ops.square(errors), axis=-1)
+    return ops.sum(ops.square(classes - probabilities), axis=-1)
 
 
-@_register
-def chebyshev(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
-    """Chebyshev loss: max_j |σ(o)_j - y_j|. With softmax, half the expectation loss.
+@_loss_of(_probabilities)
+def chebyshev(classes, probabilities):
+    """Returns the Chebyshev loss: max_j |σ(o)_j - y_j|; by softmax, half the expectation loss.
 
     Example:
 
     >>> kcaps.losses.chebyshev(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    errors = classes - _probabilities(y_pred, from_logits, activation)
-    return ops.max(_absolute(errors), axis=-1, initial=0.0)  # of an empty batch, too
+    return ops.max(_absolute(classes - probabilities), axis=-1, initial=0.0)
 
 
 def _shortfall(y_true, y_pred):
-    """max(0, ½ - ŷ o) of each class: `(b, j)`."""
-    signs = 2.0 * _targets(y_true, y_pred) - 1.0
-    return ops.relu(HINGE_MARGIN - signs * y_pred)
+    """Returns max(0, ½ - ŷ o) of each class, `(b, j)`."""
+    classes, outputs = _tensors(y_true, y_pred)
+    return ops.relu(HINGE_MARGIN - (2.0 * classes - 1.0) * outputs)
 
 
 @_register
 def hinge(y_true, y_pred):
-    """Hinge loss: Σ_j max(0, ½ - ŷ_j o_j).
+    """Returns the hinge loss: Σ_j max(0, ½ - ŷ_j o_j).
 
     Keras' loss of this name has a margin of 1 and takes the mean over the classes.
 
@@ -150,12 +162,12 @@ def hinge(y_true, y_pred):
 
     >>> kcaps.losses.hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
     """
-    return ops.sum(_shortfall(y_true, ops.convert_to_tensor(y_pred)), axis=-1)
+    return ops.sum(_shortfall(y_true, y_pred), axis=-1)
 
 
 @_register
 def squared_hinge(y_true, y_pred):
-    """Squared hinge loss: Σ_j max(0, ½ - ŷ_j o_j)². Its derivatives are piecewise linear.
+    """Returns the squared hinge loss, of linear derivatives: Σ_j max(0, ½ - ŷ_j o_j)².
 
     Keras' loss of this name has a margin of 1 and takes the mean over the classes.
 
@@ -163,24 +175,24 @@ def squared_hinge(y_true, y_pred):
 
     >>> kcaps.losses.squared_hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.25 + 0.25
     """
-    return ops.sum(ops.square(_shortfall(y_true, ops.convert_to_tensor(y_pred))), axis=-1)
+    return ops.sum(ops.square(_shortfall(y_true, y_pred)), axis=-1)
 
 
 @_register
 def cubed_hinge(y_true, y_pred):
-    """Cubed hinge loss: Σ_j max(0, ½ - ŷ_j o_j)³.
+    """Returns the cubed hinge loss: Σ_j max(0, ½ - ŷ_j o_j)³.
 
     Example:
 
     >>> kcaps.losses.cubed_hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.125 + 0.125
     """
-    shortfall = _shortfall(y_true, ops.convert_to_tensor(y_pred))
+    shortfall = _shortfall(y_true, y_pred)
     return ops.sum(shortfall * ops.square(shortfall), axis=-1)
 
 
-@_register
-def log(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
-    """Log loss, or cross entropy: -Σ_j y_j log σ(o)_j.
+@_loss_of(_log_probabilities)
+def log(classes, logs):
+    """Returns the log loss, or cross entropy: -Σ_j y_j log σ(o)_j.
 
     With sigmoid, nothing in it holds down classes that are absent; for several classes in one
     image, `keras.losses.BinaryCrossentropy` does.
@@ -189,15 +201,12 @@ def log(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=
 
     >>> kcaps.losses.log(np.array([1]), np.array([[0.0, 0.0]]))  # log 2
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    logs = _log_probabilities(y_pred, from_logits, activation)
     return ops.negative(ops.sum(classes * logs, axis=-1))
 
 
-@_register
-def squared_log(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
-    """Squared log loss: Σ_j [y_j log σ(o)_j]².
+@_loss_of(_log_probabilities)
+def squared_log(classes, logs):
+    """Returns the squared log loss: Σ_j [y_j log σ(o)_j]².
 
     The paper prints it with a minus sign, with which it would have no lower bound.
 
@@ -205,32 +214,26 @@ def squared_log(y_true, y_pred, from_logits=True, activation="softmax", label_sm
 
     >>> kcaps.losses.squared_log(np.array([1]), np.array([[0.0, 0.0]]))  # (log 2)²
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    logs = _log_probabilities(y_pred, from_logits, activation)
     return ops.sum(ops.square(classes * logs), axis=-1)
 
 
-@_register
-def tanimoto(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
-    """Tanimoto loss: -⟨σ(o), y⟩ / (‖σ(o)‖₂² + ‖y‖₂² - ⟨σ(o), y⟩), from -1 (right) to 0.
+@_loss_of(_probabilities)
+def tanimoto(classes, probabilities):
+    """Returns -⟨σ(o), y⟩ / (‖σ(o)‖₂² + ‖y‖₂² - ⟨σ(o), y⟩), the Tanimoto loss: -1 (right) to 0.
 
     Example:
 
     >>> kcaps.losses.tanimoto(np.array([1]), np.array([[0.0, 0.0]]))  # -0.5 / (0.5 + 1 - 0.5)
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    probabilities = _probabilities(y_pred, from_logits, activation)
     common = ops.sum(probabilities * classes, axis=-1)
     union = ops.sum(ops.square(probabilities) + ops.square(classes), axis=-1) - common
-    # At least three quarters of ‖y‖²; zero only for an example of no class.
+    # The union is at least three quarters of ‖y‖²: zero only for an example of no class.
     return ops.negative(common) / ops.maximum(union, keras.config.epsilon())
 
 
-@_register
-def cauchy_schwarz(y_true, y_pred, from_logits=True, activation="softmax", label_smoothing=0.0):
-    """Cauchy-Schwarz divergence: -log(⟨σ(o), y⟩ / (‖σ(o)‖₂ ‖y‖₂)).
+@_loss_of(_log_probabilities)
+def cauchy_schwarz(classes, logs):
+    """Returns the Cauchy-Schwarz divergence: -log(⟨σ(o), y⟩ / (‖σ(o)‖₂ ‖y‖₂)).
 
     For one-hot labels it is log loss less half of Rényi's quadratic entropy,
     -log ‖σ(o)‖₂² / 2: it rewards uncertainty. (The paper prints this relation with a plus.)
@@ -240,9 +243,6 @@ def cauchy_schwarz(y_true, y_pred, from_logits=True, activation="softmax", label
 
     >>> kcaps.losses.cauchy_schwarz(np.array([1]), np.array([[0.0, 0.0]]))  # log 2 / 2
     """
-    y_pred = ops.convert_to_tensor(y_pred)
-    classes = _targets(y_true, y_pred, label_smoothing)
-    logs = _log_probabilities(y_pred, from_logits, activation)
     present = classes > 0
     log_classes = ops.log(ops.where(present, classes, ops.ones_like(classes)))
     # Logarithms of sums of exponentials: the sums themselves may be rounded to zero.

@@ -1,18 +1,19 @@
-"""The twelve classification losses that Janocha and Czarnecki compare, as Keras losses."""
+"""The twelve functions of `kcaps.losses.classification` as Keras losses."""
+
+from collections.abc import Callable
 
 import keras
 
 from kcaps.losses import classification
 from kcaps.validation import boolean, fraction, one_of
 
-_register = keras.saving.register_keras_serializable(package="kcaps")
-
 
 class ClassificationLoss(keras.losses.Loss):
     """Base of the twelve: a function of `kcaps.losses.classification` with its options.
 
-    All of them take integers of shape `(batch,)` or `(batch, 1)`, or a one-hot or k-hot matrix
-    `(batch, num_classes)`, and predictions `(batch, num_classes)`, and sum over the classes.
+    The functions, such as `kcaps.losses.l1` of `L1Loss`, explain their options. All losses take
+    integers of shape `(batch,)` or `(batch, 1)`, or a one-hot or k-hot matrix `(batch,
+    num_classes)`, and predictions `(batch, num_classes)`, and sum over the classes.
 
     Args:
         options: Dict of the function's options.
@@ -28,9 +29,13 @@ class ClassificationLoss(keras.losses.Loss):
     - [Janocha and Czarnecki, 2017](https://arxiv.org/abs/1702.05659), Table 1.
     """
 
-    function = None  # of each subclass, a static method
+    def __init_subclass__(cls, function: Callable | None = None):
+        super().__init_subclass__()
+        if function is not None:
+            cls.function = staticmethod(function)
+            keras.saving.register_keras_serializable(package="kcaps")(cls)
 
-    def __init__(self, options, reduction, name, dtype):
+    def __init__(self, options, reduction: str | None, name, dtype):
         if "activation" in options:
             one_of("activation", options["activation"], classification.ACTIVATIONS)
         if "label_smoothing" in options:
@@ -48,29 +53,35 @@ class ClassificationLoss(keras.losses.Loss):
 
 
 class _OutputLoss(ClassificationLoss):
-    """Of outputs that are neither logits nor probabilities."""
+    """Loss of outputs that are neither logits nor probabilities."""
 
-    def __init__(self, label_smoothing=0.0, reduction="sum_over_batch_size", name=None, dtype=None):
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction: str | None = "sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
         super().__init__({"label_smoothing": label_smoothing}, reduction, name, dtype)
 
 
 class _HingeLoss(ClassificationLoss):
-    """Of signed margins."""
+    """Loss of signed margins."""
 
-    def __init__(self, reduction="sum_over_batch_size", name=None, dtype=None):
+    def __init__(self, reduction: str | None = "sum_over_batch_size", name=None, dtype=None):
         super().__init__({}, reduction, name, dtype)
 
 
 class _ProbabilityLoss(ClassificationLoss):
-    """Of probabilities, or of the logits that they come from."""
+    """Loss of probabilities, or of the logits that they come from."""
 
     def __init__(
         self,
-        from_logits=True,
-        activation="softmax",
-        label_smoothing=0.0,
-        reduction="sum_over_batch_size",
-        name=None,
+        from_logits: bool = True,
+        activation: str = "softmax",
+        label_smoothing: float = 0.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
         dtype=None,
     ):
         options = {
@@ -81,169 +92,120 @@ class _ProbabilityLoss(ClassificationLoss):
         super().__init__(options, reduction, name, dtype)
 
 
-@_register
-class L1Loss(_OutputLoss):
+class L1Loss(_OutputLoss, function=classification.l1):
     """L1 loss of the outputs themselves: Σ_j |y_j - o_j|.
-
-    `kcaps.losses.l1` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.L1Loss()(np.array([1]), np.array([[0.25, 2.0]]))  # 1.25
     """
 
-    function = staticmethod(classification.l1)
 
-
-@_register
-class L2Loss(_OutputLoss):
+class L2Loss(_OutputLoss, function=classification.l2):
     """L2 loss of the outputs themselves: Σ_j (y_j - o_j)².
-
-    `kcaps.losses.l2` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.L2Loss()(np.array([1]), np.array([[0.5, 2.0]]))  # 1.25
     """
 
-    function = staticmethod(classification.l2)
 
-
-@_register
-class ExpectationLoss(_ProbabilityLoss):
+class ExpectationLoss(_ProbabilityLoss, function=classification.expectation):
     """Twice the expected misclassification: Σ_j |y_j - σ(o)_j|.
-
-    `kcaps.losses.expectation` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.ExpectationLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # 1
     """
 
-    function = staticmethod(classification.expectation)
 
-
-@_register
-class RegularisedExpectationLoss(_ProbabilityLoss):
+class RegularisedExpectationLoss(_ProbabilityLoss, function=classification.regularised_expectation):
     """Expected misclassification, and confidence that costs: Σ_j (y_j - σ(o)_j)².
-
-    `kcaps.losses.regularised_expectation` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.RegularisedExpectationLoss()([1], np.array([[0.0, 0.0]]))  # 0.5
     """
 
-    function = staticmethod(classification.regularised_expectation)
 
-
-@_register
-class ChebyshevLoss(_ProbabilityLoss):
+class ChebyshevLoss(_ProbabilityLoss, function=classification.chebyshev):
     """The largest error of a probability: max_j |σ(o)_j - y_j|.
-
-    `kcaps.losses.chebyshev` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.ChebyshevLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
     """
 
-    function = staticmethod(classification.chebyshev)
 
-
-@_register
-class HingeLoss(_HingeLoss):
+class HingeLoss(_HingeLoss, function=classification.hinge):
     """Hinge loss with margin ½, summed over the classes: Σ_j max(0, ½ - ŷ_j o_j).
-
-    `kcaps.losses.hinge` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.HingeLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # 1
     """
 
-    function = staticmethod(classification.hinge)
 
-
-@_register
-class SquaredHingeLoss(_HingeLoss):
+class SquaredHingeLoss(_HingeLoss, function=classification.squared_hinge):
     """Squared hinge loss with margin ½, summed over the classes: Σ_j max(0, ½ - ŷ_j o_j)².
-
-    `kcaps.losses.squared_hinge` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.SquaredHingeLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
     """
 
-    function = staticmethod(classification.squared_hinge)
 
-
-@_register
-class CubedHingeLoss(_HingeLoss):
+class CubedHingeLoss(_HingeLoss, function=classification.cubed_hinge):
     """Cubed hinge loss with margin ½, summed over the classes: Σ_j max(0, ½ - ŷ_j o_j)³.
-
-    `kcaps.losses.cubed_hinge` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.CubedHingeLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # 0.25
     """
 
-    function = staticmethod(classification.cubed_hinge)
 
-
-@_register
-class LogLoss(_ProbabilityLoss):
+class LogLoss(_ProbabilityLoss, function=classification.log):
     """Cross entropy: -Σ_j y_j log σ(o)_j.
-
-    `kcaps.losses.log` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.LogLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # log 2
     """
 
-    function = staticmethod(classification.log)
 
-
-@_register
-class SquaredLogLoss(_ProbabilityLoss):
+class SquaredLogLoss(_ProbabilityLoss, function=classification.squared_log):
     """Squared log loss: Σ_j [y_j log σ(o)_j]².
-
-    `kcaps.losses.squared_log` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.SquaredLogLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # (log 2)²
     """
 
-    function = staticmethod(classification.squared_log)
 
-
-@_register
-class TanimotoLoss(_ProbabilityLoss):
+class TanimotoLoss(_ProbabilityLoss, function=classification.tanimoto):
     """Similarity of probabilities and labels, negative: -⟨σ(o), y⟩ / (‖σ(o)‖² + ‖y‖² - ⟨σ(o), y⟩).
-
-    `kcaps.losses.tanimoto` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.TanimotoLoss()(np.array([1]), np.array([[0.0, 0.0]]))  # -0.5
     """
 
-    function = staticmethod(classification.tanimoto)
 
-
-@_register
-class CauchySchwarzLoss(_ProbabilityLoss):
+class CauchySchwarzLoss(_ProbabilityLoss, function=classification.cauchy_schwarz):
     """Cauchy-Schwarz divergence of probabilities from labels: -log(⟨σ(o), y⟩ / (‖σ(o)‖ ‖y‖)).
-
-    `kcaps.losses.cauchy_schwarz` as a Keras loss, where its options are explained.
 
     Example:
 
     >>> loss = kcaps.losses.CauchySchwarzLoss()([1], np.array([[0.0, 0.0]]))  # (log 2) / 2
     """
 
-    function = staticmethod(classification.cauchy_schwarz)
+
+# In the order of the paper's Table 1.
+CLASSIFICATION_LOSSES = {
+    loss.function.__name__: loss
+    for loss in (
+        *(L1Loss, L2Loss, ExpectationLoss, RegularisedExpectationLoss, ChebyshevLoss, HingeLoss),
+        *(SquaredHingeLoss, CubedHingeLoss, LogLoss, SquaredLogLoss, TanimotoLoss),
+        CauchySchwarzLoss,
+    )
+}

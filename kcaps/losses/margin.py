@@ -44,11 +44,11 @@ class MarginLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        present_margin=0.9,
-        absent_margin=0.1,
-        absent_weight=0.5,
-        reduction="sum_over_batch_size",
-        name="margin",
+        present_margin: float = 0.9,
+        absent_margin: float = 0.1,
+        absent_weight: float = 0.5,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "margin",
         dtype=None,
     ):
         present_margin = non_negative("present_margin", present_margin)

@@ -40,7 +40,11 @@ class ReconstructionLoss(keras.losses.Loss):
     """
 
     def __init__(
-        self, weight=0.0005, reduction="sum_over_batch_size", name="reconstruction", dtype=None
+        self,
+        weight: float = 0.0005,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "reconstruction",
+        dtype=None,
     ):
         weight = non_negative("weight", weight)
         super().__init__(name=name, reduction=reduction, dtype=dtype)

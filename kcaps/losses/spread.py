@@ -40,7 +40,13 @@ class SpreadLoss(keras.losses.Loss):
     - [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), equation (3).
     """
 
-    def __init__(self, margin=0.9, reduction="sum_over_batch_size", name="spread", dtype=None):
+    def __init__(
+        self,
+        margin: float = 0.9,
+        reduction: str | None = "sum_over_batch_size",
+        name="spread",
+        dtype=None,
+    ):
         margin = non_negative("margin", margin)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.margin = margin

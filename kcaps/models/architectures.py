@@ -8,13 +8,14 @@ from keras import layers
 from kcaps.activations import exponential_squash
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models.capsnet import CapsNet
+from kcaps.routing import Routing
 from kcaps.validation import positive_int
 
 PIXEL_MAX = 255.0
 
 
-def decoder(num_capsules, capsule_dim, image_shape, units=(512, 1024)):
-    """Fully connected decoder from masked class poses to images of pixels 0 to 255.
+def decoder(num_capsules: int, capsule_dim: int, image_shape: tuple, units: tuple = (512, 1024)):
+    """Returns a fully connected decoder from masked class poses to images of pixels 0 to 255.
 
     Args:
         num_capsules: Number of class capsules.
@@ -41,15 +42,15 @@ def decoder(num_capsules, capsule_dim, image_shape, units=(512, 1024)):
 
 
 def capsnet(
-    input_shape,
-    num_classes,
-    routing="dynamic",
-    filters=256,
-    num_primary_capsules=32,
-    activation="relu",
-    decoder_units=(512, 1024),
+    input_shape: tuple,
+    num_classes: int,
+    routing: str | dict | Routing = "dynamic",
+    filters: int = 256,
+    num_primary_capsules: int = 32,
+    activation: str = "relu",
+    decoder_units: tuple | None = (512, 1024),
 ):
-    """The reference capsule network of Sabour et al., used by Yang et al. for all routings.
+    """Returns the capsule network of Sabour et al., which Yang et al. use for all routings.
 
     Conv 9×9 → PrimaryCaps 9×9, stride 2, 8 components → DigitCaps, 16 components → lengths, with
     a decoder as a regulariser. On `(28, 28, 1)` and 10 classes: 6,804,224 parameters in the
@@ -109,9 +110,13 @@ def capsnet(
 
 
 def efficient_capsnet(
-    input_shape, num_classes, routing="self_attention", num_primary_capsules=16, decoder_units=None
+    input_shape: tuple,
+    num_classes: int,
+    routing: str | dict | Routing = "self_attention",
+    num_primary_capsules: int = 16,
+    decoder_units: tuple | None = None,
 ):
-    """Efficient-CapsNet: few parameters, a depthwise convolution and self-attention routing.
+    """Returns Efficient-CapsNet, of few parameters, with self-attention routing.
 
     Four convolutions with batch normalisation (32 filters 5×5, 64 3×3, 64 3×3, 128 3×3 with stride
     2) → a depthwise convolution over the whole of what is left, whose channels are the primary
@@ -174,6 +179,7 @@ def efficient_capsnet(
 
 
 def _check_images(input_shape, smallest, reason):
+    """Raises a `ValueError` for a shape of images that is none, or too small."""
     is_shape = isinstance(input_shape, list | tuple) and len(input_shape) == 3
     sizes = [0]
     if is_shape:  # None is a size that is not known
@@ -186,7 +192,7 @@ def _check_images(input_shape, smallest, reason):
 
 
 def _network(image, poses, reconstruction_weight, decoder_units, name):
-    """The network from the image to the lengths of its class poses, with or without a decoder."""
+    """Returns the network from the image to the lengths of its class poses."""
     return CapsNet(
         image,
         CapsuleLength(name="class_lengths")(poses),

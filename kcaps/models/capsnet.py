@@ -84,8 +84,8 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), section 4.1 (decoder).
     """
 
-    # Keras recognises a functional model in a subclass by this signature.
-    def __init__(self, *args, decoder=None, reconstruction_weight=0.0005, **kwargs):
+    # Keras takes a subclass with this signature for a functional model.
+    def __init__(self, *args, decoder=None, reconstruction_weight: float = 0.0005, **kwargs):
         super().__init__(*args, **kwargs)
         decoder = from_config("decoder", decoder)
         self._image = self.inputs[0]
@@ -108,9 +108,9 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
         loss="margin",
         routing_optimizer=None,
         routing_learning_rate=None,
-        update="alternating",
-        weight_steps=1,
-        routing_steps=1,
+        update: str = "alternating",
+        weight_steps: int = 1,
+        routing_steps: int = 1,
         **kwargs,
     ):
         """Configures the model for training.
@@ -168,40 +168,32 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
         return super().fit(*bound.args, **bound.kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        """Loss and metrics on data; arguments and result as those of `keras.Model.evaluate`.
+        """Returns loss and metrics on data; arguments and result as of `keras.Model.evaluate`.
 
         Raises:
             ValueError: for labels of which one is no class.
         """
-        if not is_validation_of_fit(kwargs):  # of which `fit` has checked the data
+        if not is_validation_of_fit(kwargs):  # `fit` has checked its own data.
             y = checked_targets(self, x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        """Outputs for data; arguments and result as those of `keras.Model.predict`."""
+        """Returns outputs for data; arguments and result as those of `keras.Model.predict`."""
         warn_of_small_pixels(self, x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
-        """One training step; arguments and result as those of `keras.Model.train_on_batch`.
-
-        Raises:
-            ValueError: as `fit`.
-        """
+        """Takes one training step, as `keras.Model.train_on_batch` does; errors as of `fit`."""
         y = checked_targets(self, x, y, training=True)
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
-        """Loss and metrics of a batch; arguments and result as those of Keras.
-
-        Raises:
-            ValueError: as `evaluate`.
-        """
+        """Returns loss and metrics of a batch, as Keras does; errors as of `evaluate`."""
         y = checked_targets(self, x, y)
         return super().test_on_batch(x, y, *args, **kwargs)
 
     def predict_on_batch(self, x):
-        """Outputs for a batch; argument and result as those of `keras.Model.predict_on_batch`."""
+        """Returns outputs for a batch, as `keras.Model.predict_on_batch` does."""
         warn_of_small_pixels(self, x)
         return super().predict_on_batch(x)
 
@@ -216,7 +208,7 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
             }
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)

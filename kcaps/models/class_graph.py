@@ -1,4 +1,4 @@
-"""The class capsules in the graph of a model, and the networks and the decoder about them."""
+"""Finds the class capsules in the graph of a model, and what a decoder and a routing need there."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ _MANY_WEIGHTS = 10_000_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassGraph:
-    """Which capsules of a model are the classes, and which of its outputs has their labels.
+    """The class capsules of a model, and the output that has their labels.
 
     Args:
         candidates: List of the calls of `DigitCaps` that may be the class capsules, of which more
@@ -40,11 +40,7 @@ class ClassGraph:
         return self.candidates[-1]
 
     def check_unique(self, name: str) -> None:
-        """Raises a `ValueError` if several capsules may be those of the classes.
-
-        Args:
-            name: What needs to know them, for the message.
-        """
+        """Raises a `ValueError`, with `name` in it, if several capsules may be the classes'."""
         if len(self.candidates) > 1:
             found = [call.layer.name for call in self.candidates]
             raise ValueError(
@@ -58,11 +54,11 @@ class ClassGraph:
 class Networks:
     """The networks that a training step runs in the place of the model.
 
-    They share all layers with it. This is no attribute of Keras' kind, which would be saved.
+    They share all layers with it. Keras would save them with it if they were not in this class.
 
     Args:
-        below: From the model's inputs to `"capsules"`, those that enter the class capsules.
-        whole: From the same inputs to these, and to `"image"`, `"outputs"` and `"poses"`.
+        below: Network from the model's inputs to `"capsules"`, which enter the class capsules.
+        whole: Network from these inputs to `"capsules"`, `"image"`, `"outputs"` and `"poses"`.
     """
 
     below: keras.Model
@@ -105,7 +101,7 @@ def check_objective(graph: ClassGraph | None) -> None:
         )
 
 
-def class_output(model, call) -> ClassOutput | None:
+def class_output(model: keras.Model, call: Call) -> ClassOutput | None:
     """Returns the output of a model that tells the classes, or None where that is not clear.
 
     It is the one with the lengths of the class capsules, by `CapsuleLength`, or the only output,
@@ -160,7 +156,7 @@ def rebuilt_input(decoder: keras.layers.Layer, model: keras.Model) -> keras.Kera
     poses = graph.call.outputs[0]
     try:
         image = decoder(keras.KerasTensor(poses.shape, dtype=poses.dtype))
-    except Exception as error:  # whatever its layers raise for inputs that do not fit
+    except Exception as error:  # Its layers may raise any error for inputs that do not fit.
         raise ValueError(
             f"`decoder` must take poses of shape {tuple(poses.shape)}. Received: "
             f"{decoder.name!r}, which cannot: {error}"

@@ -1,4 +1,4 @@
-"""The options of `CapsNet.compile`: losses by name, optimizers of the routing, numbers of steps."""
+"""Checks the options of `CapsNet.compile`: losses by name, optimizers and numbers of steps."""
 
 import keras
 
@@ -64,7 +64,7 @@ def routing_optimizer_of(routing_optimizer, rate, optimizer) -> keras.optimizers
             f"routing_optimizer={routing_optimizer!r}, routing_learning_rate={rate!r}."
         )
     is_object = isinstance(routing_optimizer, keras.optimizers.Optimizer)
-    if is_object and routing_optimizer is optimizer:  # one name makes two optimizers
+    if is_object and routing_optimizer is optimizer:  # A name would make two optimizers.
         raise ValueError(
             "`routing_optimizer` must be another optimizer than `optimizer`: each keeps the "
             f"state of its own variables. Received: {routing_optimizer!r} for both."
@@ -78,12 +78,7 @@ def routing_optimizer_of(routing_optimizer, rate, optimizer) -> keras.optimizers
 
 
 def scaled_like(routing_optimizer, optimizer):
-    """Returns the routing's optimizer with a scale of its loss, if the other one has such a scale.
-
-    Args:
-        routing_optimizer: Optimizer of the routing variables.
-        optimizer: Optimizer of the other weights, as Keras has compiled it.
-    """
+    """Returns the routing optimizer, with a scale of its loss if the other one has such a scale."""
     scaling = keras.optimizers.LossScaleOptimizer
     if not isinstance(optimizer, scaling) or isinstance(routing_optimizer, scaling):
         return routing_optimizer
@@ -102,13 +97,7 @@ def refuse_averaging(optimizer) -> None:
 
 
 def update_steps(update: str, weight_steps: int, routing_steps: int) -> tuple[int, int]:
-    """Returns the numbers of weight steps and routing steps, or raises a `ValueError`.
-
-    Args:
-        update: One of `UPDATES`.
-        weight_steps: Weight steps in a training step.
-        routing_steps: Routing steps in a training step.
-    """
+    """Returns the two numbers of steps, or raises a `ValueError` where `update` excludes them."""
     one_of("update", update, UPDATES)
     steps = positive_int("weight_steps", weight_steps), positive_int("routing_steps", routing_steps)
     if update == "joint" and steps != (1, 1):

@@ -13,8 +13,8 @@ from kcaps.models.objectives import class_labels, needs_labels
 from kcaps.models.targets import as_array, as_arrays, check_labels, without_name
 
 _LARGEST_PIXEL = 255.0
-# By model, the inputs whose pixels are still to be looked at: walking the graph for each batch
-# would take time, and an attribute would be saved with the model.
+# Inputs whose pixels are still to be looked at, by model: walking the graph for each batch would
+# take time, and an attribute would be saved with the model.
 _UNCHECKED_INPUTS = weakref.WeakKeyDictionary()
 
 
@@ -84,7 +84,7 @@ def warn_of_small_pixels(model: keras.Model, x) -> None:
     if not divided:
         return
     flat = keras.tree.flatten(matched(x, model.input))
-    if len(flat) != len(model.inputs):  # a stream, or a list of numbers
+    if len(flat) != len(model.inputs):  # It is a stream, or a list of numbers.
         return
     for tensor, data in zip(model.inputs, flat, strict=True):
         images = as_array(data) if id(tensor) in divided else None

@@ -11,7 +11,7 @@ from kcaps.models.class_graph import digit_caps
 from kcaps.models.targets import are_parts, check_parts, class_targets, without_name
 
 
-def class_labels(model, y):
+def class_labels(model: keras.Model, y):
     """Returns the part of targets that has the labels of the class capsules.
 
     Args:
@@ -47,7 +47,7 @@ def needs_labels(model: keras.Model) -> bool:
     return model.decoder is not None or bool(model.routing_variables)
 
 
-def with_classes(model, y):
+def with_classes(model: keras.Model, y):
     """Returns targets with classes in the place of parts, and none of them text.
 
     Args:
@@ -65,12 +65,12 @@ def with_classes(model, y):
     if are_parts(target):
         return output.put(y, class_targets(target, output.num_capsules))
     if output.num_capsules == 1 and target is not None:
-        # Labels with one axis and with two in turn, whose rank TensorFlow would forget.
+        # TensorFlow would forget the rank of labels that have one axis and two in turn.
         return output.put(y, ops.reshape(target, (-1, 1)))
     return y
 
 
-def reconstruction_loss(model, y, tensors, sample_weight, training):
+def reconstruction_loss(model: keras.Model, y, tensors: dict, sample_weight, training: bool):
     """Returns the decoder's error on a batch.
 
     Args:
@@ -106,7 +106,7 @@ def _parts_loss(model, poses, targets, sample_weight, training):
     )
 
 
-def routing_loss(model, y, tensors, sample_weight):
+def routing_loss(model: keras.Model, y, tensors: dict, sample_weight):
     """Returns the negative routing objective of the whole model on a batch.
 
     Args:
@@ -122,7 +122,7 @@ def routing_loss(model, y, tensors, sample_weight):
     gain = layer.routing.objective(tensors["capsules"], kernel, labels, sample_weight)
     routings = [layer.routing for layer in digit_caps(model.layers)]
     penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
-    # Gradients are summed over replicas: what is no sum over examples counts once in all.
+    # Gradients are summed over replicas: a term that is no sum over examples counts once in all.
     replicas = num_replicas()
     if getattr(layer.routing, "reduction", "sum") == "mean":
         gain = gain / replicas
@@ -130,7 +130,7 @@ def routing_loss(model, y, tensors, sample_weight):
 
 
 def _class_weights(model, sample_weight):
-    """The weights of the examples for the labels of the class capsules."""
+    """Returns the weights of the examples for the labels of the class capsules."""
     output = model._class_graph.output
     if output is None or not isinstance(sample_weight, dict | list | tuple):
         return sample_weight

@@ -1,4 +1,4 @@
-"""Targets of a model's outputs: where the labels of the classes are, and whether they are classes.
+"""Finds the labels of the classes among the targets of a model's outputs, and checks them.
 
 Targets with parts hold the parts of an image apart, such as overlapping digits in one picture: a
 dict of `"labels"`, integers `(batch, num_parts)`, and `"parts"`, images `(batch, num_parts, height,
@@ -18,12 +18,11 @@ class ClassOutput:
     """The output of a model whose targets are the labels of the class capsules.
 
     Args:
-        path: Where it stands in the structure of outputs: keys of dicts, places in lists.
+        path: Its path in the structure of outputs: keys of dicts, places in lists.
         index: Its place among all outputs.
         names: Names of all outputs, by which targets may be given too.
         num_capsules: Number of class capsules.
-        is_length: Whether it is their lengths, by `CapsuleLength`, and so for certain of the
-            classes.
+        is_length: Whether it is their lengths, by `CapsuleLength`: then its targets are classes.
     """
 
     path: tuple
@@ -66,25 +65,26 @@ class ClassOutput:
 
     def put(self, structure, part):
         """Returns a structure of targets in which this output's part is another one."""
-        own = self.of(structure)
-        if own is structure:
+        replaced = self.of(structure)
+        if replaced is structure:
             return part
         if isinstance(structure, dict):
-            return {key: part if x is own else x for key, x in structure.items()}
-        return type(structure)(part if x is own else x for x in structure)
+            return {key: part if x is replaced else x for key, x in structure.items()}
+        return type(structure)(part if x is replaced else x for x in structure)
 
     def loss(self, losses):
         """Returns the loss of this output among those that the model was compiled with."""
         return self._each_loss(losses)[self.index]
 
     def _each_loss(self, losses):
+        """Returns a loss, or None, for each output."""
         if isinstance(losses, dict):
             return [losses.get(name) for name in self.names]
         is_each = isinstance(losses, list | tuple) and len(losses) == len(self.names)
         return list(losses) if is_each else [losses] * len(self.names)
 
 
-def without_name(y, output_names):
+def without_name(y, output_names: list):
     """Returns the targets of a model's only output from a dict by its name; others as they are."""
     is_named = len(output_names) == 1 and isinstance(y, dict) and set(y) == set(output_names)
     return y[output_names[0]] if is_named else y
@@ -110,31 +110,31 @@ def as_arrays(y, output_shape):
     return as_array(y)[:, None] if is_vector and is_one else y
 
 
-def as_array(data):
-    """Data as a NumPy array, or None where it is no array, tensor, series or list of numbers."""
+def as_array(data) -> np.ndarray | None:
+    """Returns an array, tensor, series or list of numbers as an array, and None for other data."""
     if isinstance(data, np.ndarray):
         return data
     if ops.is_tensor(data):
         try:
             return ops.convert_to_numpy(data)
-        except Exception:  # symbols in a traced function, each backend's with errors of its own
+        except Exception:  # Symbols of a traced function have other errors on each backend.
             return None
     if isinstance(data, list | tuple) or (hasattr(data, "__array__") and hasattr(data, "shape")):
         try:
             return np.asarray(data)
-        except ValueError:  # rows of different lengths
+        except ValueError:  # Rows have different lengths.
             return None
     return None
 
 
-def holds_arrays(structure):
-    """Whether a list is one of targets, rather than of the numbers of one target."""
+def holds_arrays(structure) -> bool:
+    """Returns whether a list is one of targets, rather than of the numbers of one target."""
     return all(
         x is None or isinstance(x, dict) or len(getattr(x, "shape", ())) > 0 for x in structure
     )
 
 
-def check_labels(labels, num_classes, exact=False):
+def check_labels(labels, num_classes: int, exact: bool = False) -> None:
     """Refuses labels that are no classes, in each form in which they can be read.
 
     Args:
@@ -169,12 +169,12 @@ def check_labels(labels, num_classes, exact=False):
         )
 
 
-def are_parts(y):
-    """Whether targets are meant as a dict with parts: one that has one of its keys."""
+def are_parts(y) -> bool:
+    """Returns whether targets are meant as a dict with parts: it has one of the two keys."""
     return isinstance(y, dict) and not {"labels", "parts"}.isdisjoint(y)
 
 
-def check_parts(y):
+def check_parts(y: dict) -> None:
     """Raises a `ValueError` for a dict that does not have labels and parts that fit each other."""
     shapes = {key: tuple(getattr(value, "shape", ())) for key, value in y.items()}
     if (
@@ -189,20 +189,10 @@ def check_parts(y):
         )
 
 
-def class_targets(y, num_classes):
-    """The k-hot classes of targets with parts; any other targets as they are.
+def class_targets(y, num_classes: int):
+    """Returns the k-hot classes of targets with parts, and any other targets as they are.
 
-    Args:
-        y: Dict of `"labels"`, integers `(batch, num_parts)`, and `"parts"`, images `(batch,
-            num_parts, height, width, channels)`; or targets of another form.
-        num_classes: Number of classes.
-
-    Returns:
-        Float32 tensor `(batch, num_classes)`. The row of an image with a number that is no class
-        is NaN.
-
-    Raises:
-        ValueError: for a dict with other keys, or labels of another shape than the parts'.
+    Classes are a float32 tensor `(batch, num_classes)`, NaN for a number that is no class.
     """
     if not isinstance(y, dict):
         return y
@@ -212,6 +202,7 @@ def class_targets(y, num_classes):
 
 
 def _at(structure, path):
+    """Returns the part of a structure at a path, or None where there is none."""
     for key in path:
         try:
             structure = structure[key]

@@ -79,7 +79,7 @@ def _loss(model, batch, tensors, training):
     """Returns the compiled loss of a batch, and the decoder's error with it."""
     x, y, sample_weight = batch
     reconstruction = 0.0
-    if model.decoder is not None:  # before `compute_loss`, which collects the layers' own losses
+    if model.decoder is not None:  # This comes first: `compute_loss` collects the layers' losses.
         reconstruction = reconstruction_loss(model, y, tensors, sample_weight, training)
     loss = model.compute_loss(x, y, tensors["outputs"], sample_weight, training=training)
     return loss + reconstruction

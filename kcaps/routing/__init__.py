@@ -59,12 +59,12 @@ def get(identifier):
     )
 
 
-def serialize(routing):
+def serialize(routing: Routing):
     """Returns the config of a routing as a dict that `deserialize` accepts."""
     return keras.saving.serialize_keras_object(routing)
 
 
-def deserialize(config):
+def deserialize(config: dict):
     """Returns a new routing from the config made by `serialize`.
 
     Raises:

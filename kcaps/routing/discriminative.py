@@ -13,7 +13,7 @@ REDUCTIONS = ("sum", "mean")
 
 
 def folded_sum(inputs, kernel, coefficients):
-    """Weighted sum `s_bj = Σ_i b_ij u_bi W_ij` as one product with the kernel `b_ij W_ij`.
+    """Returns weighted sums `s_bj = Σ_i b_ij u_bi W_ij` by one product with a kernel `b_ij W_ij`.
 
     Args:
         inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
@@ -36,8 +36,8 @@ def folded_sum(inputs, kernel, coefficients):
     return ops.reshape(sums, (-1, num_outputs, output_dim))
 
 
-def signed_labels(labels, num_classes, balanced):
-    """Weights `δ` of the objective: positive for present classes, -1 for absent ones.
+def signed_labels(labels, num_classes: int, balanced: bool):
+    """Returns the weights `δ` of the objective: positive for present classes, -1 for absent ones.
 
     Args:
         labels: Integers `(batch,)` or a k-hot matrix `(batch, num_classes)`.
@@ -87,12 +87,7 @@ class DiscriminativeRouting(Routing):
             of the update. Defaults to None.
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
-    Input shape:
-        Capsules `(batch, num_inputs, input_dim)` and kernel
-        `(num_inputs, input_dim, num_outputs, output_dim)`.
-
-    Output shape:
-        Poses `(batch, num_outputs, output_dim)`.
+    Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Raises:
         ValueError: for an unknown penalty or reduction, or a negative penalty weight.
@@ -110,10 +105,10 @@ class DiscriminativeRouting(Routing):
 
     def __init__(
         self,
-        penalty="l2",
-        penalty_weight=0.001,
-        balanced=False,
-        reduction="sum",
+        penalty: str = "l2",
+        penalty_weight: float = 0.001,
+        balanced: bool = False,
+        reduction: str = "sum",
         coefficients_initializer=None,
         **kwargs,
     ):
@@ -147,7 +142,7 @@ class DiscriminativeRouting(Routing):
         yield couplings, squash(folded_sum(inputs, kernel, self.coefficients))
 
     def objective(self, inputs, kernel, labels, sample_weight=None):
-        """Discriminative part `Σ_j Σ_b δ_jb ‖s_bj‖²` of the objective, to be ascended.
+        """Returns the part `Σ_j Σ_b δ_jb ‖s_bj‖²` of the objective, which is to be ascended.
 
         Args:
             inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
@@ -166,9 +161,9 @@ class DiscriminativeRouting(Routing):
         return ops.mean(terms) if self.reduction == "mean" else ops.sum(terms)
 
     def penalty_term(self):
-        """The penalty `λ ‖b‖₁` or `λ ‖b‖²`, summed over the output capsules; float32 scalar."""
+        """Returns the penalty `λ ‖b‖₁` or `λ ‖b‖²` of all output capsules, a float32 scalar."""
         coefficients = ops.cast(self.coefficients, "float32")
-        # |b| = b sign(b), with derivative 0 at 0, where JAX gives `ops.abs` the derivative 1
+        # |b| is b sign(b), with derivative 0 at 0, where JAX gives `ops.abs` the derivative 1.
         slope = ops.stop_gradient(ops.sign(coefficients))
         factor = slope if self.penalty == "l1" else coefficients
         return self.penalty_weight * ops.sum(coefficients * factor)

@@ -10,7 +10,7 @@ from kcaps.validation import boolean, non_negative, positive_int
 
 
 def routing_objective(sums):
-    """Objective `Ψ = -Σ_j ψ(‖s_j‖)` with `ψ(z) = z - arctan z`, which dynamic routing descends.
+    """Returns `Ψ = -Σ_j ψ(‖s_j‖)` with `ψ(z) = z - arctan z`, which dynamic routing descends.
 
     The derivative of ψ is the length that squash gives, so that the agreements are the negative
     gradient of Ψ in the couplings. Ψ is concave, and never rises from one iteration to the next.
@@ -64,12 +64,7 @@ class DynamicRouting(Routing):
             `num_iterations`. Defaults to None: all iterations count.
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
-    Input shape:
-        Capsules `(batch, num_inputs, input_dim)` and kernel
-        `(num_inputs, input_dim, num_outputs, output_dim)`.
-
-    Output shape:
-        Poses `(batch, num_outputs, output_dim)`.
+    Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Raises:
         ValueError: if `num_iterations` is not a positive integer or `tolerance` is negative.
@@ -86,7 +81,12 @@ class DynamicRouting(Routing):
     """
 
     def __init__(
-        self, num_iterations=3, stop_gradient=False, leaky=False, tolerance=None, **kwargs
+        self,
+        num_iterations: int = 3,
+        stop_gradient: bool = False,
+        leaky: bool = False,
+        tolerance: float | None = None,
+        **kwargs,
     ):
         num_iterations = positive_int("num_iterations", num_iterations)
         tolerance = None if tolerance is None else non_negative("tolerance", tolerance)
@@ -98,7 +98,7 @@ class DynamicRouting(Routing):
         self.leaky = leaky
         self.tolerance = tolerance
 
-    def iterate(self, inputs, kernel, components_first=False):
+    def iterate(self, inputs, kernel, components_first: bool = False):
         votes = Votes(inputs, kernel, components_first)
         constant = votes.detached() if self.stop_gradient else votes
         couplings, sums = votes.uniform(1.0 / (votes.num_outputs + self.leaky))

@@ -9,23 +9,14 @@ from kcaps.activations import safe_norm
 from kcaps.routing.routing import Routing
 from kcaps.validation import non_negative, positive_int
 
-_SMALLEST_MASS = 1e-7  # of the votes assigned to a capsule, which divides their mean
-_SMALLEST_SQUARED_LENGTH = 1e-12  # of a mean, where its direction fades to zero
+_SMALLEST_MASS = 1e-7  # It is added to the mass of votes by which their mean is divided.
+_SMALLEST_SQUARED_LENGTH = 1e-12  # Directions of shorter means fade to zero.
 
 
 def _maximization(votes, mass, activation_bias, cost_bias, inverse_temperature, variance_floor):
-    """Means, variances and activation logits of the output capsules.
+    """Returns means and variances `(b, j, d)` and activation logits `(b, j)` of output capsules.
 
-    Args:
-        votes: Float32 tensor `(b, i, j, d)`.
-        mass: How much of each input capsule belongs to each output capsule, `(b, i, j)`.
-        activation_bias: `(j,)`.
-        cost_bias: `(j,)`.
-        inverse_temperature: Float.
-        variance_floor: Float.
-
-    Returns:
-        Means `(b, j, d)`, variances `(b, j, d)` and logits `(b, j)`.
+    The mass `(b, i, j)` is the share of each input capsule that belongs to each output capsule.
     """
     total = ops.sum(mass, axis=1)  # (b, j)
     weights = ops.expand_dims(mass / ops.expand_dims(total + _SMALLEST_MASS, 1), -1)
@@ -38,7 +29,7 @@ def _maximization(votes, mass, activation_bias, cost_bias, inverse_temperature, 
 
 
 def _expectation(votes, means, variances, logits):
-    """Assignment probabilities `(b, i, j)`, which sum to one over `j`."""
+    """Returns the probabilities of assignments `(b, i, j)`, which sum to one over `j`."""
     squares = ops.square(votes - ops.expand_dims(means, 1)) / ops.expand_dims(variances, 1)
     log_normalizer = ops.sum(ops.log(2 * math.pi * variances), axis=-1)  # (b, j)
     log_density = -0.5 * (ops.sum(squares, axis=-1) + ops.expand_dims(log_normalizer, 1))
@@ -79,12 +70,7 @@ class EMRouting(Routing):
         variance_floor: Positive number, added to the variances. Defaults to 0.0005.
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
-    Input shape:
-        Capsules `(batch, num_inputs, input_dim)` and kernel
-        `(num_inputs, input_dim, num_outputs, output_dim)`.
-
-    Output shape:
-        Poses `(batch, num_outputs, output_dim)`.
+    Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -99,7 +85,13 @@ class EMRouting(Routing):
       variance floor as in the authors' code.
     """
 
-    def __init__(self, num_iterations=3, inverse_temperature=0.01, variance_floor=5e-4, **kwargs):
+    def __init__(
+        self,
+        num_iterations: int = 3,
+        inverse_temperature: float = 0.01,
+        variance_floor: float = 5e-4,
+        **kwargs,
+    ):
         num_iterations = positive_int("num_iterations", num_iterations)
         inverse_temperature = non_negative("inverse_temperature", inverse_temperature)
         variance_floor = non_negative("variance_floor", variance_floor)

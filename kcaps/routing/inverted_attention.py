@@ -7,7 +7,7 @@ from kcaps.routing.routing import Routing
 from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
 from kcaps.validation import positive_int
 
-# PyTorch's, as in the authors' code; Keras' own 0.001 would shrink short sums.
+# This is PyTorch's, as in the authors' code; Keras' own 0.001 would shrink short sums.
 _EPSILON = 1e-5
 
 
@@ -32,12 +32,7 @@ class InvertedAttentionRouting(Routing):
         num_iterations: Positive integer. Defaults to 2.
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
-    Input shape:
-        Capsules `(batch, num_inputs, input_dim)` and kernel
-        `(num_inputs, input_dim, num_outputs, output_dim)`.
-
-    Output shape:
-        Poses `(batch, num_outputs, output_dim)`.
+    Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Raises:
         ValueError: if `num_iterations` is not a positive integer, or the output capsules have one
@@ -52,7 +47,7 @@ class InvertedAttentionRouting(Routing):
     - [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), Procedures 1 and 2.
     """
 
-    def __init__(self, num_iterations=2, **kwargs):
+    def __init__(self, num_iterations: int = 2, **kwargs):
         num_iterations = positive_int("num_iterations", num_iterations)
         super().__init__(**kwargs)
         self.num_iterations = num_iterations
@@ -69,8 +64,8 @@ class InvertedAttentionRouting(Routing):
         self.offset = self.add_weight(shape=(dim,), initializer="zeros", name="offset")
         self.built = True
 
-    def update(self, votes, poses=None):
-        """One iteration.
+    def update(self, votes: Votes, poses=None):
+        """Takes one iteration.
 
         Args:
             votes: `kcaps.routing.Votes`.
@@ -89,7 +84,7 @@ class InvertedAttentionRouting(Routing):
             couplings, sums = votes.as_couplings(by_output), votes.weighted_sum(by_output)
         return couplings, self._normalize(batch_first(sums))
 
-    def iterate(self, inputs, kernel, components_first=False):
+    def iterate(self, inputs, kernel, components_first: bool = False):
         votes, poses = Votes(inputs, kernel, components_first), None
         for _ in range(self.num_iterations):
             couplings, poses = self.update(votes, poses)
@@ -98,7 +93,7 @@ class InvertedAttentionRouting(Routing):
     def _normalize(self, sums):
         x = ops.cast(sums, "float32")
         x = x - ops.mean(x, axis=-1, keepdims=True)
-        # not `ops.moments`: a difference of two means, as on torch, can be a negative variance
+        # `ops.moments` takes a difference of two means on torch, a variance that can be negative.
         x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + _EPSILON)
         x = x * ops.cast(self.scale, "float32") + ops.cast(self.offset, "float32")
         return ops.cast(x, sums.dtype)

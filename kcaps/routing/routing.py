@@ -58,7 +58,7 @@ class Routing(keras.layers.Layer):
         self.built = True
 
     def get_build_config(self):
-        return None  # on loading, the layer that uses the routing builds it
+        return None  # The layer that uses the routing builds it on loading.
 
     def iterate(self, inputs, kernel):
         """Generates `(coupling_coefficients, poses)` of each iteration; the last poses count.
@@ -73,7 +73,7 @@ class Routing(keras.layers.Layer):
             "gives the coupling coefficients of each iteration."
         )
 
-    def call(self, inputs, kernel, components_first=False):
+    def call(self, inputs, kernel, components_first: bool = False):
         options = _layout(self.iterate, components_first)
         *_, (_, poses) = self.iterate(inputs, kernel, **options)
         return poses
@@ -110,7 +110,7 @@ class Routing(keras.layers.Layer):
         return []
 
     def votes(self, inputs, kernel):
-        """Votes of each input capsule for each output capsule.
+        """Returns the votes of each input capsule for each output capsule.
 
         Args:
             inputs: Capsules of shape `(batch, num_inputs, input_dim)`.

@@ -24,12 +24,7 @@ class SelfAttentionRouting(Routing):
         bias_initializer: Initializer of the bias. Defaults to `"zeros"`.
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
-    Input shape:
-        Capsules `(batch, num_inputs, input_dim)` and kernel
-        `(num_inputs, input_dim, num_outputs, output_dim)`.
-
-    Output shape:
-        Poses `(batch, num_outputs, output_dim)`.
+    Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Example:
 
@@ -51,7 +46,7 @@ class SelfAttentionRouting(Routing):
         )
         self.built = True
 
-    def iterate(self, inputs, kernel, components_first=False):
+    def iterate(self, inputs, kernel, components_first: bool = False):
         votes = Votes(inputs, kernel, components_first)
         attention = votes.agreement(votes.sum()) / votes.output_dim**0.5  # (j, b, i)
         bias = ops.expand_dims(ops.transpose(ops.cast(self.bias, "float32")), 1)  # (j, 1, i)

@@ -19,12 +19,7 @@ class UniformRouting(Routing):
     Args:
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
-    Input shape:
-        Capsules `(batch, num_inputs, input_dim)` and kernel
-        `(num_inputs, input_dim, num_outputs, output_dim)`.
-
-    Output shape:
-        Poses `(batch, num_outputs, output_dim)`.
+    Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Example:
 
@@ -35,6 +30,6 @@ class UniformRouting(Routing):
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1 with r = 1.
     """
 
-    def iterate(self, inputs, kernel, components_first=False):
+    def iterate(self, inputs, kernel, components_first: bool = False):
         couplings, sums = Votes(inputs, kernel, components_first).uniform()
         yield couplings, squash(batch_first(sums))

@@ -1,11 +1,11 @@
-"""Sums over votes and agreements with them, computed without building the votes."""
+"""Computes sums over votes and agreements with them without building the votes."""
 
 import keras
 from keras import ops
 
 
-def softmax_over_outputs(logits, leaky=False):
-    """Softmax over the first axis, the output capsules.
+def softmax_over_outputs(logits, leaky: bool = False):
+    """Returns the softmax over the first axis, the output capsules.
 
     `ops.softmax` would transpose the logits on TensorFlow, at several times the cost.
 
@@ -16,7 +16,7 @@ def softmax_over_outputs(logits, leaky=False):
     Returns:
         Tensor of the same shape.
     """
-    smallest = 0.0 if leaky else -float("inf")  # with which an empty batch has a maximum too
+    smallest = 0.0 if leaky else -float("inf")  # An empty batch has a maximum too.
     largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True, initial=smallest))
     powers = ops.exp(logits - largest)
     total = ops.sum(powers, axis=0, keepdims=True)
@@ -60,7 +60,7 @@ class Votes:
         self.num_inputs, self.input_dim, self.num_outputs, self.output_dim = self.kernel.shape
         self._fan_in = self.num_inputs * self.input_dim
         self._components_first = components_first
-        self._axis = -2 if components_first else -1  # of the components
+        self._axis = -2 if components_first else -1  # This is the axis of the components.
         if components_first:
             self._arranged = ops.transpose(self.inputs, (0, 2, 1))  # (b, k, i)
             kernel = ops.transpose(self.kernel, (2, 3, 1, 0))  # (j, d, k, i)
@@ -71,11 +71,12 @@ class Votes:
             self._by_output = ops.transpose(by_input, (1, 2, 0))  # (j, d, i·k)
 
     def sum(self, share=1.0):
-        """Sums `share · Σ_i û_j|i` of shape `(num_outputs, batch, output_dim)`."""
+        """Returns sums `share · Σ_i û_j|i` of shape `(num_outputs, batch, output_dim)`."""
         flat = ops.reshape(self._arranged, (-1, self._fan_in))
         if self._components_first:
             kernel = ops.transpose(self._by_output, (0, 2, 1))
-            if keras.backend.standardize_dtype(kernel.dtype) != "float32":  # would lose digits
+            # Half precision would lose digits of a share of the kernel.
+            if keras.backend.standardize_dtype(kernel.dtype) != "float32":
                 return ops.matmul(flat, kernel) * share
             # With the kernel, the share is one constant in an exported graph.
             return ops.matmul(flat, kernel * share)
@@ -84,7 +85,7 @@ class Votes:
         return batch_first(sums) * share
 
     def uniform(self, share=None):
-        """Equal couplings and the sums that they give.
+        """Returns equal couplings and the sums that they give.
 
         Args:
             share: The coupling. Defaults to None: `1 / num_outputs`.
@@ -98,7 +99,7 @@ class Votes:
         return couplings, self.sum(share)
 
     def weighted_sum(self, couplings):
-        """Sums `Σ_i c_ij û_j|i`.
+        """Returns sums `Σ_i c_ij û_j|i`.
 
         Args:
             couplings: Tensor of shape `(num_outputs, batch, num_inputs)`, or with an axis more, as
@@ -111,12 +112,12 @@ class Votes:
         if len(couplings.shape) == 3:
             couplings = ops.expand_dims(couplings, self._axis)
         weighted = ops.reshape(couplings * self._arranged, (self.num_outputs, -1, self._fan_in))
-        # Products with one layout of the kernel, the long axis last: the kernel's gradient is
-        # several times slower the other way round.
+        # The kernel has its long axis last here too: the other way round, its gradient takes
+        # several times as long.
         return ops.matmul(weighted, ops.transpose(self._by_output, (0, 2, 1)))
 
-    def agreement(self, targets, keepdims=False):
-        """Inner products `⟨û_j|i, t_j⟩`, summed in float32.
+    def agreement(self, targets, keepdims: bool = False):
+        """Returns inner products `⟨û_j|i, t_j⟩`, summed in float32.
 
         Args:
             targets: Tensor of shape `(num_outputs, batch, output_dim)`.
@@ -131,17 +132,17 @@ class Votes:
         return ops.sum(products, axis=self._axis, keepdims=keepdims)
 
     def as_couplings(self, by_output):
-        """Couplings of the shapes above as `(b, i, j)`, in the order that routings report them."""
+        """Returns couplings of the shapes above in the order of routings, `(b, i, j)`."""
         by_output = ops.reshape(by_output, (self.num_outputs, -1, self.num_inputs))
         return ops.transpose(by_output, (1, 2, 0))
 
     def detached(self):
-        """The same votes as constants for the gradient."""
+        """Returns the same votes as constants for the gradient."""
         constants = ops.stop_gradient(self.inputs), ops.stop_gradient(self.kernel)
         return Votes(*constants, self._components_first)
 
     def dense(self):
-        """The votes themselves, of shape `(batch, num_inputs, num_outputs, output_dim)`."""
+        """Returns the votes, of shape `(batch, num_inputs, num_outputs, output_dim)`."""
         by_input = ops.transpose(self.inputs, (1, 0, 2))  # (i, b, k)
         kernels = ops.reshape(self.kernel, (self.num_inputs, self.input_dim, -1))  # (i, k, j·d)
         votes = ops.transpose(ops.matmul(by_input, kernels), (1, 0, 2))  # (b, i, j·d)
@@ -149,5 +150,5 @@ class Votes:
 
 
 def batch_first(poses):
-    """Poses `(j, b, d)` as `(b, j, d)`, or the other way round."""
+    """Returns poses `(j, b, d)` as `(b, j, d)`, or the other way round."""
     return ops.transpose(poses, (1, 0, 2))
