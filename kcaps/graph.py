@@ -103,11 +103,7 @@ def matched(x, model_input):
 
 
 def in_order(model_input) -> list[keras.KerasTensor]:
-    """Returns a model's input tensors in the order in which it was given them.
-
-    Args:
-        model_input: The model's `input`, whose dicts Keras would flatten in the order of keys.
-    """
+    """Returns the tensors of a model's `input` in its own order, not that of sorted keys."""
     if isinstance(model_input, dict):
         model_input = list(model_input.values())
     if isinstance(model_input, list | tuple):

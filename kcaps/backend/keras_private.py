@@ -13,32 +13,19 @@ def is_writing_legacy_format() -> bool:
 
 
 def origin(tensor: keras.KerasTensor) -> tuple:
-    """Returns the layer or operation that a tensor came of, and its call.
+    """Returns the layer or operation that a graph's tensor came of, and the node of its call.
 
-    Args:
-        tensor: Tensor of a functional model's graph.
-
-    Returns:
-        The operation, and the node that has the `input_tensors` and `outputs` of its call; None
-        and None for a tensor that came of no operation.
+    The node has `input_tensors` and `outputs`. Both are None for a tensor of no operation.
     """
     operation, index, _ = tensor._keras_history
     return (None, None) if operation is None else (operation, operation._inbound_nodes[index])
 
 
 def mark_as_called(model: keras.Model) -> None:
-    """Marks a model as one that was called, without which Keras exports no ONNX file of it.
-
-    Args:
-        model: The model, of which only the inner networks were called.
-    """
+    """Marks a model as one that was called, without which Keras exports no ONNX file of it."""
     model._called = True
 
 
 def is_validation_of_fit(options: dict) -> bool:
-    """Returns whether `evaluate` was called by Keras' own `fit`, whose data have been checked.
-
-    Args:
-        options: Keyword arguments of `evaluate`.
-    """
+    """Returns whether keyword arguments of `evaluate` are those of Keras' own `fit`."""
     return bool(options.get("_use_cached_eval_dataset"))

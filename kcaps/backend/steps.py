@@ -46,11 +46,8 @@ def _groups(model, training):
 def state_beside_metrics(variables: list) -> list:
     """Returns variables that a model adds to its `metrics_variables`, which JAX alone needs.
 
-    What a step changes and is neither a weight, nor the optimizer's, nor a metric's, has no other
-    place in the state that Keras passes around there.
-
-    Args:
-        variables: The variables.
+    Variables of another kind that a step changes, neither weights nor the optimizer's, have no
+    other place in the state that Keras passes around there.
     """
     return list(variables) if keras.backend.backend() == "jax" else []
 
