@@ -84,56 +84,6 @@ def _no_messages():
         os.close(nowhere)
 
 
-@contextlib.contextmanager
-def quiet_tensorflow(is_program=False, start=True):
-    """Context in which TensorFlow is imported without its start-up messages.
-
-    They come from C++ before any log level applies, and would bury the one line that these
-    programs print on bad input.
-
-    Args:
-        is_program: Whether the importing module runs as a program that needs TensorFlow, whatever
-            backend the environment asks for. A checkpoint does not depend on the backend.
-        start: Whether to start TensorFlow's runtime, after which its devices are settled.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if is_program:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-        import tensorflow as tf
-
-        if os.environ["KERAS_BACKEND"] != "tensorflow":
-            # TensorFlow then makes batches only; by default it would take all of a GPU's memory.
-            tf.config.set_visible_devices([], "GPU")
-        if start:
-            tf.config.list_logical_devices()  # starts the runtime, which has messages of its own
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-
-
-@contextlib.contextmanager
-def required(is_program=True):
-    """Context of imports: where one cannot be had, the program ends with one line and code 2.
-
-    Args:
-        is_program: Whether the importing module runs as a program. Where another module imports it,
-            the error of the import goes on to that one.
-    """
-    try:
-        yield
-    except (ImportError, ValueError) as error:
-        if not is_program or (message := _missing(error)) is None:
-            raise
-        fail(message)
-
-
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on stderr and exit code 2.
 
@@ -144,11 +94,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
         self._rules = []
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # advice on tracing, not on input
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace", line_buffering=True)
-        if sys.excepthook is sys.__excepthook__:
-            sys.excepthook = explain
 
     def refuse(self, options: list, is_unused: Callable | None, reason: str) -> None:
         """Refuses options on command lines that would not use them.

@@ -32,7 +32,7 @@ def option(
             `"images"` or of the `"folder"`.
         may_change: Whether a run that goes on may have another value than it began with.
         positional: Whether it is given by its place, without its name.
-        **arguments: Further arguments of `ArgumentParser.add_argument`.
+        **arguments: Further arguments of `Parser.add_argument`.
     """
     if default is False:
         arguments["action"] = "store_true"
