@@ -1,87 +1,26 @@
-"""What a cell of the loss study trains: networks that differ in their losses only."""
+"""Cells of the study of losses: trainings of networks that differ in their losses only."""
 
 import dataclasses
 import functools
 import itertools
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from harness import study, tables
 from kcaps.losses import CLASSIFICATION_LOSSES
 from losses import toys
+from losses.convnet import Convnet
+from losses.settings import PRESETS, LossSettings
 from losses.stacks import Stack
 from pictures_of import data
 
-IMAGES = ("mnist", "cifar10")
-TOY_UNITS, TOY_BATCH, IMAGE_BATCH = 200, 50, 100
 DROPOUT = 0.5  # of MNIST's networks
-# Learning rate times iterations, whatever the preset: 0.00003 × 60,000 and 0.00003 × 100,000.
-TOY_TRAVEL, IMAGE_TRAVEL = 1.8, 3.0
-CONVNET_DEPTH = 4  # CIFAR-10's network is of one shape: three convolutions and a hidden layer
-GATHERED = 100  # of its batches that are copied at once
 MEASUREMENTS = 20  # of each network
 MEASURED = 2_000  # images, before the last measurement
 INPUT_NOISE = (0.02, 0.05, 0.1, 0.2, 0.4)  # variances, for pixels in [0, 1]
 GRID = 120  # decisions along a side
-PRESETS = {
-    "paper": {
-        "toy": 60_000,
-        "linear": 100_000,
-        "images": 100_000,
-        "units": 512,
-        "depths": (0, 1, 2, 3, 4, 5),
-        "label_noise": (0.1, 0.25, 0.5, 0.75),
-        "noisy": {"size": None, "travel": IMAGE_TRAVEL},  # size None: all training images
-        "convnet": {"iterations": 100_000, "filters": 64, "travel": IMAGE_TRAVEL},
-    },
-    "quick": {
-        "toy": 3_000,
-        "linear": 20_000,
-        "images": 2_000,
-        "units": 256,
-        "depths": (0, 1, 3, 5),
-        "label_noise": (0.5,),
-        # As many passes as in the paper: log loss learns the changed labels by heart. And a
-        # rate with which deep networks train well.
-        "noisy": {"size": 1_200, "travel": 0.6},
-        "convnet": {"iterations": 1_000, "filters": 32, "travel": 1.0},
-    },
-}
-
-
-class Convnet:
-    """The paper's network for CIFAR-10, with one loss, behind `Stack`'s interface."""
-
-    def __init__(self, loss, shape, num_classes, filters, learning_rate):
-        self.loss, self.shape, self.num_classes = loss, shape, num_classes
-        self.filters, self.learning_rate = filters, learning_rate
-
-    def restart(self, seed):
-        keras.utils.set_random_seed(seed)
-        layers = []
-        for pool in (keras.layers.MaxPooling2D, *[keras.layers.AveragePooling2D] * 2):
-            layers.append(keras.layers.Conv2D(self.filters, 5, padding="same", activation="relu"))
-            layers.append(keras.layers.BatchNormalization())
-            layers.append(pool(3, strides=2, padding="same"))
-        layers += [keras.layers.Flatten(), keras.layers.Dense(128, activation="relu")]
-        layers.append(keras.layers.Dense(self.num_classes))  # the losses have the softmax
-        self.model = keras.Sequential([keras.Input(self.shape), *layers])
-        optimizer = keras.optimizers.Adam(self.learning_rate)
-        # XLA's gradients of convolutions are slow on CPUs.
-        self.model.compile(optimizer, CLASSIFICATION_LOSSES[self.loss](), jit_compile=False)
-
-    def train(self, inputs, labels, batches):
-        for start in range(0, len(batches), GATHERED):
-            part = batches[start : start + GATHERED]
-            x, y = (array[part.ravel()] for array in (inputs, labels))
-            self.model.fit(x, y, batch_size=part.shape[1], shuffle=False, verbose=0)
-
-    def predict(self, inputs):
-        return self.model.predict(inputs, batch_size=500, verbose=0).argmax(-1)[None]
-
-    def accuracies(self, inputs, labels):
-        return np.mean(self.predict(inputs) == labels, axis=1)
+_TYPES = {"data": str, "loss": str, "depth": int, "iteration": int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +32,39 @@ class Examples:
     test: tuple
 
 
-def load(name, args):
-    """The examples of a data set, as `Examples`."""
-    return _load(name, args.seed, args.data_dir, args.limit, args.synthetic)
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training of a cell; its travel is the learning rate times the iterations."""
+
+    examples: Examples
+    num_classes: int
+    hidden: list[int]
+    iterations: int
+    travel: float
+    batch_size: int = 100
+
+
+def complete(settings: LossSettings) -> tuple[list[dict], list[dict]]:
+    """Returns rows of curves, and of input noise, of all cells; runs those that are missing."""
+    cells, paths = settings.cells(), _paths(settings)
+
+    def tell(number, cell, seconds):
+        title, share = load(cell["data"], settings).title, cell["label_noise"]
+        about = cell.get("loss", f"depth {cell['depth']}")
+        about += f", {100 * share:g} % of labels changed" * bool(share)
+        print(f"{number} of {len(cells)}: {title}, {about}: {seconds:.0f} s", flush=True)
+
+    curves = study.complete(paths[0], cells, functools.partial(run, settings), _TYPES, finish=tell)
+    return curves, tables.read_cells(paths[1], _TYPES)
+
+
+def _paths(settings):
+    return [settings.output / name for name in ("curves.csv", "input_noise.csv")]
+
+
+def load(name: str, settings: LossSettings) -> Examples:
+    """Returns the examples of a data set; those of each are kept."""
+    return _load(name, settings.seed, settings.data_dir, settings.limit, settings.synthetic)
 
 
 @functools.cache
@@ -112,29 +81,79 @@ def _load(name, seed, data_dir, limit, synthetic):
     return Examples(images.title, *splits)
 
 
-def iterations_of(name, depth, args):
-    """How many chunks of how many iterations, with a measurement after each."""
-    preset = PRESETS[args.preset]
-    kind = "toy" if name in toys.TOYS else "images" if depth else "linear"
-    by_preset = preset["convnet"]["iterations"] if name == "cifar10" else preset[kind]
-    asked = args.iterations or by_preset
-    chunk = max(1, asked // MEASUREMENTS)
-    return asked // chunk, chunk
+def _training(settings, name, depth, label_noise):
+    """Returns the training of a cell, by its preset."""
+    preset, examples = PRESETS[settings.preset], load(name, settings)
+    if name in toys.TOYS:
+        hidden = [toys.UNITS] * depth
+        steps = preset.toy_iterations, preset.toy_travel, toys.BATCH_SIZE
+        return Training(examples, toys.NUM_CLASSES, hidden, *steps)
+    if name == "cifar10":
+        steps = preset.convnet_iterations, preset.convnet_travel
+        return Training(examples, 10, [preset.convnet_filters], *steps)
+    if not depth:
+        return Training(examples, 10, [], preset.linear_iterations, preset.image_travel)
+    hidden, travel = [settings.units or preset.units] * depth, preset.image_travel
+    if label_noise:  # a linear network learns little by heart
+        travel = preset.noisy_travel
+        kept = tuple(part[: preset.noisy_size] for part in examples.train)
+        examples = dataclasses.replace(examples, train=kept)
+    return Training(examples, 10, hidden, preset.image_iterations, travel)
 
 
 @functools.lru_cache(maxsize=1)
-def network(kind, losses, widths, rate):
-    """Of one shape, for all its cells: what is compiled serves them all."""
-    if kind == "cifar10":
+def network(
+    name: str, losses: tuple[str, ...], widths: tuple[int, ...], rate: float
+) -> Stack | Convnet:
+    """Returns networks of one shape for all cells that have it: they are compiled once."""
+    if name == "cifar10":
         *shape, filters, num_classes = widths
         return Convnet(*losses, tuple(shape), num_classes, filters, rate)
     functions = [CLASSIFICATION_LOSSES[loss].function for loss in losses]
-    is_small = kind == "toy" or len(widths) == 2
-    return Stack(functions, widths, rate, DROPOUT if kind == "mnist" else 0.0, is_small)
+    is_small = name != "mnist" or len(widths) == 2
+    return Stack(functions, widths, rate, DROPOUT if name == "mnist" else 0.0, is_small)
 
 
-def noisy(labels, share, num_classes, seed):
-    """Labels of which that share is changed, each to another class."""
+def run(
+    settings: LossSettings, data: str, depth: int, label_noise: float, loss: str | None = None
+) -> list[dict]:
+    """Trains the networks of a cell, by default of all losses, and returns rows of their curves.
+
+    Writes their accuracies on noisy inputs, or their decisions, into the folder of the study.
+    """
+    losses = settings.compared if loss is None else (loss,)
+    training = _training(settings, data, depth, label_noise)
+    x, y = training.examples.train
+    iterations = settings.iterations or training.iterations
+    chunk = max(1, iterations // MEASUREMENTS)
+    measurements = iterations // chunk
+    rate = settings.learning_rate or training.travel / (measurements * chunk)
+    # Toys of one depth have one stack, as their networks are of one shape.
+    kind = "toy" if data in toys.TOYS else data
+    widths = (*x.shape[1:], *training.hidden, training.num_classes)
+    net = network(kind, losses, widths, rate)
+    net.restart(settings.seed + depth)
+    labels = _noisy(y, label_noise, training.num_classes, settings.seed)
+    # All cells of a data set see the same batches.
+    rng = np.random.default_rng([settings.seed, 2])
+    stream = _batches(len(x), training.batch_size, rng)
+    chunks = [np.stack(list(itertools.islice(stream, chunk))) for _ in range(measurements)]
+    common = {"data": data, "depth": depth, "label_noise": label_noise}
+    rows = []
+    for iteration, *accuracies in _train_and_measure(net, training.examples, labels, chunks):
+        for name, train, test in zip(losses, *accuracies, strict=True):
+            row = {**common, "loss": name, "iteration": iteration}
+            row["train_accuracy"] = round(float(train), 6)
+            rows.append(row | {"test_accuracy": round(float(test), 6)})
+    if data == "mnist" and not label_noise:
+        _write_input_noise(settings, net, common, losses)
+    if kind == "toy":
+        np.save(settings.output / f"decisions_{data}_{depth}.npy", _decisions(net))
+    return rows
+
+
+def _noisy(labels, share, num_classes, seed):
+    """Returns labels of which that share is changed, each to another class."""
     rng = np.random.default_rng([seed, 1])
     changed = rng.permutation(len(labels))[: round(share * len(labels))]
     labels = labels.copy()
@@ -142,67 +161,15 @@ def noisy(labels, share, num_classes, seed):
     return labels
 
 
-def batches_of(size, batch, rng):
-    """Endless indices `(batch,)`: each pass has each example once, but for the last few."""
+def _batches(size, batch, rng):
+    """Yields indices `(batch,)` without end: each pass has each example once, but the last few."""
     batch = min(batch, size)
     while True:
         order = rng.permutation(size)
         yield from order[: size - size % batch].reshape(-1, batch)
 
 
-def run(cell, args):
-    """Trains the networks of a cell: rows of their curves, and of their input noise."""
-    name, depth, share, losses = cell
-    is_toy = name in toys.TOYS
-    examples = load(name, args)
-    preset = PRESETS[args.preset]
-    travel = TOY_TRAVEL if is_toy else IMAGE_TRAVEL
-    if name == "cifar10":
-        travel = preset["convnet"]["travel"]
-    elif share and depth:  # a linear network learns little by heart
-        noise_preset = preset["noisy"]
-        travel = noise_preset["travel"]
-        kept = tuple(part[: noise_preset["size"]] for part in examples.train)
-        examples = dataclasses.replace(examples, train=kept)
-    x, y = examples.train
-    num_classes = toys.NUM_CLASSES if is_toy else 10
-    units = TOY_UNITS if is_toy else args.units or preset["units"]
-    hidden = [preset["convnet"]["filters"]] if name == "cifar10" else [units] * depth
-    measurements, chunk = iterations_of(name, depth, args)
-    rate = args.learning_rate or travel / (measurements * chunk)
-    widths = (*x.shape[1:], *hidden, num_classes)
-    net = network("toy" if is_toy else name, losses, widths, rate)
-    net.restart(args.seed + depth)
-    labels = noisy(y, share, num_classes, args.seed)
-    # All cells of a data set see the same batches.
-    batch = TOY_BATCH if is_toy else IMAGE_BATCH
-    stream = batches_of(len(x), batch, np.random.default_rng([args.seed, 2]))
-    chunks = [np.stack(list(itertools.islice(stream, chunk))) for _ in range(measurements)]
-    common = {"data": name, "depth": depth, "label_noise": share}
-    curves, noise = [], []
-    for iteration, train, test in train_and_measure(net, examples, labels, chunks):
-        curves += [
-            {
-                **common,
-                "loss": loss,
-                "iteration": iteration,
-                "train_accuracy": round(float(train[i]), 6),
-                "test_accuracy": round(float(test[i]), 6),
-            }
-            for i, loss in enumerate(losses)
-        ]
-    if name == "mnist" and not share:
-        for variance, found in under_input_noise(net, x[:MEASURED], y[:MEASURED], args.seed):
-            noise += [
-                {**common, "loss": loss, "variance": variance, "train_accuracy": float(accuracy)}
-                for loss, accuracy in zip(losses, found, strict=True)
-            ]
-    if is_toy:
-        np.save(args.output / f"decisions_{name}_{depth}.npy", decisions(net))
-    return curves, noise
-
-
-def train_and_measure(net, examples, labels, chunks):
+def _train_and_measure(net, examples, labels, chunks):
     """Yields iterations and each network's accuracies: on labels as trained, and on the test's.
 
     Before the first chunk of batches and after each one; on all examples after the last.
@@ -221,16 +188,23 @@ def train_and_measure(net, examples, labels, chunks):
         yield iteration, *measure(None if batches is chunks[-1] else MEASURED)
 
 
-def under_input_noise(net, x, y, seed):
-    """Yields variances of normal noise and each network's accuracies."""
-    rng = np.random.default_rng([seed, 3])
+def _write_input_noise(settings, net, common, losses):
+    """Writes training accuracies under normal noise, in place of older ones of the cell."""
+    x, y = (part[:MEASURED] for part in load(common["data"], settings).train)
+    rng, path = np.random.default_rng([settings.seed, 3]), _paths(settings)[1]
+    old = tables.read_cells(path, _TYPES)
+    rows = [row for row in old if not common.items() <= row.items()]
     for variance in (0.0, *INPUT_NOISE):
         noise = rng.normal(scale=variance**0.5, size=x.shape)
-        yield variance, net.accuracies((x + noise).astype("float32"), y)
+        accuracies = net.accuracies((x + noise).astype("float32"), y)
+        for loss, accuracy in zip(losses, accuracies, strict=True):
+            row = {**common, "loss": loss, "variance": variance}
+            rows.append(row | {"train_accuracy": float(accuracy)})
+    tables.write_csv(path, rows)
 
 
-def decisions(net):
-    """The class that each network gives to each point of a grid: `(n, GRID, GRID)`."""
+def _decisions(net):
+    """Returns the class of each point of a grid for each network, `(n, GRID, GRID)`."""
     steps = np.linspace(-1, 1, GRID, dtype="float32")
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     return net.predict(grid).reshape(-1, GRID, GRID).astype("uint8")

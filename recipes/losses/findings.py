@@ -1,310 +1,59 @@
-"""What a study of losses found: its table, and each claim of the paper beside its numbers."""
+"""Findings of a study of losses: each claim of the paper beside its numbers."""
 
+import dataclasses
 import functools
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 
 HINGES = ("hinge", "squared_hinge", "cubed_hinge")
 EXPECTATIONS = ("expectation", "regularised_expectation")
 STRUGGLING = ("l1", "chebyshev", "tanimoto", "expectation")
-ROBUST = (
-    ("the expectation loss is", ("expectation",)),
-    ("the regularised expectation loss is", ("regularised_expectation",)),
-    ("the Tanimoto loss is", ("tanimoto",)),
-    ("margin losses are", HINGES),
-)
-SETTLED = 0.1  # share of the iterations after which the speed of learning is taken
+FASTEST = ("squared_hinge", "cubed_hinge", "l2")
+ROBUST = {
+    "the expectation loss is": ("expectation",),
+    "the regularised expectation loss is": ("regularised_expectation",),
+    "the Tanimoto loss is": ("tanimoto",),
+    "margin losses are": HINGES,
+}
 PRINTED_LINEAR = 0.93
 LINEAR_TOLERANCE = 0.005  # the paper prints whole percents
 UNTRAINED = 0.3  # accuracy below which ten classes are not learned
-AS_GOOD = 0.002  # what "equally well" may be worse by
+AS_GOOD = 0.002  # how much worse "equally well" may be
 OVERLAP = 0.02
-CONVNET = ("cifar10", 4)  # data and depth
-LINEAR = (0,)
 HIDDEN = {"1 hidden layer": (1,), "2 or 3 hidden layers": (2, 3), "4 or 5 hidden layers": (4, 5)}
 
-
-def table(curves):
-    """A row for each network: last accuracies, and the mean ones after a tenth of the training."""
-    networks = {}
-    for row in curves:
-        key = tuple(row[name] for name in ("data", "depth", "label_noise", "loss"))
-        networks.setdefault(key, []).append(row)
-    rows = []
-    for (data, depth, label_noise, loss), own in networks.items():
-        start = SETTLED * own[-1]["iteration"]
-        settled = [row for row in own if row["iteration"] >= start]
-        row = {"data": data, "depth": depth, "label_noise": label_noise, "loss": loss}
-        for split in ("train", "test"):
-            name = f"{split}_accuracy"
-            row[name] = own[-1][name]
-            row[f"{split}_speed"] = round(statistics.fmean(row[name] for row in settled), 6)
-        rows.append(row)
-    return rows
+# By its text, how a claim is judged: a function of all networks that returns whether the claim
+# holds, and its numbers in words. It raises an error where numbers are missing.
+CLAIMS: dict[str, Callable] = {}
 
 
-class Results:
-    """Numbers of a study by loss; a claim whose numbers are missing raises KeyError."""
+@dataclasses.dataclass(frozen=True, order=True)
+class Networks:
+    """Networks that differ in their losses, with columns of numbers by loss."""
 
-    def __init__(self, table, curves, noise):
-        self.table, self.curves, self.noise = table, curves, noise
+    data: str
+    depth: int
+    label_noise: float
+    columns: dict = dataclasses.field(default_factory=dict, compare=False)
 
-    def by_loss(self, column, data, depth, label_noise=0.0):
-        found = {
-            row["loss"]: row[column]
-            for row in self.table
-            if (row["data"], row["depth"], row["label_noise"]) == (data, depth, label_noise)
-        }
-        if not found:
-            raise KeyError(data)
-        return found
-
-    def depths(self, at_least):
-        """Depths of MNIST's networks from `at_least` hidden layers on."""
-        found = {row["depth"] for row in self.table if row["data"] == "mnist"}
-        if not (deep := sorted(depth for depth in found if depth >= at_least)):
-            raise KeyError(at_least)
-        return deep
-
-    def label_noises(self, depths):
-        """(depth, level) of MNIST's networks of these depths that learned changed labels."""
-        found = {
-            (row["depth"], row["label_noise"])
-            for row in self.table
-            if row["data"] == "mnist" and row["depth"] in depths and row["label_noise"]
-        }
-        if not found:
-            raise KeyError("label noise")
-        return sorted(found)
+    def __getitem__(self, column: str) -> dict:
+        return self.columns[column]
 
 
-def percent(value):
-    return f"{100 * value:.2f} %"
+def findings(table: list[dict], curves: list[dict], noise: list[dict]) -> list[dict]:
+    """Returns each claim with its verdict and its numbers.
 
-
-def listed(values, names):
-    return ", ".join(f"{name} {percent(values[name])}" for name in names)
-
-
-def fits(results, data):
-    values = results.by_loss("train_accuracy", data, 5)
-    worst = max(STRUGGLING, key=values.__getitem__)
-    others = [loss for loss in values if loss not in STRUGGLING]
-    best = min(others, key=values.__getitem__)
-    numbers = f"{listed(values, STRUGGLING)}; the others from {listed(values, [best])} on"
-    return values[worst] < values[best], numbers
-
-
-def linear_strongest(results):
-    numbers, holds = [], True
-    for split in ("train", "test"):
-        values = results.by_loss(f"{split}_accuracy", "mnist", 0)
-        best = max(values, key=values.__getitem__)
-        holds &= best == "regularised_expectation"
-        numbers.append(f"{split}: best {listed(values, dict.fromkeys((best, EXPECTATIONS[1])))}")
-    return holds, "; ".join(numbers)
-
-
-def linear_accuracy(results):
-    values = results.by_loss("test_accuracy", "mnist", 0)
-    names = ("regularised_expectation", "cauchy_schwarz")
-    near = all(abs(values[name] - PRINTED_LINEAR) <= LINEAR_TOLERANCE for name in names)
-    return near, f"{listed(values, (*names, 'log'))} on the test images"
-
-
-def fastest(results):
-    numbers, holds = [], True
-    for depth in results.depths(at_least=2):
-        values = results.by_loss("train_speed", "mnist", depth)
-        first = sorted(values, key=values.__getitem__, reverse=True)[:3]
-        holds &= set(first) == {"squared_hinge", "cubed_hinge", "l2"}
-        numbers.append(f"depth {depth}: fastest {listed(values, first)}")
-    return holds, "; ".join(numbers)
-
-
-def slowest(results):
-    numbers, holds = [], True
-    for depth in results.depths(at_least=1):
-        values = results.by_loss("train_speed", "mnist", depth)
-        holds &= max(values[name] for name in EXPECTATIONS) < values["log"]
-        numbers.append(f"depth {depth}: {listed(values, (*EXPECTATIONS, 'log'))}")
-    return holds, "; ".join(numbers)
-
-
-def l1_fails(results):
-    values = {
-        depth: results.by_loss("test_accuracy", "mnist", depth)["l1"]
-        for depth in results.depths(at_least=2)
-    }
-    numbers = (f"depth {depth}: {percent(value)}" for depth, value in values.items())
-    return max(values.values()) < UNTRAINED, "; ".join(numbers)
-
-
-def margins_generalise(results):
-    numbers, holds = [], True
-    for depth in results.depths(at_least=1):
-        values = results.by_loss("test_accuracy", "mnist", depth)
-        best = max(values, key=values.__getitem__)
-        margin = max(HINGES, key=values.__getitem__)
-        holds &= best == margin
-        names = dict.fromkeys((best, margin, "log"))
-        numbers.append(f"depth {depth}: best {listed(values, names)}")
-    return holds, "; ".join(numbers)
-
-
-def cauchy_schwarz_beats_log(results, data):
-    numbers, holds = [], True
-    for depth in results.depths(at_least=0) if data == "mnist" else CONVNET[1:]:
-        differences = []
-        for column in ("test_accuracy", "test_speed"):
-            values = results.by_loss(column, data, depth)
-            differences.append(values["cauchy_schwarz"] - values["log"])
-        holds &= min(differences) >= -AS_GOOD
-        last, speed = (f"{100 * difference:+.2f}" for difference in differences)
-        numbers.append(f"depth {depth}: {last} points in the end, {speed} in speed")
-    return holds, "; ".join(numbers)
-
-
-def convnet_margins(results):
-    speed, last = (results.by_loss(f"test_{name}", *CONVNET) for name in ("speed", "accuracy"))
-    names = ("squared_hinge", "cubed_hinge", "l2")
-    holds = all(min(values[name] for name in names) > values["log"] for values in (speed, last))
-    shown = (*names, "log")
-    return holds, f"speed: {listed(speed, shown)}; in the end: {listed(last, shown)}"
-
-
-def convnet_expectations(results):
-    values = results.by_loss("train_speed", *CONVNET)
-    plain, regularised = (values[name] - values["log"] for name in EXPECTATIONS)
-    holds = plain < -OVERLAP and abs(regularised) <= OVERLAP
-    return holds, listed(values, (*EXPECTATIONS, "log"))
-
-
-def input_noise(results):
-    numbers, holds = [], True
-    for depth in results.depths(at_least=1):
-        values = {}
-        for row in results.noise:
-            if row["data"] == "mnist" and row["depth"] == depth and row["variance"]:
-                values.setdefault(row["loss"], []).append(row["train_accuracy"])
-        values = {loss: statistics.fmean(own) for loss, own in values.items()}
-        holds &= min(values[name] for name in EXPECTATIONS) > values["log"]
-        numbers.append(f"depth {depth}: {listed(values, (*EXPECTATIONS, 'log'))}")
-    return holds, f"mean over the levels of noise: {'; '.join(numbers)}"
-
-
-def label_noise(results, names, depths):
-    numbers, holds = [], True
-    for depth, level in results.label_noises(depths):
-        values = results.by_loss("test_accuracy", "mnist", depth, level)
-        best = max(values, key=values.__getitem__)
-        holds &= min(values[name] for name in names) > values["log"]
-        shown = listed(values, dict.fromkeys((*names, "log", best)))
-        # At least: what it has right of the other labels is at most all of them.
-        trained = results.by_loss("train_accuracy", "mnist", depth, level)["log"]
-        by_heart = max(0, trained - (1 - level)) / level
-        numbers.append(
-            f"depth {depth}, {100 * level:g} %: {shown} (best: {best}; changed labels that log "
-            f"loss learned by heart: at least {100 * by_heart:.0f} %)"
-        )
-    return holds, "; ".join(numbers)
-
-
-def linear_margins_under_label_noise(results):
-    numbers, holds = [], True
-    for depth, level in results.label_noises(LINEAR):
-        values = results.by_loss("test_accuracy", "mnist", depth, level)
-        holds &= max(values[name] for name in HINGES) < values["log"]
-        numbers.append(f"{100 * level:g} %: {listed(values, (*HINGES, 'log'))}")
-    return holds, "; ".join(numbers)
-
-
-def overlap(results):
-    keys = [(0.0, depth) for depth in results.depths(at_least=0)]
-    keys += [(level, depth) for depth, level in results.label_noises(range(6))]
-    largest = 0.0
-    for level, depth in keys:
-        curves = {"expectation": [], "chebyshev": []}
-        for row in results.curves:
-            key = (row["data"], row["label_noise"], row["depth"])
-            if key == ("mnist", level, depth) and row["loss"] in curves:
-                curves[row["loss"]].append(row["test_accuracy"])
-        differences = np.subtract(*curves.values())
-        if not len(differences):
-            raise KeyError("expectation")
-        largest = max(largest, float(np.abs(differences).mean()))
-    return (
-        largest <= OVERLAP,
-        f"mean distance of the test curves at most {100 * largest:.2f} points",
-    )
-
-
-CLAIMS = (
-    (
-        "Checkerboard, 5 hidden layers: L1, Chebyshev, Tanimoto and expectation losses fit the "
-        "training points worse than all others",
-        lambda results: fits(results, "checkerboard"),
-    ),
-    ("Spiral, 5 hidden layers: the same", lambda results: fits(results, "spiral")),
-    ("Random labels, 5 hidden layers: the same", lambda results: fits(results, "random")),
-    (
-        "Linear MNIST: the regularised expectation loss is the strongest, in training and test",
-        linear_strongest,
-    ),
-    (
-        "Linear MNIST: regularised expectation and Cauchy-Schwarz reach 93 % test accuracy",
-        linear_accuracy,
-    ),
-    ("MNIST, 2 or more hidden layers: hinge², hinge³ and L2 are the fastest", fastest),
-    ("MNIST with hidden layers: both expectation losses learn slower than log loss", slowest),
-    ("MNIST, 2 or more hidden layers: L1 does not learn (below 30 %; printed: 20 %)", l1_fails),
-    ("MNIST with hidden layers: a margin loss generalises best", margins_generalise),
-    (
-        "MNIST: Cauchy-Schwarz is as good as log loss or better, in the end and in speed",
-        lambda results: cauchy_schwarz_beats_log(results, "mnist"),
-    ),
-    (
-        "CIFAR-10: the same",
-        lambda results: cauchy_schwarz_beats_log(results, CONVNET[0]),
-    ),
-    (
-        "CIFAR-10: hinge², hinge³ and L2 learn faster than log loss, and end better",
-        convnet_margins,
-    ),
-    (
-        "CIFAR-10: the expectation loss learns far slower than log loss in training, the "
-        "regularised one at its level",
-        convnet_expectations,
-    ),
-    (
-        "MNIST with hidden layers: expectation losses are more robust against input noise than "
-        "log loss",
-        input_noise,
-    ),
-    *(
-        (
-            f"MNIST, {hidden}: {title} more robust against label noise than log loss",
-            functools.partial(label_noise, names=names, depths=depths),
-        )
-        for hidden, depths in HIDDEN.items()
-        for title, names in ROBUST
-    ),
-    (
-        "Linear MNIST: log loss is more robust against label noise than margin losses",
-        linear_margins_under_label_noise,
-    ),
-    ("MNIST: the curves of expectation and Chebyshev losses overlap", overlap),
-)
-
-
-def findings(table, curves, noise):
-    """Each claim with its verdict and its numbers."""
-    results = Results(table, curves, noise)
-    rows = []
-    for claim, check in CLAIMS:
+    Args:
+        table: Rows of `summary.table`.
+        curves: Rows of accuracies by iteration.
+        noise: Rows of accuracies under input noise.
+    """
+    networks, rows = _networks(table, curves, noise), []
+    for claim, judge in CLAIMS.items():
         try:
-            holds, numbers = check(results)
+            holds, numbers = judge(networks)
             verdict = "reproduced" if holds else "not reproduced"
         except (KeyError, ValueError):  # of data, depths or losses that were left out
             verdict, numbers = "not measured", ""
@@ -312,29 +61,222 @@ def findings(table, curves, noise):
     return rows
 
 
-def write_markdown(output, table, findings, titles):
-    """findings.md, and table.md with a row for each loss."""
-    lines = ["| claim | | numbers |", "| --- | --- | --- |"]
-    lines += [f"| {row['claim']} | {row['verdict']} | {row['numbers']} |" for row in findings]
-    (output / "findings.md").write_text("\n".join(["# Findings", "", *lines, ""]))
-    lines = ["# Accuracy in training / in the test, in percent, by hidden layers"]
-    for data, title in titles.items():
-        own = [row for row in table if row["data"] == data]
-        columns = sorted({(row["label_noise"], row["depth"]) for row in own})
-        cells = {(row["loss"], row["label_noise"], row["depth"]): row for row in own}
-        heads = [
-            f"depth {depth}{f', {100 * level:g} % of labels changed' * bool(level)}"
-            for level, depth in columns
-        ]
-        lines += ["", f"## {title}", "", f"| loss | {' | '.join(heads)} |"]
-        lines.append("| --- |" + " ---: |" * len(columns))
-        for loss in dict.fromkeys(row["loss"] for row in own):
-            found = (cells.get((loss, *column)) for column in columns)
-            shown = (
-                f"{100 * row['train_accuracy']:.1f} / {100 * row['test_accuracy']:.1f}"
-                if row
-                else ""
-                for row in found
-            )
-            lines.append(f"| {loss} | {' | '.join(shown)} |")
-    (output / "table.md").write_text("\n".join([*lines, ""]))
+def _networks(table, curves, noise):
+    """Returns `Networks` in order, with the columns of the table, curves, and noisy accuracies."""
+    found = {}
+
+    def of(row):
+        key = row["data"], row["depth"], row["label_noise"]
+        return found.setdefault(key, Networks(*key))
+
+    for row in table:
+        for column in ("train_accuracy", "test_accuracy", "train_speed", "test_speed"):
+            of(row).columns.setdefault(column, {})[row["loss"]] = row[column]
+    for column, value, rows in (
+        ("curve", "test_accuracy", curves),
+        ("noisy", "train_accuracy", [row for row in noise if row["variance"]]),
+    ):
+        for row in rows:
+            of(row).columns.setdefault(column, {}).setdefault(row["loss"], []).append(row[value])
+    return [found[key] for key in sorted(found)]
+
+
+def _chosen(networks, data, depths=range(6), is_changed=False):
+    """Returns those of some data and depths, with changed labels or without; at least one."""
+    found = [x for x in networks if x.data == data and x.depth in depths]
+    if not (found := [x for x in found if bool(x.label_noise) == is_changed]):
+        raise KeyError(data)
+    return found
+
+
+def _percent(value):
+    return f"{100 * value:.2f} %"
+
+
+def _listed(values, names):
+    """Returns the values of losses in words, each loss once."""
+    return ", ".join(f"{name} {_percent(values[name])}" for name in dict.fromkeys(names))
+
+
+def _join(found):
+    """Returns whether all of some claims hold, and their numbers, given both for each heading."""
+    texts = (f"{heading}: {numbers}" for heading, (_, numbers) in found.items())
+    return all(holds for holds, _ in found.values()), "; ".join(texts)
+
+
+def _claim(text, data="mnist", depth=None, at_least=0):
+    """Makes a function of `Networks` the judge of a claim on those of a depth, or from one on."""
+
+    def add(judge):
+        def judge_all(networks):
+            if depth is not None:
+                return judge(*_chosen(networks, data, (depth,)))
+            chosen = _chosen(networks, data, range(at_least, 6))
+            return _join({f"depth {x.depth}": judge(x) for x in chosen})
+
+        CLAIMS[text] = judge_all
+        return judge
+
+    return add
+
+
+@_claim("Random labels, 5 hidden layers: the same", "random", depth=5)
+@_claim("Spiral, 5 hidden layers: the same", "spiral", depth=5)
+@_claim(
+    "Checkerboard, 5 hidden layers: L1, Chebyshev, Tanimoto and expectation losses fit the "
+    "training points worse than all others",
+    "checkerboard",
+    depth=5,
+)
+def _struggling_fit_worst(networks):
+    values = networks["train_accuracy"]
+    worst = max(STRUGGLING, key=values.__getitem__)
+    best = min((loss for loss in values if loss not in STRUGGLING), key=values.__getitem__)
+    numbers = f"{_listed(values, STRUGGLING)}; the others from {_listed(values, [best])} on"
+    return values[worst] < values[best], numbers
+
+
+@_claim(
+    "Linear MNIST: the regularised expectation loss is the strongest, in training and test", depth=0
+)
+def _linear_strongest(networks):
+    found = {}
+    for split in ("train", "test"):
+        values = networks[f"{split}_accuracy"]
+        best = max(values, key=values.__getitem__)
+        numbers = f"best {_listed(values, (best, EXPECTATIONS[1]))}"
+        found[split] = best == "regularised_expectation", numbers
+    return _join(found)
+
+
+@_claim(
+    "Linear MNIST: regularised expectation and Cauchy-Schwarz reach 93 % test accuracy", depth=0
+)
+def _linear_accuracy(networks):
+    values = networks["test_accuracy"]
+    names = ("regularised_expectation", "cauchy_schwarz")
+    near = all(abs(values[name] - PRINTED_LINEAR) <= LINEAR_TOLERANCE for name in names)
+    return near, f"{_listed(values, (*names, 'log'))} on the test images"
+
+
+@_claim("MNIST, 2 or more hidden layers: hinge², hinge³ and L2 are the fastest", at_least=2)
+def _fastest(networks):
+    values = networks["train_speed"]
+    first = sorted(values, key=values.__getitem__, reverse=True)[:3]
+    return set(first) == set(FASTEST), f"fastest {_listed(values, first)}"
+
+
+@_claim("MNIST with hidden layers: both expectation losses learn slower than log loss", at_least=1)
+def _slowest(networks):
+    values = networks["train_speed"]
+    slower = max(values[name] for name in EXPECTATIONS) < values["log"]
+    return slower, _listed(values, (*EXPECTATIONS, "log"))
+
+
+@_claim("MNIST, 2 or more hidden layers: L1 does not learn (below 30 %; printed: 20 %)", at_least=2)
+def _l1_fails(networks):
+    value = networks["test_accuracy"]["l1"]
+    return value < UNTRAINED, _percent(value)
+
+
+@_claim("MNIST with hidden layers: a margin loss generalises best", at_least=1)
+def _margins_generalise(networks):
+    values = networks["test_accuracy"]
+    best = max(values, key=values.__getitem__)
+    margin = max(HINGES, key=values.__getitem__)
+    return best == margin, f"best {_listed(values, (best, margin, 'log'))}"
+
+
+@_claim("CIFAR-10: the same", "cifar10")
+@_claim("MNIST: Cauchy-Schwarz is as good as log loss or better, in the end and in speed")
+def _cauchy_schwarz_beats_log(networks):
+    both = (networks["test_accuracy"], networks["test_speed"])
+    differences = [values["cauchy_schwarz"] - values["log"] for values in both]
+    last, speed = (f"{100 * difference:+.2f}" for difference in differences)
+    return min(differences) >= -AS_GOOD, f"{last} points in the end, {speed} in speed"
+
+
+@_claim(
+    "CIFAR-10: hinge², hinge³ and L2 learn faster than log loss, and end better",
+    "cifar10",
+    depth=4,
+)
+def _convnet_margins(networks):
+    found = {}
+    for heading, name in (("speed", "test_speed"), ("in the end", "test_accuracy")):
+        values = networks[name]
+        better = min(values[loss] for loss in FASTEST) > values["log"]
+        found[heading] = better, _listed(values, (*FASTEST, "log"))
+    return _join(found)
+
+
+@_claim(
+    "CIFAR-10: the expectation loss learns far slower than log loss in training, the regularised "
+    "one at its level",
+    "cifar10",
+    depth=4,
+)
+def _convnet_expectations(networks):
+    values = networks["train_speed"]
+    plain, regularised = (values[name] - values["log"] for name in EXPECTATIONS)
+    holds = plain < -OVERLAP and abs(regularised) <= OVERLAP
+    return holds, _listed(values, (*EXPECTATIONS, "log"))
+
+
+def _input_noise(networks):
+    found = {}
+    for each in _chosen(networks, "mnist", range(1, 6)):
+        values = {loss: statistics.fmean(accuracies) for loss, accuracies in each["noisy"].items()}
+        more_robust = min(values[name] for name in EXPECTATIONS) > values["log"]
+        found[f"depth {each.depth}"] = more_robust, _listed(values, (*EXPECTATIONS, "log"))
+    holds, numbers = _join(found)
+    return holds, f"mean over the levels of noise: {numbers}"
+
+
+def _label_noise(networks, names, depths):
+    found = {}
+    for each in _chosen(networks, "mnist", depths, is_changed=True):
+        values, level = each["test_accuracy"], each.label_noise
+        best = max(values, key=values.__getitem__)
+        # At least: what it has right of the other labels is at most all of them.
+        by_heart = max(0, each["train_accuracy"]["log"] - (1 - level)) / level
+        found[f"depth {each.depth}, {100 * level:g} %"] = (
+            min(values[name] for name in names) > values["log"],
+            f"{_listed(values, (*names, 'log', best))} (best: {best}; changed labels that log loss "
+            f"learned by heart: at least {100 * by_heart:.0f} %)",
+        )
+    return _join(found)
+
+
+def _linear_label_noise(networks):
+    found = {}
+    for each in _chosen(networks, "mnist", (0,), is_changed=True):
+        values = each["test_accuracy"]
+        less_robust = max(values[name] for name in HINGES) < values["log"]
+        found[f"{100 * each.label_noise:g} %"] = less_robust, _listed(values, (*HINGES, "log"))
+    return _join(found)
+
+
+def _overlap(networks):
+    chosen = _chosen(networks, "mnist") + _chosen(networks, "mnist", is_changed=True)
+    curves = [[each["curve"][loss] for loss in ("expectation", "chebyshev")] for each in chosen]
+    largest = max(float(np.abs(np.subtract(*pair)).mean()) for pair in curves)
+    numbers = f"mean distance of the test curves at most {100 * largest:.2f} points"
+    return largest <= OVERLAP, numbers
+
+
+CLAIMS |= {
+    "MNIST with hidden layers: expectation losses are more robust against input noise than log "
+    "loss": _input_noise,
+    **{
+        f"MNIST, {hidden}: {title} more robust against label noise than log loss": (
+            functools.partial(_label_noise, names=names, depths=depths)
+        )
+        for hidden, depths in HIDDEN.items()
+        for title, names in ROBUST.items()
+    },
+    "Linear MNIST: log loss is more robust against label noise than margin losses": (
+        _linear_label_noise
+    ),
+    "MNIST: the curves of expectation and Chebyshev losses overlap": _overlap,
+}

@@ -1,13 +1,15 @@
 """Figures of a study of losses: those of Janocha and Czarnecki."""
 
-import matplotlib
-import numpy as np
+import pathlib
+from collections.abc import Sequence
 
-matplotlib.use("Agg")
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
+from harness import plots
 from kcaps.losses import CLASSIFICATION_LOSSES
+from losses.cells import Examples
 
 CLASSES = ListedColormap(["#4477aa", "#ee6677", "#228833", "#ccbb44"])
 STYLES = {
@@ -16,44 +18,38 @@ STYLES = {
 }
 
 
-def draw(name, title, curves, noise, table, output):
-    """Draws all figures of a data set that its rows allow."""
-    own = [row for row in curves if row["data"] == name]
-    clean = [row for row in own if not row["label_noise"]]
-    _save(_curves(clean), f"Learning curves ({title})", output / f"curves_{name}.png")
-    speeds = [row for row in table if row["data"] == name and not row["label_noise"]]
-    _save(_speed(speeds), f"Speed of learning ({title})", output / f"speed_{name}.png")
-    if noisy := [row for row in own if row["label_noise"]]:
-        figure = _label_noise(noisy)
-        _save(figure, f"Test accuracy under label noise ({title})", output / "label_noise.png")
-    if noise := [row for row in noise if row["data"] == name]:
-        figure = _input_noise(noise)
-        _save(figure, f"Training accuracy under input noise ({title})", output / "input_noise.png")
+def draw(name: str, examples: Examples, rows: Sequence[list[dict]], output: pathlib.Path) -> None:
+    """Draws all figures of a data set that rows of its curves, input noise and table allow."""
+    curves, noise, table = ([row for row in kind if row["data"] == name] for kind in rows)
+    noisy = [row for row in curves if row["label_noise"]]
+    clean, speeds = ([row for row in x if not row["label_noise"]] for x in (curves, table))
+    plots.save(_curves(clean), examples, output / f"curves_{name}.png")
+    plots.save(_speed(speeds), examples, output / f"speed_{name}.png")
+    if noisy:
+        plots.save(_label_noise(noisy), examples, output / "label_noise.png")
+    if noise:
+        plots.save(_input_noise(noise), examples, output / "input_noise.png")
+    losses = list(dict.fromkeys(row["loss"] for row in clean))
     for path in sorted(output.glob(f"decisions_{name}_*.npy")):
-        depth = path.stem.rsplit("_", 1)[1]
-        losses = list(dict.fromkeys(row["loss"] for row in clean))
         figure = _decisions(np.load(path, allow_pickle=False), losses)
-        heading = f"Decisions, hidden layers: {depth} ({title})"
-        _save(figure, heading, path.with_suffix(".png"))
+        depth = path.stem.rsplit("_", 1)[1]
+        figure.suptitle(f"Decisions, hidden layers: {depth}")
+        plots.save(figure, examples, path.with_suffix(".png"))
 
 
-def _save(figure, heading, path):
-    figure.suptitle(heading, wrap=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def _grid(rows, columns):
+def _grid(title, rows, columns):
     size = (max(9, 3.4 * columns), 3 * rows + 1)  # the legend is 9 wide
-    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.suptitle(title)
+    return figure, axes
 
 
-def _lines(axis, rows, x, y, **options):
-    """One line for each loss."""
+def _lines(axis, rows, x, y, marker=None):
+    """Draws one line for each loss."""
     for loss in dict.fromkeys(row["loss"] for row in rows):
-        own = [row for row in rows if row["loss"] == loss]
-        values = [100 * row[y] for row in own]
-        axis.plot([row[x] for row in own], values, label=loss, **STYLES[loss], **options)
+        line = [row for row in rows if row["loss"] == loss]
+        values = [100 * row[y] for row in line]
+        axis.plot([row[x] for row in line], values, label=loss, marker=marker, **STYLES[loss])
     axis.grid(alpha=0.3)
 
 
@@ -61,16 +57,21 @@ def _legend(figure, axis):
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 
+def _by(rows, name):
+    """Returns rows by the values of a column, in order."""
+    values = sorted({row[name] for row in rows})
+    return {value: [row for row in rows if row[name] == value] for value in values}
+
+
 def _curves(rows):
-    """Accuracy by iteration: a column for each depth, training above test."""
-    depths = sorted({row["depth"] for row in rows})
-    figure, axes = _grid(2, len(depths))
-    for column, depth in enumerate(depths):
-        own = [row for row in rows if row["depth"] == depth]
-        for line, split in enumerate(("train", "test")):
-            _lines(axes[line, column], own, "iteration", f"{split}_accuracy")
-        axes[0, column].set_title(f"hidden layers: {depth}")
-        axes[1, column].set_xlabel("iteration")
+    """Draws accuracy by iteration: a column for each depth, training above test."""
+    by_depth = _by(rows, "depth")
+    figure, axes = _grid("Learning curves", 2, len(by_depth))
+    for column, (depth, own) in zip(axes.T, by_depth.items(), strict=True):
+        for axis, split in zip(column, ("train", "test"), strict=True):
+            _lines(axis, own, "iteration", f"{split}_accuracy")
+        column[0].set_title(f"hidden layers: {depth}")
+        column[1].set_xlabel("iteration")
     axes[0, 0].set_ylabel("training accuracy / %")
     axes[1, 0].set_ylabel("test accuracy / %")
     _legend(figure, axes[0, 0])
@@ -78,12 +79,10 @@ def _curves(rows):
 
 
 def _speed(rows):
-    """Expected accuracy of an iteration after the first tenth of them, by depth."""
+    """Draws the expected accuracy of an iteration after the first tenth of them, by depth."""
     rows = sorted(rows, key=lambda row: row["depth"])
-    figure, axes = _grid(1, 2)
-    for axis, (split, label) in zip(
-        axes[0], (("train", "training"), ("test", "test")), strict=True
-    ):
+    figure, axes = _grid("Speed of learning", 1, 2)
+    for axis, split, label in zip(axes[0], ("train", "test"), ("training", "test"), strict=True):
         _lines(axis, rows, "depth", f"{split}_speed", marker=".")
         axis.set(xlabel="hidden layers", ylabel=f"expected {label} accuracy / %")
     _legend(figure, axes[0, 0])
@@ -91,15 +90,12 @@ def _speed(rows):
 
 
 def _label_noise(rows):
-    """Test accuracy by iteration: a row for each level, a column for each depth."""
-    levels, depths = (sorted({row[name] for row in rows}) for name in ("label_noise", "depth"))
-    figure, axes = _grid(len(levels), len(depths))
-    for line, level in enumerate(levels):
-        for column, depth in enumerate(depths):
-            key = (level, depth)
-            own = [row for row in rows if (row["label_noise"], row["depth"]) == key]
-            axis = axes[line, column]
-            _lines(axis, own, "iteration", "test_accuracy")
+    """Draws test accuracy by iteration: a row for each level, a column for each depth."""
+    by_level, depths = _by(rows, "label_noise"), _by(rows, "depth")
+    figure, axes = _grid("Test accuracy under label noise", len(by_level), len(depths))
+    for line, (level, own) in zip(axes, by_level.items(), strict=True):
+        for axis, depth in zip(line, depths, strict=True):
+            _lines(axis, _by(own, "depth").get(depth, []), "iteration", "test_accuracy")
             axis.set_title(f"{100 * level:g} % changed, hidden layers: {depth}", fontsize=9)
             axis.set(xlabel="iteration", ylabel="test accuracy / %")
     _legend(figure, axes[0, 0])
@@ -107,10 +103,10 @@ def _label_noise(rows):
 
 
 def _input_noise(rows):
-    depths = sorted({row["depth"] for row in rows})
-    figure, axes = _grid(1, len(depths))
-    for axis, depth in zip(axes[0], depths, strict=True):
-        own = [row for row in rows if row["depth"] == depth]
+    """Draws training accuracy by the variance of noise: a column for each depth."""
+    by_depth = _by(rows, "depth")
+    figure, axes = _grid("Training accuracy under input noise", 1, len(by_depth))
+    for axis, (depth, own) in zip(axes[0], by_depth.items(), strict=True):
         _lines(axis, own, "variance", "train_accuracy")
         axis.set_title(f"hidden layers: {depth}")
         axis.set(xlabel="variance of the noise", ylabel="training accuracy / %")
@@ -119,7 +115,7 @@ def _input_noise(rows):
 
 
 def _decisions(decisions, losses):
-    """The class that each network gives to each point of [-1, 1]²."""
+    """Draws the class that each network gives to each point of [-1, 1]²."""
     rows = -(-len(losses) // 4)
     figure, axes = plt.subplots(
         rows, 4, figsize=(9, 2.4 * rows + 0.4), layout="constrained", squeeze=False

@@ -6,6 +6,7 @@ NUM_CLASSES = 4
 SIZE = 800  # of the training set and of the test set
 SQUARES = 8  # along a side of the checkerboard
 TURNS = 1.5  # of each arm of the spiral
+UNITS, BATCH_SIZE = 200, 50  # of the networks that learn them
 
 
 def checkerboard(rng):
