@@ -4,10 +4,13 @@ import collections.abc
 import dataclasses
 
 import keras
+import numpy as np
 
+from export.command import fail
 from kcaps.losses import LogLoss
 from kcaps.models import capsnet, efficient_capsnet
-from networks.baselines import baselines as networks
+from networks import baselines as networks
+from pictures_of.data import Images
 
 ADAM_EPSILON = 1e-8  # PyTorch's
 
@@ -113,3 +116,12 @@ BASELINES = {
     "capsnet": Baseline(capsule_network, 32, 31_200),  # 20 epochs of 50,000 images
     "efficient_capsnet": Baseline(efficient_capsule_network, 16, 468_700),  # 150 epochs
 }
+
+
+def check(names: list[str], images: Images) -> None:
+    """Ends the program, before hours of training, where a network cannot have such images."""
+    for name in BASELINES.keys() & names:
+        try:
+            BASELINES[name].build(images, np.zeros(images.shape))
+        except ValueError as error:
+            fail(f"{name} cannot be trained on {images.title}: {error}")

@@ -2,18 +2,15 @@
 
 from matplotlib import pyplot as plt
 from matplotlib import ticker
+from matplotlib.figure import Figure
 
-from harness import plots
 
-
-def draw(table, curves, images, path):
-    """Accuracy against parameters, and the learning curves of the last model of each kind.
+def baselines(table: list[dict], curves: dict[str, list[dict]]) -> Figure:
+    """Draws accuracy against parameters, and the learning curves of the last model of each kind.
 
     Args:
-        table: Rows with `model`, `mean`, `deviation`, `parameters` and `seeds`.
+        table: Rows of `summary.table`.
         curves: Rows of `curve.csv` by model; none for a model that has no steps.
-        images: `data.Images`.
-        path: File to write.
     """
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     figure.suptitle("Baselines: all seeds, and the curves of the last one")
@@ -29,12 +26,11 @@ def draw(table, curves, images, path):
             linestyle="",
             label=name,
         )
-        for axis, value in zip(axes[1:], ("loss", "accuracy"), strict=True):
-            factor = 100 if value == "accuracy" else 1
-            _curve(
-                axis, curves[row["model"]], value, factor, color=colour, linewidth=0.7, alpha=0.6
-            )
-            _curve(axis, curves[row["model"]], f"test_{value}", factor, color=colour, marker=".")
+        for axis, value, factor in zip(axes[1:], ("loss", "accuracy"), (1, 100), strict=True):
+            x, y = _points(curves[row["model"]], value, factor)
+            axis.plot(x, y, color=colour, linewidth=0.7, alpha=0.6)
+            x, y = _points(curves[row["model"]], f"test_{value}", factor)
+            axis.plot(x, y, color=colour, marker=".")
     axes[0].set(xlabel="parameters", xscale="log", ylabel="test accuracy / %")
     axes[0].xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
     axes[0].xaxis.set_major_formatter(ticker.EngFormatter())
@@ -47,10 +43,10 @@ def draw(table, curves, images, path):
     handles += [plt.Line2D([], [], color="gray", marker=marker) for marker in ("", ".")]
     labels += ["training, mean of 10 steps", "some test images"]
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    plots.save(figure, images, path)
+    return figure
 
 
-def _curve(axis, rows, name, factor, **style):
-    points = [(int(row["step"]), factor * float(row[name])) for row in rows if row[name] != ""]
-    if points:
-        axis.plot(*zip(*points, strict=True), **style)
+def _points(rows, name, factor):
+    """Returns steps, and the values of a column at them, where it has some."""
+    measured = [row for row in rows if row[name] != ""]
+    return [row["step"] for row in measured], [factor * row[name] for row in measured]

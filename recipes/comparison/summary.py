@@ -1,0 +1,56 @@
+"""Summary of the comparison of baselines: a row for each model, over its seeds."""
+
+import numpy as np
+
+from comparison.models import BASELINES
+from comparison.settings import MODELS, REGRESSION
+from harness import tables
+
+
+def table(rows: list[dict], is_published: bool) -> list[dict]:
+    """Returns a row for each model that has rows of cells.
+
+    Args:
+        rows: Rows of cells.csv.
+        is_published: Whether the published accuracies are on the same images.
+    """
+    cells = {name: [row for row in rows if row["model"] == name] for name in MODELS}
+    return [_row(name, found, is_published) for name, found in cells.items() if found]
+
+
+def _row(model, cells, is_published):
+    accuracies = [100 * row["test_accuracy"] for row in cells]
+    peaks = [100 * row["peak_test_accuracy"] for row in cells if model != REGRESSION]
+    has_paper = is_published and model != REGRESSION
+    return {
+        "model": model,
+        "seeds": len(cells),
+        "steps": cells[0]["steps"],
+        "mean": np.mean(accuracies),
+        "deviation": np.std(accuracies, ddof=1) if len(cells) > 1 else "",
+        "best": max(accuracies),
+        "peak": np.mean(peaks) if peaks else "",
+        "paper": BASELINES[model].published if has_paper else "",
+        "parameters": cells[0]["parameters"],
+        "seconds_per_epoch": np.median([row["seconds_per_epoch"] for row in cells]),
+    }
+
+
+def markdown(rows: list[dict]) -> str:
+    """Returns the rows of `table` as a table in Markdown."""
+    return tables.markdown([_shown(row) for row in rows])
+
+
+def _shown(row):
+    spread = "" if row["deviation"] == "" else f" ± {row['deviation']:.2f}"
+    return {
+        "model": row["model"],
+        "test accuracy / %": f"{row['mean']:.2f}{spread}",
+        "best": f"{row['best']:.2f}",
+        "peak of the curve": row["peak"] and f"{row['peak']:.2f}",
+        "paper": row["paper"],
+        "parameters": f"{row['parameters']:,}",
+        "s per epoch": f"{row['seconds_per_epoch']:.3g}",
+        "steps": f"{row['steps']:,}",
+        "seeds": str(row["seeds"]),
+    }
