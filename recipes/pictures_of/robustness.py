@@ -24,15 +24,7 @@ EXPANSION = (0.8, 1.2)  # factor of the height and of the width, each on its own
 
 
 def affine(images: np.ndarray, seed: int) -> np.ndarray:
-    """Returns images moved by random affine maps of affNIST's ranges, the same for the same seed.
-
-    Args:
-        images: uint8 array `(n, height, width, channels)`.
-        seed: Integer >= 0.
-
-    Returns:
-        uint8 array `(n, height + 12, width + 12, channels)`.
-    """
+    """Returns images moved by `transformations` of affNIST's ranges, the same for the same seed."""
     return transformed(images, transformations(images, seed))
 
 
@@ -149,15 +141,7 @@ def placed(
 
 
 def canvas(images: np.ndarray, seed: int) -> np.ndarray:
-    """Returns images at random places of a wider canvas, once; the same ones for the same seed.
-
-    Args:
-        images: uint8 array `(n, height, width, channels)`.
-        seed: Integer from 0 to 2³² - 1.
-
-    Returns:
-        uint8 array `(n, height + 12, width + 12, channels)`.
-    """
+    """Returns each of the images once at a random place of a wider canvas, as `placed` does."""
     seeds = tf.constant([seed, 0], tf.int64)
     return overlaps.shifted(tf.constant(images)[:, None], MARGIN, seeds)[:, 0].numpy()
 

@@ -61,13 +61,9 @@ def load(asked: Settings) -> tuple[keras.Model, data.Images]:
 def measure(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, num_iterations: int
 ) -> list[dict]:
-    """Returns rows of the table, one for each number of iterations from 1 on.
+    """Returns rows of the table, one for each number of iterations up to the largest.
 
-    Args:
-        model: Network with dynamic routing.
-        images: Test images `(n, height, width, channels)`.
-        labels: Their labels `(n,)`.
-        num_iterations: The largest number.
+    The images are `(n, height, width, channels)`, and their labels `(n,)`.
     """
     layer = model.class_layer
     network = keras.Model(model.input, layer.input)

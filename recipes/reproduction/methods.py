@@ -75,13 +75,7 @@ class Training:
             return schedules.CosineDecay(rate, steps)
         return schedules.ExponentialDecay(rate, self.decay_steps, self.decay)
 
-    def compile(
-        self,
-        network: keras.Model,
-        steps: int,
-        metrics: list | None = None,
-        update: str = UPDATES[0],
-    ) -> None:
+    def compile(self, network: keras.Model, steps: int, metrics=None, update=UPDATES[0]) -> None:
         """Compiles a network for so many steps in all."""
         optimizer = keras.optimizers.Adam(self.schedule(self.rate, steps))
         if not isinstance(network, CapsNet):
@@ -135,12 +129,7 @@ def options_of(method: str, task: str) -> dict[str, float]:
 
 
 def build(
-    method: str,
-    task: str,
-    budget: str,
-    shape: tuple[int, int, int],
-    num_classes: int,
-    options: dict | None = None,
+    method: str, task: str, budget: str, shape: tuple, num_classes: int, options: dict | None = None
 ) -> keras.Model:
     """Returns a network from pixels to one value for each class, not compiled.
 
@@ -170,13 +159,7 @@ def build(
 
 
 def compiled(
-    method: str,
-    name: str,
-    budget: str,
-    task: Task,
-    steps: int,
-    metrics: list | None = None,
-    update: str = UPDATES[0],
+    method: str, name: str, budget: str, task: Task, steps: int, metrics=None, update=UPDATES[0]
 ) -> keras.Model:
     """Returns a network, as from `build`, that is compiled for so many steps on the task `name`."""
     network = build(method, name, budget, task.input_shape, task.images.num_classes)

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from harness import plots
+from reproduction.cells import Cell
 from reproduction.summary import DEVIATION
 
 
@@ -30,14 +31,8 @@ def errors(title: str, found: Sequence[dict], path: pathlib.Path) -> None:
     save(figure, path)
 
 
-def curves(title: str, histories: dict, path: pathlib.Path) -> None:
-    """Draws validation errors against passes over the training images, a line for each seed.
-
-    Args:
-        title: Title of the picture.
-        histories: Columns of history.csv, by `cells.Cell`.
-        path: PNG file to be written.
-    """
+def curves(title: str, histories: dict[Cell, dict], path: pathlib.Path) -> None:
+    """Draws validation errors of cells by epoch, from columns of their history.csv."""
     figure, axes = _panels(title, [cell.task for cell in histories], width=4)
     for name, axis in axes.items():
         of_task = {cell: history for cell, history in histories.items() if cell.task == name}
@@ -71,13 +66,7 @@ def times(title: str, rows: Sequence[dict], path: pathlib.Path) -> None:
 
 
 def rebuilt(title: str, panels: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Draws rows of images: those of the data, and what decoders make of their capsules.
-
-    Args:
-        title: Title of the picture.
-        panels: Arrays of equally many images, by the words beside them.
-        path: PNG file to be written.
-    """
+    """Draws rows of equally many images, by the words beside them."""
     size = len(panels), max(map(len, panels.values()))
     figure, axes = plt.subplots(
         *size, figsize=(size[1] + 2, size[0] + 0.6), layout="constrained", squeeze=False

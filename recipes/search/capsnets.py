@@ -2,10 +2,8 @@
 
 import keras
 
-from harness.settings import RunSettings
 from kcaps.routing import ROUTINGS
 from networks.small_capsnet import shift, small_capsnet
-from pictures_of.data import Images
 from search.hypermodels import NetworkHyperModel
 
 _PENALISED = ("l1", "l2")
@@ -15,7 +13,7 @@ _ITERATED = ("dynamic", "em", "inverted_attention")
 class CapsNetHyperModel(NetworkHyperModel):
     """Small capsule networks; the defaults are those of `digits.py`."""
 
-    def __init__(self, images: Images, settings: RunSettings):
+    def __init__(self, images, settings):
         super().__init__(images, settings)
         self.augment = shift if images.name == "digits" else None
 

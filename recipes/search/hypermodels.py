@@ -9,7 +9,6 @@ import numpy as np
 from harness import training
 from harness.settings import RunSettings
 from pictures_of import batches
-from pictures_of.data import Images
 
 
 class ImageHyperModel(keras_tuner.HyperModel):
@@ -29,7 +28,7 @@ class ImageHyperModel(keras_tuner.HyperModel):
     as_published = False  # the order and the share of validation images, as for `data.load`
     epochs, batch_size = 10, 32
 
-    def __init__(self, images: Images, settings: RunSettings):
+    def __init__(self, images, settings):
         super().__init__()
         self.images, self.settings = images, settings
 

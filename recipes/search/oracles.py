@@ -173,10 +173,7 @@ class BayesianOracle(_SurvivingOracle, keras_tuner.oracles.BayesianOptimizationO
 
 
 class HyperbandOracle(_SurvivingOracle, keras_tuner.oracles.HyperbandOracle):
-    """Many short trials, of which the best are run again with more epochs."""
-
-    def __init__(self, max_trials, seed, max_epochs):
-        super().__init__(max_trials, seed, max_epochs=max_epochs)
+    """Many short trials, of which the best are run again with more epochs, `max_epochs` at most."""
 
 
 ORACLES = {

@@ -6,10 +6,8 @@ import os
 import keras
 
 from harness import run_folder
-from harness.settings import RunSettings
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
 from kcaps.regression.architectures import ARCHITECTURES
-from pictures_of.data import Images
 from regression import pictures, training
 from search.hypermodels import ImageHyperModel, measured
 
@@ -20,7 +18,7 @@ class CapsuleRegressionHyperModel(ImageHyperModel):
     epochs, batch_size = 20_000, 2000  # iterations of EM, which ends by itself
     as_published = True
 
-    def __init__(self, images: Images, settings: RunSettings):
+    def __init__(self, images, settings):
         super().__init__(images, settings)
         self._encoders = {}
 
@@ -37,10 +35,7 @@ class CapsuleRegressionHyperModel(ImageHyperModel):
         if components not in self._encoders:
             self._encoders[components] = training.make_encoder(self.images, components)
         model = CapsuleRegression(
-            self.images.num_classes,
-            capsule_dim,
-            architecture,
-            encoder=self._encoders[components],
+            self.images.num_classes, capsule_dim, architecture, encoder=self._encoders[components]
         )
         model.compile(metrics=["accuracy"], momentum=momentum, ridge=ridge)
         model.adapt(*self.images.train)

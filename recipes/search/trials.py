@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from concurrent import futures
 
 import grpc
 import keras
-import keras_tuner
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.src import config, protos
 from keras_tuner.src.distribute import oracle_chief, oracle_client
@@ -59,15 +57,7 @@ class TrialSearch(BaseTuner):
         silence: Seconds without a sign of life after which a worker counts as dead.
     """
 
-    def __init__(
-        self,
-        oracle: keras_tuner.Oracle,
-        hypermodel: keras_tuner.HyperModel,
-        folder: pathlib.Path,
-        executions: int = 1,
-        seed: int = 0,
-        silence: float = 60.0,
-    ):
+    def __init__(self, oracle, hypermodel, folder, executions=1, seed=0, silence=60.0):
         self.executions, self.seed, self.silence = executions, seed, silence
         oracle.silence = silence
         folder = folder.resolve()
