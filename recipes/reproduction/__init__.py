@@ -1,1 +1,1 @@
-"""What `reproduce.py` is made of: tables, tasks, methods, cells and pictures."""
+"""Tables, tasks, methods, cells and pictures of `reproduce.py`."""

@@ -82,12 +82,12 @@ def _gradient(total, images, labels):
         import jax
 
         def stateless(x, y):
-            with keras.StatelessScope():  # in which metrics of the loss may count
+            with keras.StatelessScope():  # metrics of the loss may count in it
                 return total(x, y)
 
         return jax.jit(jax.grad(stateless))
 
-    # Traced once, for batches of any size.
+    # The function is traced once, for batches of any size.
     pixels = tf.TensorSpec((None, *images.shape[1:]), tf.float32)
     classes = tf.TensorSpec((None,), labels.dtype)
 

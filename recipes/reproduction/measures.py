@@ -12,10 +12,10 @@ from pictures_of import overlaps, robustness
 from reproduction import attacks, methods, tasks
 from reproduction.cells import Cell
 
-ROUNDS, STEPS = 9, 10  # of the timing: each round takes so many steps of every method
-NOISE = 0.2  # deviation of pixels, as a share of their range, as the next one
-EPSILON = 0.1
-ATTACKS = {"fgsm": 1, "bim": 10}  # steps
+ROUNDS, STEPS = 9, 10  # each round of the timing takes so many steps of every method
+NOISE = 0.2  # deviation of pixels, as a share of their range
+EPSILON = 0.1  # largest change of a pixel by an attack, as a share of that range
+ATTACKS = {"fgsm": 1, "bim": 10}  # numbers of steps
 ROBUSTNESS = ("affine", "noise", *ATTACKS)
 GOAL = 0.99  # share of validation images, for the time to reach it
 INTERVAL = 100  # steps between two looks at them
@@ -63,7 +63,7 @@ def _subject(name, task, settings):
     size = min(plan.batch_size, len(task.images.train[0]))
     # Keras' other backends take arrays.
     x, y = tree.map_structure(np.asarray, next(iter(task.batches(size, 0, 0))))
-    for _ in range(3):  # compiles
+    for _ in range(3):  # the first one compiles the model
         model.train_on_batch(x, y)
     return model, x, y
 

@@ -14,9 +14,9 @@ from reproduction.tasks import Task
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu")
 
-# Chosen for the networks of the budget `"cpu"`, on validation images: docs/results.md has the
-# searches.
-OPTIONS = {  # of routings: λ, and the limit of EM's inverse temperature
+# Options and rates were chosen for the networks of the budget `"cpu"`, on validation images:
+# docs/results.md has the searches. Options are λ, and the limit of EM's inverse temperature.
+OPTIONS = {
     "l1": {"penalty_weight": 0.0501},
     "l2": {"penalty_weight": 0.0501},
     "em": {"inverse_temperature": 0.0209},

@@ -15,7 +15,7 @@ from reproduction import measures, pictures, reconstructions, summary
 from reproduction.cells import Cell, train
 
 SHOWN = 10  # test images in a picture
-TYPES = {  # of the columns of cells.csv and of measures; others hold floats
+TYPES = {  # kinds of the columns of cells.csv and of measures; others hold floats
     **dict.fromkeys(("task", "method", *provenance.COLUMNS), str),
     **dict.fromkeys(("seed", "best_epoch", "epochs", "steps", "batch_size", "parameters"), int),
     **dict.fromkeys(("seconds", *reconstructions.DECODERS), tables.number_or_nothing),

@@ -47,7 +47,7 @@ class Settings(StudySettings):
             if cell.task in (self.tasks or [cell.task])
             and cell.method in (self.methods or [cell.method])
         ]
-        # Where the table has none of them, the error is of that.
+        # A command line without any method of the table is refused later, for that reason.
         return not asked or any(name.removesuffix(NO_DECODER) in ROUTING_RATES for name in asked)
 
     @functools.cached_property

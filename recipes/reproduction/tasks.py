@@ -12,7 +12,7 @@ from kcaps.metrics import ExactMatch
 from pictures_of import batches, data, distortions, overlaps, robustness
 
 SHIFT = 2  # pixels that images of clothes are shifted by at most
-STRENGTH = 0.5  # of distortions: half of those that EM has in distorted_mnist.py
+STRENGTH = 0.5  # distortions are half as strong as in distorted_mnist.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Task:
     """Inputs to train on and to test, which are made of images."""
 
     images: data.Images
-    batches: Callable[[int, int, int], tf.data.Dataset]  # of batch size, seed and first step
+    batches: Callable[[int, int, int], tf.data.Dataset]  # takes batch size, seed, first step
     validation: tuple  # inputs and targets
     test: tuple  # inputs and labels
-    metric: str = "accuracy"  # its name
+    metric: str = "accuracy"  # name of the accuracy
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -97,7 +97,7 @@ def placed(images: data.Images) -> Task:
     return Task(images, moved, *held_out)
 
 
-TASKS = {  # name of the images, and the function that makes the task of them
+TASKS = {  # names of images, and functions that make a task of them
     "mnist": ("mnist", plain),
     "fashion_mnist": ("fashion_mnist", plain),
     "cifar10": ("cifar10", plain),

@@ -1,1 +1,1 @@
-"""What `tune.py` is made of: spaces, oracles, trials and results."""
+"""Spaces, oracles, trials and results of `tune.py`."""

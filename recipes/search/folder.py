@@ -56,8 +56,8 @@ def open_search(settings: Settings, images: Images, is_worker: bool) -> TrialSea
         if not is_worker:
             tables.write_json(folder / "study.json", settings.study)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        # of a damaged folder, or of data that cannot be fitted, such as too few images
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if it is empty
+        # The folder is damaged, or the data cannot be fitted: there are too few images, perhaps.
+        with contextlib.suppress(OSError):  # the folder is not empty
+            folder.rmdir()
         fail(f"the search in {folder} cannot begin or go on: {first_line(error)}")
     return search

@@ -25,7 +25,7 @@ class ImageHyperModel(keras_tuner.HyperModel):
         settings: `search.settings.Settings`.
     """
 
-    as_published = False  # the order and the share of validation images, as for `data.load`
+    as_published = False  # whether images are in the published order, as for `data.load`
     epochs, batch_size = 10, 32
 
     def __init__(self, images, settings):

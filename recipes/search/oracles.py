@@ -70,7 +70,7 @@ class _SurvivingOracle:
 
     @keras_tuner.synchronized
     def end_trial(self, trial):
-        if trial.trial_id in self.end_order:  # by another worker, when this one was silent
+        if trial.trial_id in self.end_order:  # another worker ended it
             return
         known = self.trials[trial.trial_id]
         trial.hyperparameters = known.hyperparameters  # what a worker sends has been rounded
@@ -163,11 +163,11 @@ class BayesianOracle(_SurvivingOracle, keras_tuner.oracles.BayesianOptimizationO
 
     def populate_space(self, trial_id):
         with warnings.catch_warnings():
-            # of lengths at a bound, as hyper-parameters without effect have them
+            # Hyper-parameters without effect have lengths at a bound, of which it warns.
             warnings.simplefilter("ignore", ConvergenceWarning)
             response = super().populate_space(trial_id)
         if response["values"] and self._duplicate(response["values"]):
-            # such as a failed trial, of which the process does not learn
+            # The process does not learn of failed trials, and proposes them again.
             return self._random_populate_space()
         return response
 

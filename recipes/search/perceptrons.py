@@ -31,7 +31,7 @@ class MLPHyperModel(NetworkHyperModel):
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=[
                 "accuracy",
-                # without the penalty of weight decay, which is in the loss
+                # The loss has the penalty of weight decay, which this has not.
                 keras.metrics.SparseCategoricalCrossentropy("cross_entropy", from_logits=True),
             ],
         )

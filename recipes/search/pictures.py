@@ -25,7 +25,7 @@ def parallel_coordinates(trials: Sequence, space: Sequence) -> Figure:
     figure, axis = plt.subplots(figsize=(1.5 * len(space) + 3, 5), layout="constrained")
     figure.suptitle("Trials")
     norm = plt.Normalize(low, low + margin)
-    for trial, score in reversed(list(zip(trials, scores, strict=True))):  # the best on top
+    for trial, score in reversed(list(zip(trials, scores, strict=True))):  # the best is drawn last
         values = trial.hyperparameters.values
         heights = [
             hp.value_to_prob(values[hp.name]) if hp.name in values else ABSENT for hp in space

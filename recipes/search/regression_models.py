@@ -7,7 +7,7 @@ import keras
 
 from harness import run_folder
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
-from kcaps.regression.architectures import ARCHITECTURES
+from kcaps.regression.competition import ARCHITECTURES
 from regression import pictures, training
 from search.hypermodels import ImageHyperModel, measured
 

@@ -9,7 +9,7 @@ from search.hypermodels import NetworkHyperModel
 
 _SPANS = {"penalty_weight": (1e-5, 1e-1), "inverse_temperature": (1e-2, 1e1)}
 
-METHODS = {  # of `reproduce.py`, by the models that they are here: those without a decoder
+METHODS = {  # names of models here, and of methods in `reproduce.py`, without a decoder
     **{f"{name}_routing": f"{name}{methods.NO_DECODER}" for name in ROUTINGS},
     "cnn": "cnn",
     "efficient_capsnet": "efficient_capsnet",

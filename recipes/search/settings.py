@@ -89,7 +89,7 @@ class Settings(RunSettings):
 
     @property
     def study(self) -> dict:
-        """What must not change in a folder of a search."""
+        """Values that must not change in a folder of a search."""
         return {name: getattr(self, name) for name in _STUDY}
 
 

@@ -61,7 +61,7 @@ class TrialSearch(BaseTuner):
         self.executions, self.seed, self.silence = executions, seed, silence
         oracle.silence = silence
         folder = folder.resolve()
-        with contextlib.redirect_stdout(None):  # it tells what it reloads
+        with contextlib.redirect_stdout(None):  # keras-tuner tells what it reloads
             super().__init__(
                 oracle, hypermodel, directory=str(folder.parent), project_name=folder.name
             )
@@ -89,7 +89,7 @@ class TrialSearch(BaseTuner):
 
         def tell():
             while not ended.wait(self.silence / 6):
-                with contextlib.suppress(grpc.RpcError):  # a chief that is started anew
+                with contextlib.suppress(grpc.RpcError):  # the chief is being started anew
                     self.oracle.get_trial(trial.trial_id)
 
         threading.Thread(target=tell, daemon=True).start()
@@ -106,7 +106,7 @@ class TrialSearch(BaseTuner):
         super().on_trial_end(trial)
         if self._is_worker():
             ended = self.oracle.get_trial(trial.trial_id)
-            ended.message = trial.message  # which stays here
+            ended.message = trial.message  # the chief has no message of it
             print(describe(ended), flush=True)
 
     def work(self, check: Callable[[], None]) -> None:
