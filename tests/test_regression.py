@@ -14,8 +14,9 @@ from kcaps.regression import (
     class_probabilities,
     posterior_means,
 )
-from kcaps.regression.architectures import ARCHITECTURES, AllVersusAll
-from kcaps.regression.moments import inverse_factor, principal_directions, stream
+from kcaps.regression.competition import ARCHITECTURES, AllVersusAll
+from kcaps.regression.moments import inverse_factor, principal_directions
+from kcaps.regression.subspace import stream
 
 
 def monte_carlo(means, dims, draws=400_000):

@@ -36,7 +36,7 @@ def test_callbacks_lower_the_rate(update):
     model, history = fit(plateau, update=update, rate=0.8)
     assert history.history["learning_rate"] == [0.8, 0.8, 0.4, 0.2, 0.1, 0.05]
     assert model.rate == 0.025
-    assert float(ops.convert_to_numpy(model._state.rate)) == pytest.approx(0.025)
+    assert float(ops.convert_to_numpy(model._trainer.state.rate)) == pytest.approx(0.025)
     scheduler = callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
     model, history = fit(scheduler, epochs=3, update=update, rate=0.8)
     assert history.history["learning_rate"] == [0.4, 0.2, 0.1] and model.rate == 0.1
@@ -235,7 +235,7 @@ class Iterable:
 
 @pytest.mark.parametrize(("make", "count"), [(Batches, 3), (Iterable, None)])
 def test_the_bar_of_a_stream(capsys, make, count):
-    from kcaps.regression.progress import Progress, number_of_batches
+    from kcaps.regression.schedule import Progress, number_of_batches
 
     assert number_of_batches(make(), 4096) == count
     assert number_of_batches(make(), 4096, steps=2) == 2

@@ -217,7 +217,7 @@ def test_large_data_are_fitted_alike(monkeypatch, architecture):
         with pytest.warns(ConvergenceWarning):
             first.fit(*data)
         with monkeypatch.context() as patch:
-            patch.setattr("kcaps.regression.numpy_training._LARGE", 0)
+            patch.setattr("kcaps.regression.em._LARGE", 0)
             with pytest.warns(ConvergenceWarning):
                 second.fit(*data)
             slow = second.predict_proba(X)

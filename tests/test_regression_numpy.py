@@ -8,12 +8,10 @@ import pytest
 from keras import ops
 
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
-from kcaps.regression.architectures import ARCHITECTURES
-from kcaps.regression.arrays import namespace
-from kcaps.regression.convergence import Convergence
-from kcaps.regression.interpolation import continued_fraction
-from kcaps.regression.numpy_training import NumPyTraining, probabilities
-from kcaps.regression.posterior import class_probabilities
+from kcaps.regression.competition import ARCHITECTURES
+from kcaps.regression.em import NumPyTraining, probabilities
+from kcaps.regression.interpolation import class_probabilities, continued_fraction, namespace
+from kcaps.regression.schedule import Convergence
 
 BACKEND = keras.backend.backend()
 DTYPES = ["float32"] if BACKEND == "jax" else ["float32", "float64"]  # JAX has no float64 as it is
@@ -40,7 +38,7 @@ def pair(x, y, weights, dims=3, architecture="multiclass", **options):
     model.compile(**options)
     model.build((None, x.shape[1]))
     model.built = True
-    return model, NumPyTraining(model.competition, x, y, weights, **options)
+    return model, NumPyTraining(model.competition, (x, y, weights), **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,7 +63,7 @@ def test_blocks_of_examples_add_up(monkeypatch, architecture):
     x, y, weights = blobs("float64")
     options = {"momentum": 0.9, "threshold": 0.5, "ridge": 1.0, "architecture": architecture}
     _, whole = pair(x, y, weights, **options) if BACKEND != "jax" else numpy_pair(x, y, weights)
-    monkeypatch.setattr("kcaps.regression.numpy_training._BLOCK", 50)
+    monkeypatch.setattr("kcaps.regression.em._BLOCK", 50)
     _, blocks = pair(x, y, weights, **options) if BACKEND != "jax" else numpy_pair(x, y, weights)
     assert len(blocks._parts) > len(whole._parts)
     for _ in range(4):
@@ -77,7 +75,7 @@ def numpy_pair(x, y, weights):
     """As `pair` for arrays of float64, of which the backend's model has none."""
     model = CapsuleRegression(4, 3)
     model.build((None, x.shape[1]))
-    return model, NumPyTraining(model.competition, x, y, weights, momentum=0.9, ridge=1.0)
+    return model, NumPyTraining(model.competition, (x, y, weights), momentum=0.9, ridge=1.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,7 +9,8 @@ import pytest
 from keras import ops
 
 from kcaps.regression import CapsuleRegression, Competition, SubspaceProjection, ThresholdSchedule
-from kcaps.regression.architectures import ARCHITECTURES
+from kcaps.regression.competition import ARCHITECTURES
+from kcaps.regression.subspace import projections_in
 
 BACKEND = keras.backend.backend()
 EAGER = {"run_eagerly": True} if BACKEND == "tensorflow" else {}
@@ -224,7 +225,7 @@ def test_online_em():
         whole, exact = fitted(x, y, 30, architecture=architecture)
         final = model.evaluate(x, y, verbose=0, return_dict=True)
         assert final["loss"] < 0.6 * history["loss"][0] + 0.4 * exact["loss"][-1]
-        assert int(model._state.updates) == 6 * 12
+        assert int(model._trainer.state.updates) == 6 * 12
     endless = ((x[i : i + 50], y[i : i + 50]) for i in itertools.cycle(range(0, 600, 50)))
     model = CapsuleRegression(4, 3)
     model.compile(update="batch", rate=0.5)
@@ -291,7 +292,7 @@ def test_encoders_of_any_form(tmp_path, make):
     model = CapsuleRegression(4, 2, encoder=encoder)
     model.compile(**EAGER)
     model.fit(images, y, epochs=2, verbose=0)
-    projection = model._projections()[-1]
+    projection = projections_in(encoder)[-1]
     seen = []
     projection.observe = seen.append
     encoder(ops.convert_to_tensor(images))
@@ -341,7 +342,7 @@ def test_threshold_schedule():
 
     class Watch(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            velocity = np.abs(ops.convert_to_numpy(self.model._state.velocity)).max()
+            velocity = np.abs(ops.convert_to_numpy(self.model._trainer.state.velocity)).max()
             seen.append((self.model.threshold, velocity, weights(self.model)))
 
     schedule = ThresholdSchedule((0.8, 0.3), (6, 3))
@@ -646,9 +647,9 @@ def test_each_fit_measures_its_data(architecture):
         pair.fit(other, labels, epochs=2, verbose=0)
     np.testing.assert_allclose(weights(model), weights(expected), rtol=1e-5, atol=1e-6)
     # what `adapt` has measured stands
-    factor = ops.convert_to_numpy(expected._state.factor)
+    factor = ops.convert_to_numpy(expected._trainer.state.factor)
     expected.fit(x, y, verbose=0)
-    np.testing.assert_array_equal(ops.convert_to_numpy(expected._state.factor), factor)
+    np.testing.assert_array_equal(ops.convert_to_numpy(expected._trainer.state.factor), factor)
 
 
 @pytest.mark.parametrize("update", ["epoch", "batch"])

@@ -45,7 +45,8 @@ def batched(arrays: tuple, batch_size: int):
     """Returns batches of arrays in order, which Keras' `fit` takes for its `x` and does not copy.
 
     Args:
-        arrays: Tuple of arrays with the same number of rows; None is left out.
+        arrays: Tuple of arrays, or structures of them, with the same number of rows; None is left
+            out.
         batch_size: Rows of a batch; the last one may have fewer.
 
     Returns:
@@ -56,13 +57,17 @@ def batched(arrays: tuple, batch_size: int):
         return _Batches(arrays, batch_size)
     import tensorflow as tf
 
-    batch_size = min(batch_size, len(arrays[0]))
-    whole = len(arrays[0]) // batch_size * batch_size
-    batches = tf.data.Dataset.from_tensor_slices(
-        tuple(part[:whole].reshape(-1, batch_size, *part.shape[1:]) for part in arrays)
-    )
-    if whole < len(arrays[0]):
-        rest = tf.data.Dataset.from_tensors(tuple(part[whole:] for part in arrays))
+    rows = len(keras.tree.flatten(arrays)[0])
+    batch_size = min(batch_size, rows)
+    whole = rows // batch_size * batch_size
+
+    def first(part):
+        return part[:whole].reshape(-1, batch_size, *part.shape[1:])
+
+    batches = tf.data.Dataset.from_tensor_slices(keras.tree.map_structure(first, arrays))
+    if whole < rows:
+        last = keras.tree.map_structure(lambda part: part[whole:], arrays)
+        rest = tf.data.Dataset.from_tensors(last)
         batches = batches.concatenate(rest)
     return batches
 
@@ -75,8 +80,8 @@ class _Batches(keras.utils.PyDataset):
         self.arrays, self.batch_size = arrays, batch_size
 
     def __len__(self):
-        return math.ceil(len(self.arrays[0]) / self.batch_size)
+        return math.ceil(len(keras.tree.flatten(self.arrays)[0]) / self.batch_size)
 
     def __getitem__(self, index):
-        start = index * self.batch_size
-        return tuple(part[start : start + self.batch_size] for part in self.arrays)
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return keras.tree.map_structure(lambda part: part[rows], self.arrays)

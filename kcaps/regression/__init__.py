@@ -2,10 +2,10 @@
 
 from kcaps.regression.capsule_regression import CapsuleRegression as CapsuleRegression
 from kcaps.regression.competition import Competition as Competition
+from kcaps.regression.interpolation import class_probabilities as class_probabilities
 from kcaps.regression.interpolation import lambda_0 as lambda_0
 from kcaps.regression.interpolation import lambda_1 as lambda_1
-from kcaps.regression.posterior import class_probabilities as class_probabilities
-from kcaps.regression.posterior import posterior_means as posterior_means
+from kcaps.regression.interpolation import posterior_means as posterior_means
 from kcaps.regression.schedule import ThresholdSchedule as ThresholdSchedule
 from kcaps.regression.subspace import SubspaceProjection as SubspaceProjection
 
@@ -13,7 +13,15 @@ from kcaps.regression.subspace import SubspaceProjection as SubspaceProjection
 def __getattr__(name):
     # scikit-learn is imported by those who use its estimator only.
     if name == "CapsuleRegressionClassifier":
-        from kcaps.regression.classifier import CapsuleRegressionClassifier
-
+        try:
+            from kcaps.regression.classifier import CapsuleRegressionClassifier
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "sklearn":
+                raise  # scikit-learn is there, and lacks something itself
+            raise ModuleNotFoundError(
+                "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
+                "Install it: pip install scikit-learn",
+                name=error.name,
+            ) from None
         return CapsuleRegressionClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

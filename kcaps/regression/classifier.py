@@ -1,33 +1,24 @@
 """Capsule regression as a scikit-learn estimator."""
 
+import functools
 import warnings
 
 import keras
 import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from kcaps.regression.batches import class_factors
+from kcaps.backend.arrays import available_dtype
 from kcaps.regression.capsule_regression import CapsuleRegression
-from kcaps.regression.convergence import Convergence, Lines
-from kcaps.regression.numpy_training import NumPyTraining, is_faster, probabilities
-from kcaps.regression.schedule import ThresholdSchedule
+from kcaps.regression.competition import Competition
+from kcaps.regression.data import class_factors
+from kcaps.regression.em import NumPyTraining, is_small, probabilities
+from kcaps.regression.schedule import Convergence, Lines, ThresholdSchedule
+from kcaps.regression.state import checked_option
 from kcaps.validation import boolean, non_negative, positive_int
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import train_test_split
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "sklearn":
-        raise  # scikit-learn is there, and lacks something itself
-    raise ModuleNotFoundError(
-        "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
-        "Install it: pip install scikit-learn",
-        name=error.name,
-    ) from None
-
-_HELD_OUT = 0.1
 
 
 class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
@@ -136,21 +127,20 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         patience = positive_int("n_iter_no_change", self.n_iter_no_change)
         for name in ("early_stopping", "warm_start"):
             boolean(name, getattr(self, name))
-        before = self._before() if self.warm_start else None
+        last = (self.classes_, self._weights()) if hasattr(self, "_kernel") else None
         X, labels, weights = self._checked(X, y, sample_weight)
-        model, features = self._make_model(X)
-        kernel = None if before is None else self._went_on_from(*before, model)
+        self._make(X, last if self.warm_start else None)
+        features, layer = _with_ones(X), self._layer()
         training, validation = self._split(features, labels, weights)
         if validation is not None:
             stop = ThresholdSchedule()
         else:
-            share = {"one_vs_all": len(self.classes_), "all_vs_all": len(self.classes_) - 1}
             penalty = float(self.ridge) / 2 / np.sum(training[2])
-            stop = Convergence(tol, patience, penalty, share.get(self.architecture, 1))
-        self.model_ = model
-        run = self._run_numpy if is_faster(model.competition, features) else self._run_keras
+            met = layer.problems.targets[0].any(-1)  # the problems that an example meets
+            stop = Convergence(tol, patience, penalty, int(met.sum()))
+        run = self._run_numpy if is_small(layer, features) else self._run_keras
         callbacks = [stop, *([Lines()] if self.verbose else [])]
-        self.n_iter_ = run(training, validation, kernel, max_iter, callbacks)
+        self.n_iter_ = run(training, validation, max_iter, callbacks)
         if not stop.finished:
             rounds = "the rounds of `early_stopping`" if self.early_stopping else "EM"
             warnings.warn(
@@ -161,25 +151,32 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
             )
         return self
 
-    def predict_proba(self, X):
+    @functools.cached_property
+    def model_(self) -> CapsuleRegression:
+        """The fitted `CapsuleRegression`, made when it is first asked for."""
+        if not hasattr(self, "_kernel"):
+            raise AttributeError("There is no `model_` yet. Call `fit` first.")
+        model = CapsuleRegression(*self._arguments, dtype=str(self._kernel.dtype))
+        model.compile(**self._options)
+        model.build((None, self._kernel.shape[1]))
+        model.built = True
+        model.kernel = self._kernel
+        return model
+
+    def predict_proba(self, X) -> np.ndarray:
         """Returns class probabilities `(n_samples, n_classes)`, in the order of `classes_`."""
         check_is_fitted(self)
         features = _with_ones(self._dense(X, reset=False))
-        if is_faster(self.model_.competition, features):
-            kernel = self.model_.kernel
+        layer, kernel = self._layer(), self._weights()
+        if is_small(layer, features):
             dtype = np.result_type(kernel.dtype, features.dtype)
             kernel, features = kernel.astype(dtype), features.astype(dtype)
-
-            def answer(batch):
-                return probabilities(self.model_.competition, kernel, batch)
+            answer = functools.partial(probabilities, layer, kernel)
         else:
-            features = features.astype(self.model_.competition.compute_dtype)
-
-            def answer(batch):
-                return keras.ops.convert_to_numpy(self.model_(batch, training=False))
-
+            features = features.astype(kernel.dtype)
+            answer = functools.partial(self.model_, training=False)
         batches = np.array_split(features, max(1, len(features) // 4096))
-        return np.concatenate([answer(batch) for batch in batches])
+        return np.concatenate([keras.ops.convert_to_numpy(answer(batch)) for batch in batches])
 
     def predict(self, X):
         """Returns the most probable label of each row of `X`, `(n_samples,)`."""
@@ -188,9 +185,6 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X):
         """Returns the log-odds of each class against all others.
-
-        Args:
-            X: Array `(n_samples, n_features)`.
 
         Returns:
             Array `(n_samples, n_classes)`; of two classes those of the second one, `(n_samples,)`,
@@ -207,7 +201,7 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         return np.log(np.maximum(chances, tiny)) - np.log(np.maximum(others, tiny))
 
     def _dense(self, X, y=None, **options):
-        """`X` (and `y`) as scikit-learn checks them, after a refusal of sparse data."""
+        """Returns `X` (and `y`) as scikit-learn checks them, and refuses sparse data."""
         if hasattr(X, "tocsr"):
             raise TypeError(
                 "`X` must be dense: EM needs the second moments of all features. Received: a "
@@ -218,7 +212,7 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         return validate_data(self, *arrays, dtype=[np.float64, np.float32], **options)
 
     def _checked(self, X, y, sample_weight):
-        """`X`, integers for the classes and a weight above 0 for each example; sets `classes_`."""
+        """Returns `X`, integers for classes and weights above 0, and sets `classes_`."""
         if y is None:
             validate_data(self, X, y)  # raises scikit-learn's own error
         X, y = self._dense(X, y)
@@ -236,39 +230,41 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         factors = class_factors(self.class_weight, self.classes_, labels, weights)
         return X, labels, weights * factors[labels]
 
-    def _make_model(self, X):
-        """The compiled and built model of `X` with ones, and these features."""
-        model = CapsuleRegression(
-            len(self.classes_), self.capsule_dim, self.architecture, dtype=_model_dtype(X.dtype)
-        )
-        model.compile(momentum=0.9, ridge=self.ridge, threshold=self.threshold)
-        features = _with_ones(X)
-        model.build((None, features.shape[1]))
-        model.built = True
-        return model, features
+    def _make(self, X, last):
+        """Sets what the model of data is made of, with the labels and weights of the last `fit`."""
+        arguments = len(self.classes_), self.capsule_dim, self.architecture
+        layer = Competition(*arguments, "zeros")
+        options = {"momentum": 0.9, "threshold": self.threshold, "ridge": self.ridge}
+        options = {name: checked_option(name, value) for name, value in options.items()}
+        (n, c), d = layer.dims.shape, layer.dims.max()
+        kernel = np.zeros((n, X.shape[1] + 1, c, d), available_dtype(X.dtype))
+        if last is not None:
+            classes, weights = last
+            if not np.array_equal(classes, self.classes_) or weights.shape != kernel.shape:
+                raise ValueError(
+                    "`warm_start` needs the classes, features, `capsule_dim` and `architecture` of "
+                    f"the last `fit`. Received: {len(self.classes_)} classes and weights of shape "
+                    f"{kernel.shape}, after {len(classes)} classes and shape {weights.shape}. Set "
+                    "warm_start=False, or fit a clone."
+                )
+            kernel = weights
+        self._arguments, self._options, self._kernel = arguments, options, kernel
+        vars(self).pop("model_", None)
 
-    def _before(self):
-        """Labels and weights of the last `fit`, or None."""
-        return (self.classes_, self.model_.kernel) if hasattr(self, "model_") else None
+    def _layer(self):
+        """Returns a `Competition` of the problems of the last `fit`, without weights."""
+        return Competition(*self._arguments, "zeros")
 
-    def _went_on_from(self, classes, kernel, model):
-        """The weights of the last `fit`, which must be those of a model like this one."""
-        shape = tuple(model.competition.kernel.shape)
-        if not np.array_equal(classes, self.classes_) or kernel.shape != shape:
-            raise ValueError(
-                "`warm_start` needs the classes, features, `capsule_dim` and `architecture` of the "
-                "last `fit`. Received: "
-                f"{len(self.classes_)} classes and weights of shape {shape}, after {len(classes)} "
-                f"classes and shape {kernel.shape}. Set warm_start=False, or fit a clone."
-            )
-        return kernel
+    def _weights(self):
+        """Returns the weights, those of the model once there is one."""
+        return self.model_.kernel if "model_" in vars(self) else self._kernel
 
     def _split(self, features, labels, weights):
-        """Training and validation data, `(features, labels, weights)` each; the latter or None."""
+        """Returns the data for training, and for validation or None, as triples of arrays."""
         data = features, labels, weights
         if not self.early_stopping:
             return data, None
-        least, held_out = np.bincount(labels).min(), int(np.ceil(_HELD_OUT * len(labels)))
+        least, held_out = np.bincount(labels).min(), int(np.ceil(0.1 * len(labels)))
         if least < 2 or held_out < len(self.classes_):
             raise ValueError(
                 "`early_stopping` holds out a tenth of the examples, and must find every class on "
@@ -276,57 +272,28 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
                 f"and 2 of each class. Received: {len(labels)} examples of {len(self.classes_)} "
                 f"classes, {least} of the rarest. Set early_stopping=False, or give more examples."
             )
-        train, test = train_test_split(
-            np.arange(len(labels)),
-            test_size=held_out,
-            stratify=labels,
-            random_state=self.random_state,
-        )
+        options = {"stratify": labels, "random_state": self.random_state}
+        train, test = train_test_split(np.arange(len(labels)), test_size=held_out, **options)
         return tuple(part[train] for part in data), tuple(part[test] for part in data)
 
-    def _run_numpy(self, training, validation, kernel, max_iter, callbacks):
-        """Fits by NumPy and gives the model the weights; returns the number of iterations."""
-        model = self.model_
-        em = NumPyTraining(
-            model.competition,
-            *training,
-            kernel=kernel,
-            momentum=model.momentum,
-            threshold=model.threshold,
-            ridge=model.ridge,
-        )
-        count = em.fit(max_iter, callbacks, validation)
-        model.kernel = em.kernel
+    def _run_numpy(self, training, validation, max_iter, callbacks):
+        """Fits the weights by NumPy, and returns the number of iterations."""
+        kernel = self._kernel if self._kernel.any() else None
+        run = NumPyTraining(self._layer(), training, kernel, **self._options)
+        count = run.fit(max_iter, callbacks, validation)
+        self._kernel = run.kernel.astype(self._kernel.dtype)
         return count
 
-    def _run_keras(self, training, validation, kernel, max_iter, callbacks):
-        """Fits by Keras' loop; returns the number of iterations."""
-        model = self.model_
-        if kernel is not None:
-            model.kernel = kernel
-        (features, labels, weights), dtype = training, model.competition.compute_dtype
+    def _run_keras(self, training, validation, max_iter, callbacks):
+        """Fits the weights by Keras' loop, and returns the number of iterations."""
+        (features, labels, weights), dtype = training, self._kernel.dtype
         if validation is not None:
             validation = (validation[0].astype(dtype), *validation[1:])
-        history = model.fit(
-            features.astype(dtype),
-            labels,
-            sample_weight=weights,
-            validation_data=validation,
-            epochs=max_iter,
-            verbose=0,
-            callbacks=callbacks,
-        )
+        options = {"epochs": max_iter, "verbose": 0, "callbacks": callbacks}
+        options |= {"sample_weight": weights, "validation_data": validation}
+        history = self.model_.fit(features.astype(dtype), labels, **options)
         return len(history.epoch)
 
 
 def _with_ones(X):
     return np.hstack([X, np.ones((len(X), 1), X.dtype)])
-
-
-def _model_dtype(dtype):
-    """`dtype` as the model's, or float32 where the backend has no float64."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return str(jax.dtypes.canonicalize_dtype(dtype))
-    return str(dtype)

@@ -1,13 +1,130 @@
-"""A layer of capsules that compete to explain an input."""
+"""A layer of capsules that compete to explain an input, and how classes share its capsules."""
+
+import itertools
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
-from kcaps.regression import architectures, em
-from kcaps.regression.interpolation import at_least_float32
-from kcaps.regression.posterior import Expectations, squared_lengths
-from kcaps.validation import is_sequence, positive_int
+from kcaps.regression.em import means
+from kcaps.regression.interpolation import (
+    Expectations,
+    at_least_float32,
+    namespace,
+    squared_lengths,
+)
+from kcaps.validation import is_sequence, one_of, positive_int
+
+
+class Architecture:
+    """Problems that are solved side by side, and how their answers are combined.
+
+    A problem is a competition of capsules. `targets[k, n, c]` is 1 where capsule `c` of problem
+    `n` stands for class `k`; a problem with no target for a class is not concerned with it.
+
+    Args:
+        targets: Array `(num_classes, num_problems, num_capsules)` of zeros and ones.
+    """
+
+    def __init__(self, targets):
+        self.targets = np.asarray(targets, "float32")
+        self.num_classes, self.num_problems, self.num_capsules = self.targets.shape
+
+    def capsule_dims(self, class_dims: list[int]) -> np.ndarray:
+        """Returns the components of each capsule `(n, c)`, given those of each class."""
+        raise NotImplementedError
+
+    def combine(self, probabilities):
+        """Returns class probabilities `(b, num_classes)` from those of the problems `(b, n, c)`.
+
+        They are an array if those of the problems are one, and a tensor otherwise.
+        """
+        raise NotImplementedError
+
+
+class Multiclass(Architecture):
+    """One capsule a class, all in one competition."""
+
+    def __init__(self, num_classes):
+        super().__init__(np.eye(num_classes)[:, None, :])
+
+    def capsule_dims(self, class_dims):
+        return np.asarray(class_dims)[None, :]
+
+    def combine(self, probabilities):
+        return namespace(probabilities).squeeze(probabilities, axis=1)
+
+
+class OneVersusAll(Architecture):
+    """For each class a binary problem, that class against the rest; the most certain one wins."""
+
+    def __init__(self, num_classes):
+        own = np.eye(num_classes)
+        super().__init__(np.stack([own, 1 - own], axis=-1))
+
+    def capsule_dims(self, class_dims):
+        return np.repeat(np.asarray(class_dims)[:, None], 2, axis=1)
+
+    def combine(self, probabilities):
+        own = probabilities[:, :, 0]
+        return own / namespace(own).sum(own, axis=-1, keepdims=True)
+
+
+class AllVersusAll(Architecture):
+    """For each pair of classes a binary problem; the majority of the votes wins.
+
+    The probabilities are those whose pairwise shares the problems give (Price et al., 1994),
+    `P_k ∝ 1 / (Σ_l 1/P_kl - (m - 2))`. Where the majority elects another class than the most
+    probable one, the two change places, so that the largest probability is the elected class's;
+    probabilities also decide between classes with as many votes.
+    """
+
+    def __init__(self, num_classes):
+        self.pairs = np.array(list(itertools.combinations(range(num_classes), 2)))
+        targets = np.zeros((num_classes, len(self.pairs), 2))
+        for side in range(2):
+            targets[self.pairs[:, side], np.arange(len(self.pairs)), side] = 1
+        super().__init__(targets)
+        # (m, m - 1): the problems of each class
+        self.problems_of = np.array([np.flatnonzero(t.any(-1)) for t in targets], "int32")
+
+    def capsule_dims(self, class_dims):
+        return np.asarray(class_dims)[self.pairs]
+
+    def combine(self, probabilities):
+        ops, dtype = namespace(probabilities), probabilities.dtype
+        own = np.transpose(self.targets.reshape(self.num_classes, -1))  # (n·c, m)
+        own = ops.cast(own, dtype)
+        flat = ops.reshape(probabilities, (-1, own.shape[0]))
+        coupled = 1.0 / ((1.0 / flat) @ own - (self.num_classes - 2.0))
+        coupled = coupled / ops.sum(coupled, axis=-1, keepdims=True)
+        votes = ((ops.sign(flat - 0.5) + 1.0) / 2.0) @ own
+        most = _maximum(votes)
+        candidates = ops.cast(votes >= most, dtype) * coupled
+        elected = _largest(candidates)
+        likeliest = _largest(coupled)
+        rise = _maximum(coupled) - _maximum(candidates)
+        return coupled + rise * (elected - likeliest)
+
+
+def _maximum(values):
+    """Returns the maxima of the last axis, for values from 0 on; of an empty batch also."""
+    return namespace(values).max(values, axis=-1, keepdims=True, initial=0.0)
+
+
+def _largest(values):
+    """Returns 1 at the largest value of each row, shared where several are the largest."""
+    ops = namespace(values)
+    mask = ops.cast(values >= _maximum(values), values.dtype)
+    return mask / ops.sum(mask, axis=-1, keepdims=True)
+
+
+ARCHITECTURES = {
+    "multiclass": Multiclass,
+    "one_vs_all": OneVersusAll,
+    "all_vs_all": AllVersusAll,
+}
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -49,10 +166,10 @@ class Competition(keras.layers.Layer):
 
     def __init__(
         self,
-        num_classes,
-        capsule_dim,
-        architecture="multiclass",
-        kernel_initializer=None,
+        num_classes: int,
+        capsule_dim: int | Sequence[int],
+        architecture: str = "multiclass",
+        kernel_initializer: keras.initializers.Initializer | str | None = None,
         **kwargs,
     ):
         num_classes = positive_int("num_classes", num_classes)
@@ -69,7 +186,8 @@ class Competition(keras.layers.Layer):
         self.num_classes = num_classes
         self.capsule_dim = dims if sequence else positive_int("capsule_dim", capsule_dim)
         self.architecture = architecture
-        self.problems = architectures.get(architecture, num_classes)
+        problems = ARCHITECTURES[one_of("architecture", architecture, ARCHITECTURES)]
+        self.problems = problems(num_classes)
         class_dims = dims if sequence else [self.capsule_dim] * num_classes
         self.dims = self.problems.capsule_dims(class_dims)  # (n, c)
         self.kernel_initializer = (
@@ -89,15 +207,16 @@ class Competition(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=2, axes={1: int(input_shape[-1])})
         self.kernel = self.add_weight(
             shape=(n, int(input_shape[-1]), c, int(self.dims.max())),
-            initializer=self._initial,
+            initializer=self.initial,
             aggregation="only_first_replica",  # steps of EM are the same on all
             name="kernel",
         )
 
-    def _initial(self, shape, dtype=None):
+    def initial(self, shape, dtype=None):
+        """Returns first weights by the initializer, zero beyond each capsule's dimension."""
         values = self.kernel_initializer(shape, dtype)
         if isinstance(self.kernel_initializer, keras.initializers.Zeros):
-            return values  # before JAX compiles a product of zeros, which takes a tenth of a second
+            return values  # without a product, which JAX takes a tenth of a second to compile
         return values * ops.cast(self.mask, dtype)
 
     @property
@@ -106,15 +225,15 @@ class Competition(keras.layers.Layer):
         return (np.arange(self.dims.max()) < self.dims[:, None, :, None]).astype("float32")
 
     def means(self, inputs):
-        """Means of all capsules, `(batch, problems, capsules, capsule_dim)`.
+        """Returns the means of all capsules, `(batch, problems, capsules, capsule_dim)`.
 
         Where classes differ in dimension, the last components of smaller ones are zero.
         """
-        return em.means(ops.convert_to_tensor(inputs, self.compute_dtype), self.kernel)
+        return means(ops.convert_to_tensor(inputs, self.compute_dtype), self.kernel)
 
     def call(self, inputs):
-        means = em.means(ops.cast(inputs, self.compute_dtype), ops.convert_to_tensor(self.kernel))
-        squared = squared_lengths(at_least_float32(means))
+        mu = means(ops.cast(inputs, self.compute_dtype), ops.convert_to_tensor(self.kernel))
+        squared = squared_lengths(at_least_float32(mu))
         probabilities = self.problems.combine(Expectations(squared, self.dims).probabilities)
         return ops.cast(probabilities, self.compute_dtype)
 

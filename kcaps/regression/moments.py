@@ -1,83 +1,18 @@
-"""Second moments of data that is streamed, in float64, and what follows from them."""
+"""Second moments of features, in float64, and what EM takes from them before its first step."""
 
 import warnings
 
 import numpy as np
 
-from kcaps.regression.conversion import is_array, label_rows, labels_of, numbers, rows
-
-BATCH_SIZE = 4096
 # Second moments below this share of the largest are taken for rounding.
 _SMALLEST = {"float32": 1e-10, "float64": 1e-13}
 _FALLBACK_RIDGE = 1e-6
 # Mean squared lengths whose reciprocals and products with weights of the inverse size are normal
 # numbers.
 _LARGEST = {"float32": 1e60, "float64": 1e200}
-
-
-def stream(x, y=None, sample_weight=None, batch_size=None, steps=None):
-    """Batches of data in any form that Keras users hold it, as NumPy arrays.
-
-    Args:
-        x: Array, or an iterable of batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-            torch `DataLoader`, a generator. A batch is `x`, `(x, y)` or `(x, y, sample_weight)`.
-        y: Labels of an array.
-        sample_weight: Weights of an array.
-        batch_size: Examples in a batch of an array. Defaults to 4,096.
-        steps: At most so many batches: an endless stream needs it.
-
-    Yields:
-        `(x, y, sample_weight)`, where `y` and `sample_weight` may be None.
-
-    Raises:
-        ValueError: for examples of different numbers, values that are no numbers or not finite,
-            negative weights, examples that are not in batches, or no data.
-    """
-    if is_array(x):
-        arrays = rows("x", x), label_rows("y", y), rows("sample_weight", sample_weight)
-        sizes = [len(part) for part in arrays if part is not None]
-        if len(set(sizes)) > 1:
-            raise ValueError(f"`x`, `y` and `sample_weight` differ in length. Received: {sizes}.")
-        size = batch_size or BATCH_SIZE
-        batches = (
-            tuple(None if part is None else part[start : start + size] for part in arrays)
-            for start in range(0, sizes[0], size)
-        )
-    elif hasattr(x, "__getitem__") and hasattr(x, "__len__") and not isinstance(x, str | dict):
-        # PyDataset
-        batches = (x[index] for index in range(len(x)))
-    elif not hasattr(x, "__iter__") or isinstance(x, str | dict):
-        raise ValueError(
-            "`x` must be an array, or batches (a dataset or generator of `(x, y)`). Received: "
-            f"{type(x).__name__}."
-        )
-    else:
-        batches = iter(x)
-    count = 0
-    for index, batch in enumerate(batches):
-        if steps is not None and index == steps:
-            break
-        parts = batch if isinstance(batch, tuple | list) else (batch,)
-        parts = (*parts, None, None)[:3]
-        features, weights = numbers("x", parts[0]), numbers("sample_weight", parts[2])
-        labels = labels_of("y", parts[1])
-        if features.ndim < 2 or (labels is not None and labels.shape[:1] != features.shape[:1]):
-            raise ValueError(
-                "`x` must be batches of examples, with as many labels. Received: x of shape "
-                f"{features.shape}, y of shape {None if labels is None else labels.shape}. Call "
-                "`batch` on a dataset of single examples, `reshape` on an array."
-            )
-        if not np.isfinite(features).all():
-            raise ValueError("`x` must be finite. Received: a batch with NaN or infinity.")
-        if weights is not None and not (np.isfinite(weights).all() and np.min(weights) >= 0):
-            raise ValueError(
-                "`sample_weight` must be finite and >= 0. Received: a batch with other values."
-            )
-        weights = None if weights is None else weights.reshape(-1)
-        count += len(features)
-        yield features, labels, weights
-    if not count:
-        raise ValueError("`x` must hold at least one example. Received: none.")
+# Mean squared lengths of features for which first weights of unit length are neither without effect
+# nor certain of everything.
+_LENGTHS = 1e-2, 1e3
 
 
 class SecondMoments:
@@ -87,7 +22,7 @@ class SecondMoments:
         num_classes: Number of classes; 1 where they do not matter.
     """
 
-    def __init__(self, num_classes=1):
+    def __init__(self, num_classes: int = 1):
         self.num_classes = num_classes
         self.weights = np.zeros(num_classes)
         self.sums = None  # (num_classes, p, p)
@@ -110,13 +45,8 @@ class SecondMoments:
         """Mean of `‖x‖²` over all examples."""
         return np.trace(self.sums.sum(0)) / self.weights.sum()
 
-    def check(self, dtype):
-        """Raises an error for data that EM cannot be run on in a dtype.
-
-        Raises:
-            ValueError: for a class without examples, features that are all zero, or values that
-                are too large or too small.
-        """
+    def check(self, dtype: str) -> None:
+        """Raises a `ValueError` for data that EM cannot be run on in a dtype."""
         missing = np.flatnonzero(self.weights == 0)
         if len(missing):
             raise ValueError(
@@ -135,8 +65,10 @@ class SecondMoments:
             )
 
 
-def principal_directions(moment, count, background=None):
-    """The `count` leading singular vectors of data with this second moment, as columns.
+def principal_directions(
+    moment: np.ndarray, count: int, background: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the `count` leading singular vectors of data with a second moment, as columns.
 
     The largest component of each is positive, which makes them the same everywhere. Where the
     data have fewer directions, the leading ones of `background`, a larger moment, follow them.
@@ -149,22 +81,39 @@ def principal_directions(moment, count, background=None):
     return vectors * signs
 
 
-def inverse_factor(moment, ridge, dtype="float32"):
-    """A matrix `R` with `R Rᵀ = (moment + ridge I)⁻¹`.
-
-    Applied in two steps, `R (Rᵀ A)`, it loses half the digits that the inverse would. Where the
-    moment is singular to the precision of `dtype`, a small ridge is used, with a warning.
+def first_kernel(moments: SecondMoments, targets: np.ndarray, dims: np.ndarray) -> np.ndarray:
+    """Returns the first weights of capsules: the directions in which their classes' data lie.
 
     Args:
-        moment: Second moment `(p, p)`.
-        ridge: Number >= 0.
-        dtype: What the products will be computed in.
+        moments: The `SecondMoments` of the features.
+        targets: Which classes each capsule stands for, `(m, n, c)` of zeros and ones.
+        dims: Number of components of each capsule, `(n, c)`.
 
     Returns:
-        The matrix `(p, p)`, and the ridge that was used.
+        Array `(n, p, c, d)`.
+    """
+    total = moments.sums.sum(0)
+    kernel = np.zeros((dims.shape[0], len(total), dims.shape[1], dims.max()))
+    found = {}  # directions of capsules that stand for the same classes
+    for n, c in np.ndindex(dims.shape):
+        classes, count = np.flatnonzero(targets[:, n, c]), dims[n, c]
+        key = classes.tobytes(), count
+        if key not in found:
+            moment = moments.sums[classes].sum(0)
+            found[key] = principal_directions(moment, count, total)
+        kernel[n, :, c, : found[key].shape[1]] = found[key]
+    length = moments.mean_squared_length
+    return kernel * np.sqrt(np.clip(length, *_LENGTHS) / length)
 
-    Raises:
-        ValueError: if the moment is zero.
+
+def inverse_factor(
+    moment: np.ndarray, ridge: float, dtype: str = "float32"
+) -> tuple[np.ndarray, float]:
+    """Returns a matrix `R` with `R Rᵀ = (moment + ridge I)⁻¹`, and the ridge that was used.
+
+    Applied in two steps, `R (Rᵀ A)`, it loses half the digits that the inverse would. Where the
+    moment is singular to the precision of `dtype`, a small ridge is used, with a warning; for a
+    moment of zero a `ValueError` is raised.
     """
     values, vectors = np.linalg.eigh(moment)
     top = values[-1]
@@ -180,3 +129,31 @@ def inverse_factor(moment, ridge, dtype="float32"):
             stacklevel=2,
         )
     return vectors / np.sqrt(np.maximum(values, 0) + ridge), ridge
+
+
+def inverse_factors(
+    moments: SecondMoments, targets: np.ndarray, ridge: float, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the matrices and numbers that the M-step multiplies by, for each problem.
+
+    Args:
+        moments: The `SecondMoments` of the features.
+        targets: Which classes each capsule stands for, `(m, n, c)` of zeros and ones.
+        ridge: Precision of the prior of the weights.
+        dtype: Name of the dtype that the products will be computed in.
+
+    Returns:
+        Factors as of `inverse_factor`, `(n, p, p)`, and ridges by example, `(n,)`; of a length of
+        1 where all problems see the same examples.
+    """
+    concerned = targets.max(-1).T  # (n, m)
+    if concerned.all():
+        concerned = concerned[:1]
+    factors, ridges = [], []
+    for classes in concerned:
+        weight = classes @ moments.weights
+        moment = moments.sums[classes > 0].sum(0) / weight
+        factor, used = inverse_factor(moment, ridge / weight, dtype)
+        factors.append(factor)
+        ridges.append(used)
+    return np.stack(factors), np.array(ridges)

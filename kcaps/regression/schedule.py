@@ -1,5 +1,7 @@
-"""The rounds in which the threshold of capsule regression falls."""
+"""Callbacks that decide when EM ends, and the lines and bars that training shows."""
 
+import contextlib
+import math
 import os
 import pathlib
 import time
@@ -22,7 +24,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
     Args:
         thresholds: Threshold ν of each round. Defaults to those of the paper.
         patience: Epochs without improvement that end each round. Defaults to those of the paper.
-        monitor: What to minimise. Defaults to `"val_error"`.
+        monitor: Name of the log to minimise. Defaults to `"val_error"`.
         verbose: Whether to print a line for each round. Defaults to False.
         backup: Path of an `.npz` file that keeps the state every few seconds, or None. Where the
             file exists, training goes on from it: call `fit` with `initial_epoch=schedule.epoch`.
@@ -55,9 +57,9 @@ class ThresholdSchedule(keras.callbacks.Callback):
         self,
         thresholds=(0.8, 0.6, 0.4, 0.2, 0.0),
         patience=(128, 64, 32, 16, 8),
-        monitor="val_error",
-        verbose=False,
-        backup=None,
+        monitor: str = "val_error",
+        verbose: bool = False,
+        backup: str | os.PathLike | None = None,
     ):
         super().__init__()
         for name, values in (("thresholds", thresholds), ("patience", patience)):
@@ -77,16 +79,16 @@ class ThresholdSchedule(keras.callbacks.Callback):
             raise ValueError(f"`backup` must be the path of a file. Received: backup={backup!r}.")
         self.backup = None if backup is None else pathlib.Path(backup)
         self._reset()
-        self._saved = None
-        if self.backup and self.backup.exists():
-            self._saved = self._read()
+        is_resumed = self.backup is not None and self.backup.exists()
+        self._saved = self._read() if is_resumed else None
 
     def _reset(self):
         self.best, self.best_epoch, self.best_kernel = np.inf, 0, None
         self.rounds, self.wait, self.length, self.epoch = [], 0, 0, 0
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
+        """Whether the last round has ended."""
         return len(self.rounds) == len(self.thresholds)
 
     def on_train_begin(self, logs=None):
@@ -166,6 +168,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
         aside.replace(self.backup)
 
     def _read(self):
+        """Takes up the counts of the backup, and returns all that it holds."""
         try:
             with np.load(self.backup, allow_pickle=False) as file:
                 saved = dict(file)
@@ -179,3 +182,96 @@ class ThresholdSchedule(keras.callbacks.Callback):
         except Exception as error:  # damaged files fail in many ways
             raise ValueError(f"`backup` {self.backup} cannot be read: {error}") from error
         return saved
+
+
+class Convergence(keras.callbacks.Callback):
+    """Stops EM when some iterations have improved neither the likelihood nor the error.
+
+    Without a threshold the penalised likelihood rises to a limit, and with it ends the improvement.
+    With one, steps aim at the error, the likelihood may fall while the error still does, and the
+    weights never come to rest: then it is the lowest error that ends. Both values have a bound, so
+    that training always comes to an end.
+
+    Args:
+        tol: Improvement of the mean penalised log-likelihood that counts, by example and problem.
+        n_iter_no_change: Iterations without an improvement that end training.
+        penalty: Half the precision of the prior of the weights, divided by the sum of the weights
+            of all examples.
+        num_problems: Number of problems that each example takes part in, over which `loss` is a
+            sum.
+
+    Attributes:
+        finished: Whether training came to its end.
+    """
+
+    def __init__(self, tol: float, n_iter_no_change: int, penalty: float, num_problems: int):
+        super().__init__()
+        self.tol, self.n_iter_no_change = tol, n_iter_no_change
+        self.penalty, self.num_problems = penalty, num_problems
+
+    def on_train_begin(self, logs=None):
+        self.loss = self.error = np.inf
+        self.wait, self.finished = 0, False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        kernel = self.model.kernel.astype("float64")  # the weights that `loss` will be of
+        self.prior = self.penalty * np.sum(np.square(kernel))
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss, error = (logs["loss"] + self.prior) / self.num_problems, logs["error"]
+        improves = loss < self.loss - self.tol or error < self.error
+        self.loss, self.error = min(self.loss, loss), min(self.error, error)
+        self.wait = 0 if improves else self.wait + 1
+        if self.wait >= self.n_iter_no_change:
+            self.finished = self.model.stop_training = True
+
+
+class Lines(keras.callbacks.Callback):
+    """Prints a line for each iteration."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = ", ".join(f"{name} {value:.5f}" for name, value in logs.items())
+        print(f"iteration {epoch + 1}: {values}", flush=True)
+
+
+class Progress:
+    """Shows the work before the first epoch of `fit`: lines and a bar, lines alone, or nothing.
+
+    Args:
+        verbose: As of `keras.Model.fit`: 0 for nothing, 2 for lines only, `"auto"` and other
+            values for lines and a bar.
+    """
+
+    def __init__(self, verbose):
+        self.verbose = 1 if verbose == "auto" else int(verbose or 0)
+
+    def line(self, text: str | None) -> None:
+        """Prints a line; None is no line."""
+        if self.verbose and text:
+            print(text, flush=True)
+
+    @contextlib.contextmanager
+    def bar(self, text: str, batches: int | None = None):
+        """Prints a line and shows a bar, and yields a function to call with each batch, or None."""
+        self.line(text)
+        if self.verbose != 1:
+            yield None
+            return
+        bar, seen = keras.utils.Progbar(batches, unit_name="batch"), []
+
+        def observe(batch):
+            seen.append(len(batch))
+            bar.update(len(seen))
+
+        yield observe
+        if len(seen) != batches:  # which ends the line
+            bar.update(len(seen), finalize=True)
+
+
+def number_of_batches(data, batch_size: int, steps: int | None = None) -> int | None:
+    """Returns how many batches data come in, at most `steps`, or None where it is not known."""
+    if hasattr(data, "shape"):
+        return math.ceil(len(data) / batch_size)
+    with contextlib.suppress(TypeError):  # of iterators, and of datasets whose end is not known
+        return len(data) if steps is None else min(len(data), steps)
+    return steps

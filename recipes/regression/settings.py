@@ -4,7 +4,7 @@ import dataclasses
 
 from export.command import Parser, non_negative, positive
 from harness.settings import DistributedSettings, RunSettings, StudySettings, option
-from kcaps.regression.architectures import ARCHITECTURES
+from kcaps.regression.competition import ARCHITECTURES
 
 _DATA = ("digits", "mnist", "fashion_mnist")
 _ARCHITECTURE = "which classes a capsule tells from which"
