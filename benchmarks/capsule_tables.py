@@ -46,6 +46,7 @@ STEP_TARGETS = {name: 0.80 for name in FLOOR_TARGETS if name != "dynamic"}
 
 
 def layer_section(args):
+    """Prints the speed of the layers alone."""
     rows = {
         name: layer_call(make_layer(name, args.num_inputs), args.batch_size)
         for name in ("textbook", *args.routings)
@@ -65,6 +66,7 @@ def layer_section(args):
 
 
 def step_section(args):
+    """Prints the speed of training steps of whole networks."""
     rows = {}
     for name in ("convolutions", "textbook", *args.routings):
         rows |= step_calls(name, args.batch_size, args.filters, args.types)
@@ -94,6 +96,7 @@ def print_peak(args):
 
 
 def memory_section(args):
+    """Prints the peak memory of the layers, each in a process of its own."""
     used, lines = {}, []
     for name in ("textbook", *args.routings):
         command = [sys.executable, PROGRAM, "--peak", name, *["--quick"] * args.quick]
@@ -116,6 +119,7 @@ def memory_section(args):
 
 
 def scaling_section(args):
+    """Prints how the time of layers grows with their sizes."""
     rows = {}
     for name in ("dynamic", "l2"):
         for size in args.batches:

@@ -12,8 +12,8 @@ from keras import ops
 from timing import milliseconds, table, verdict
 
 from harness.provenance import gpu_name
+from kcaps.backend.compiling import compiled
 from kcaps.regression import CapsuleRegression
-from kcaps.regression.maximisation import compiled
 
 PROGRAM = str(pathlib.Path(__file__).with_name("regression.py"))
 REFERENCE = {"examples": 50_000, "features": 196, "classes": 10, "dim": 8}
@@ -77,6 +77,7 @@ def measure(sizes, repeats):
 
 
 def iteration_section(args, sizes):
+    """Prints the speed of an iteration beside its products."""
     alone, epochs = measure(sizes, args.repeats)
     ratio = np.median(epochs / alone)
     on_cpu = sizes is REFERENCE and BACKEND == "tensorflow" and gpu_name() is None
@@ -98,6 +99,7 @@ def iteration_section(args, sizes):
 
 
 def scaling_section(args, sizes):
+    """Prints how the time of an iteration grows with the sizes."""
     lines, growth = [], []
     for name in sizes:
         points = []
@@ -137,6 +139,7 @@ def print_peak(args, sizes):
 
 
 def memory_section(args, sizes):
+    """Prints the peak memory of streams of two lengths."""
     lines = []
     for batches in (2, 32):
         command = [sys.executable, PROGRAM, "--peak", str(batches), *["--quick"] * args.quick]

@@ -50,6 +50,7 @@ def onnx_call(path, images):
 
 
 def speed_table(args, paths, batch):
+    """Prints the speed of all files at a batch size."""
     images = random_images(batch)
     rows = {name: onnx_call(path, images) for name, path in paths.items()}
     seconds = interleaved(rows, args.repeats)
@@ -71,6 +72,7 @@ def speed_table(args, paths, batch):
 
 
 def keras_table(args, paths, networks, batch):
+    """Prints the speed of the files beside that of Keras."""
     images = random_images(batch)
     lines = []
     for name in args.routings:
@@ -91,6 +93,7 @@ def keras_table(args, paths, networks, batch):
 
 
 def size_table(args, paths):
+    """Prints nodes and sizes of all files."""
     lines = []
     for name, path in paths.items():
         nodes = len(onnx.load(path).graph.node)

@@ -1,4 +1,4 @@
-"""What checkpointing after each epoch costs, beside an epoch of `recipes/mnist.py`.
+"""The cost of checkpointing after each epoch, beside an epoch of `recipes/mnist.py`.
 
 The epoch is reckoned from the median of its training steps, all of which are alike; its validation
 is left out, which makes the share of checkpointing larger. Both are given in seconds of the clock

@@ -26,6 +26,7 @@ MIN_ROUNDS = 4
 
 
 def network(images, routing):
+    """Returns a new network, compiled."""
     model = small_capsnet(images.shape, images.num_classes, routing=routing)
     model.compile("adam", metrics=["accuracy"])
     return model
@@ -89,6 +90,7 @@ def growth(seconds, mib):
 
 
 def draw(seconds, mib, line, title, path):
+    """Draws the memory over time."""
     figure, axis = plt.subplots(figsize=(8, 3.5), layout="constrained")
     axis.plot(seconds / 60, mib, ".", markersize=3, label="after a round")
     half = np.array([seconds[-1] / 2, seconds[-1]])

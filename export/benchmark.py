@@ -80,7 +80,7 @@ def _bound(session, provider):
 
 @contextlib.contextmanager
 def _exports(loaded, file, provider):
-    """Gives the paths of a checkpoint's ONNX file and SavedModel, and makes what is not there."""
+    """Gives the paths of a checkpoint's ONNX file and SavedModel; a missing one is made."""
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = file or loaded.folder / "model.onnx"
         if file is None and not onnx_path.exists():

@@ -173,7 +173,7 @@ def explain(kind, error, trace, how_to_resume: str | None = None) -> None:
     After Ctrl-C, Python ends with the code of SIGINT.
 
     Args:
-        kind, error, trace: As Python gives them.
+        kind, error, trace: The error, as Python gives it.
         how_to_resume: How an interrupted program goes on. Defaults to None: it does not.
     """
     if issubclass(kind, KeyboardInterrupt):

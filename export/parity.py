@@ -52,13 +52,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The outcome of a comparison.
+    """The outcome of a comparison: a list of `Row`, and the steady outputs of the model.
 
-    Args:
-        rows: List of `Row`.
-        accuracy_before: Share of the test images that Keras classifies rightly, or None.
-        accuracy_after: Share of them that the file classifies rightly, or None.
-        steady: The `export.variation.Steady` outputs, which hardly vary over the images.
+    The accuracies are the shares of the test images that Keras and the file classify rightly, or
+    None.
     """
 
     rows: list
@@ -72,7 +69,7 @@ class Comparison:
 
     @property
     def largest_relative_difference(self) -> float | None:
-        """The largest relative difference of any output, or None where all outputs are zero."""
+        """The largest relative difference of all outputs, or None where they are zero."""
         return max((row.relative for row in self.rows if row.relative is not None), default=None)
 
     @property
@@ -156,8 +153,7 @@ def compare(
     The first images are compared at all batch sizes but the last; all images at the last.
 
     Args:
-        reference: Function from images to a dict of arrays: the Keras model.
-        candidate: Function from images to a dict of arrays: the exported file.
+        reference, candidate: Functions from images to a dict of arrays: model and exported file.
         images: Images `(n, height, width, channels)`.
         tolerance: Largest absolute difference that passes; for outputs beyond 1, as a share of
             their largest value. Relative to the largest value of an output over all images, its

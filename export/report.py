@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ class ParityError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The outcome of an export.
+    """The outcome of an export, with the rows, differences and warnings of its comparison.
 
     Args:
         steps: List of dicts with `step` and `result`.
@@ -31,22 +32,12 @@ class Report:
     images: str
     about: dict
 
-    @property
-    def rows(self) -> list:
-        return self.comparison.rows
-
-    @property
-    def largest_difference(self) -> float:
-        return self.comparison.largest_difference
-
-    @property
-    def largest_relative_difference(self) -> float | None:
-        return self.comparison.largest_relative_difference
-
-    @property
-    def warnings(self) -> list[str]:
-        """Lines on what makes the comparison say little, such as a dead model."""
-        return self.comparison.warnings
+    rows = property(operator.attrgetter("comparison.rows"))
+    largest_difference = property(operator.attrgetter("comparison.largest_difference"))
+    largest_relative_difference = property(
+        operator.attrgetter("comparison.largest_relative_difference")
+    )
+    warnings = property(operator.attrgetter("comparison.warnings"))
 
     def json(self) -> str:
         before, after = self.comparison.accuracy_before, self.comparison.accuracy_after

@@ -14,8 +14,7 @@ LEAST_SPREAD = 1e-5
 class Steady:
     """An output that hardly varies: its name, its largest absolute value, and its spread.
 
-    The spread is that of the component that varies most, from its least to its largest value over
-    the images.
+    The spread is that of the component that varies most over the images.
     """
 
     output: str
@@ -29,10 +28,10 @@ class Steady:
 def steady_outputs(outputs: dict, images: np.ndarray) -> tuple[Steady, ...]:
     """Returns the outputs of a model that hardly vary over the images.
 
-    They are those of a dead model: all zero, or the same for every image, as where the pixels
-    reach the capsules at a millionth of their size. Over images that are all the same, outputs
-    cannot vary: then those alone are named whose every value is nearly zero. Lengths of poses that
-    vary are not named: a routing that normalises its poses makes all of nearly the same length.
+    A dead model has them: all zero, or the same for every image. Over images that are all the same,
+    outputs cannot vary: then those alone are named whose every value is nearly zero. Lengths of
+    poses that vary are not named: a routing that normalises its poses makes all of nearly the same
+    length.
 
     Args:
         outputs: Dict from names to arrays `(n, …)`, the outputs for the images.
