@@ -71,7 +71,7 @@ def halted(monkeypatch, tmp_path):
     """Programs end where work would begin, in a folder of their own, and make no strategies."""
     for module, name in ((data, "load"), (study, "open_folder")):
         monkeypatch.setattr(module, name, reached)
-    monkeypatch.setattr(distribution, "start", lambda args: None)
+    monkeypatch.setattr(distribution, "start", lambda settings: settings)
     monkeypatch.setattr("sys.path", [*sys.path, str(ROOT / "benchmarks")])
     monkeypatch.setattr("device.versions", reached)
     monkeypatch.delenv("TF_CONFIG", raising=False)
