@@ -11,13 +11,13 @@ from kcaps.regression.subspace import SubspaceProjection as SubspaceProjection
 
 
 def __getattr__(name):
-    # scikit-learn is imported by those who use its estimator only.
+    # Only those who use the estimator import scikit-learn.
     if name == "CapsuleRegressionClassifier":
         try:
             from kcaps.regression.classifier import CapsuleRegressionClassifier
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "sklearn":
-                raise  # scikit-learn is there, and lacks something itself
+                raise  # scikit-learn is there, and lacks something itself.
             raise ModuleNotFoundError(
                 "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
                 "Install it: pip install scikit-learn",

@@ -180,7 +180,7 @@ class CapsuleRegression(CheckedLoops, Graph, Replicated, KerasFormatOnly, keras.
         """
         options = {"momentum": momentum, "threshold": threshold, "ridge": ridge}
         self._trainer.configure(kwargs, {**options, "update": update, "rate": rate})
-        kwargs = {"auto_scale_loss": False, **kwargs}  # there are no gradients to scale
+        kwargs = {"auto_scale_loss": False, **kwargs}  # There are no gradients to scale.
         super().compile(RateOptimizer(self._trainer), loss=None, metrics=metrics, **kwargs)
         self._trainer.state = None
 

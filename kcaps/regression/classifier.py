@@ -136,8 +136,8 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
             stop = ThresholdSchedule()
         else:
             penalty = float(self.ridge) / 2 / np.sum(training[2])
-            met = layer.problems.targets[0].any(-1)  # the problems that an example meets
-            stop = Convergence(tol, patience, penalty, int(met.sum()))
+            num_problems = int(layer.problems.targets[0].any(-1).sum())  # Each example meets these.
+            stop = Convergence(tol, patience, penalty, num_problems)
         run = self._run_numpy if is_small(layer, features) else self._run_keras
         callbacks = [stop, *([Lines()] if self.verbose else [])]
         self.n_iter_ = run(training, validation, max_iter, callbacks)
@@ -193,11 +193,11 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         chances = self.predict_proba(X).astype("float64")
         count, tiny = chances.shape[1], np.finfo("float64").tiny
         if count == 2:
-            # Not the difference of two logarithms, which may be 0 where chances are not the same.
+            # The difference of two logarithms may be 0 where chances are not the same.
             gap = chances[:, 1] - chances[:, 0]
             least = np.maximum(chances.min(axis=1), tiny)
             return np.sign(gap) * np.log1p(np.abs(gap) / least)
-        others = chances @ (1 - np.eye(count))  # a sum, as 1 - p would cancel
+        others = chances @ (1 - np.eye(count))  # This is a sum, as 1 - p would cancel.
         return np.log(np.maximum(chances, tiny)) - np.log(np.maximum(others, tiny))
 
     def _dense(self, X, y=None, **options):
@@ -214,7 +214,7 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
     def _checked(self, X, y, sample_weight):
         """Returns `X`, integers for classes and weights above 0, and sets `classes_`."""
         if y is None:
-            validate_data(self, X, y)  # raises scikit-learn's own error
+            validate_data(self, X, y)  # This raises the error of scikit-learn.
         X, y = self._dense(X, y)
         check_classification_targets(y)
         weights = np.ones(len(X))

@@ -208,7 +208,7 @@ class Competition(keras.layers.Layer):
         self.kernel = self.add_weight(
             shape=(n, int(input_shape[-1]), c, int(self.dims.max())),
             initializer=self.initial,
-            aggregation="only_first_replica",  # steps of EM are the same on all
+            aggregation="only_first_replica",  # Steps of EM are the same on all.
             name="kernel",
         )
 
@@ -216,7 +216,7 @@ class Competition(keras.layers.Layer):
         """Returns first weights by the initializer, zero beyond each capsule's dimension."""
         values = self.kernel_initializer(shape, dtype)
         if isinstance(self.kernel_initializer, keras.initializers.Zeros):
-            return values  # without a product, which JAX takes a tenth of a second to compile
+            return values  # JAX would take a tenth of a second to compile the product.
         return values * ops.cast(self.mask, dtype)
 
     @property

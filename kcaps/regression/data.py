@@ -21,7 +21,7 @@ def as_array(name: str, values) -> np.ndarray | None:
     """Returns a list, tensor or table as a NumPy array, or a `ValueError`; None stays None."""
     if values is None:
         return None
-    if hasattr(values, "detach"):  # of torch, perhaps on a GPU and with a gradient
+    if hasattr(values, "detach"):  # Tensors of torch may be on a GPU and have a gradient.
         values = values.detach().cpu()
     try:
         if keras.ops.is_tensor(values):
@@ -38,7 +38,7 @@ def labels_of(name: str, values) -> np.ndarray | None:
     """Returns labels as an array, or an error as of `as_array`; integers among objects count."""
     array = as_array(name, values)
     if array is not None and array.dtype.kind == "O":
-        with contextlib.suppress(ValueError):  # rows of different lengths stay objects
+        with contextlib.suppress(ValueError):  # Rows of different lengths stay objects.
             array = np.array(array.tolist())
     return array
 
@@ -91,9 +91,8 @@ class Form(NamedTuple):
         if shape and agree(given, expected):
             return
         if shape and None not in (*given, *expected):
-            if self.is_flat and math.prod(given) == math.prod(expected):
-                return
-            if not self.is_flat and _without_ones(given) == _without_ones(expected):
+            reduced = math.prod if self.is_flat else _without_ones
+            if reduced(given) == reduced(expected):
                 return
         count = "" if None in expected else f", {math.prod(expected)} numbers an example"
         sizes = ", ".join(map(str, ("n", *expected)))

@@ -103,7 +103,7 @@ def class_expectation(features, classes, weights, layer, kernel, threshold):
     if n > 1:
         right = ops.sum(classes * outputs, axis=-1)
         wrong = ops.max((1.0 - classes) * outputs, axis=-1)
-    # Ties are errors: nothing was told apart.
+    # Ties are errors, because nothing was told apart.
     return statistics, answers.losses, ops.cast(wrong >= right, classes.dtype), outputs
 
 
@@ -130,15 +130,15 @@ def maximisation(kernel, velocity, statistics, factor, ridge, momentum, rate):
     return kernel + velocity, velocity
 
 
-# Components of capsules that are computed at once: so few that the temporary arrays stay in the
-# cache, and below the size from which on each of them is memory that the system has to clear.
+# So few components of capsules are computed at once that the temporary arrays stay in the cache,
+# and below the size from which on each of them is memory that the system has to clear.
 _BLOCK = 2**13
 
-# So many operations an iteration that Keras' loop is faster than NumPy, with its start-up of two to
-# seven seconds shared among a few hundred iterations. On two cores, at 6e7 NumPy takes 23 to 46 ms
-# and Keras 7 to 65, at 2.6e8 it is 1,000 against 24 to 80.
+# From so many operations an iteration on, Keras' loop is faster than NumPy, its start-up of two to
+# seven seconds included. On two cores, at 6e7 NumPy takes 23 to 46 ms and Keras 7 to 65, at 2.6e8
+# it is 1,000 against 24 to 80.
 _LARGE = 10**8
-# Operations on a squared length that do not depend on the features: mostly the continued fraction.
+# So many operations on a squared length do not depend on the features: the continued fraction.
 _OWN_OPERATIONS = 500
 
 
@@ -202,7 +202,7 @@ class NumPyTraining:
         """Makes one iteration; returns the `loss` and the `error` of the weights before it."""
         gradient = np.zeros_like(self.kernel)
         weights = np.zeros(len(gradient), gradient.dtype)
-        totals = np.zeros(3)  # of weights, losses and errors
+        totals = np.zeros(3)  # These are of weights, losses and errors.
         with np.errstate(all="ignore"):
             for part in self._parts:
                 statistics, losses, errors = self._expect(part)
@@ -277,7 +277,7 @@ def _parts(layer, features, labels, weights):
         groups = [(np.flatnonzero(labels == k), numbers) for k, numbers in numbered]
     one_hot = np.eye(layer.num_classes, dtype=features.dtype)
     for members, numbers in groups:
-        size = layer.dims[numbers].size * layer.dims.max()  # components of an example
+        size = layer.dims[numbers].size * layer.dims.max()  # So many components has an example.
         for rows in np.array_split(members, -(-len(members) * size // _BLOCK)):
             yield _Part(features[rows], one_hot[labels[rows]], weights[rows], numbers)
 
@@ -292,6 +292,6 @@ def probabilities(layer, kernel: np.ndarray, features: np.ndarray) -> np.ndarray
 def is_small(layer, features: np.ndarray) -> bool:
     """Returns whether NumPy is faster than Keras' loop, with the start-up of that one."""
     met = layer.dims.size
-    if hasattr(layer.problems, "problems_of"):  # an example meets those of its class
+    if hasattr(layer.problems, "problems_of"):  # An example meets the problems of its class.
         met = met * 2 // layer.num_classes
     return len(features) * met * (features.shape[1] * layer.dims.max() + _OWN_OPERATIONS) < _LARGE

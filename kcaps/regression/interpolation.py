@@ -11,15 +11,15 @@ from keras import ops
 from kcaps.labels import k_hot, one_hot
 from kcaps.validation import one_of
 
-# Levels of the continued fraction: its relative error is then below that of the rounding, for all
-# dimensions from 2 and all β.
+# With so many levels, the relative error of the continued fraction is below that of the rounding,
+# for all dimensions from 2 on and all β.
 _LEVELS = {"float32": 12, "float64": 34}
 
-# Longest means that are computed with: λ0 is 1 to rounding, and 1/β², which is part of gradients,
-# a normal number.
+# Means are at most so long in computations: λ0 is then 1 to rounding, and 1/β², which is part of
+# gradients, a normal number.
 _LONGEST = {"float32": 1e9, "float64": 1e75}
 
-# NumPy's functions under the names that `keras.ops` gives them; as many as the formulas need.
+# NumPy's functions have here the names of `keras.ops`; there are as many as the formulas need.
 _NUMPY = types.SimpleNamespace(
     **{
         name: getattr(np, name)
@@ -210,7 +210,7 @@ def posterior_means(means, labels, capsule_dims: Sequence[int] | None = None):
     """
     means = at_least_float32(means)
     labels, num_classes = ops.convert_to_tensor(labels), means.shape[-2]
-    # Of a single capsule, labels are its number still, not whether it is there.
+    # Labels of a single capsule are its number still, not whether it is there.
     targets = (one_hot if len(labels.shape) == 1 else k_hot)(labels, num_classes)
     targets = ops.cast(targets, means.dtype)
     expected = Expectations(squared_lengths(means), _checked_dims(means, capsule_dims))

@@ -4,14 +4,14 @@ import warnings
 
 import numpy as np
 
-# Second moments below this share of the largest are taken for rounding.
+# Second moments below this share of the largest one count as rounding.
 _SMALLEST = {"float32": 1e-10, "float64": 1e-13}
 _FALLBACK_RIDGE = 1e-6
-# Mean squared lengths whose reciprocals and products with weights of the inverse size are normal
-# numbers.
+# Up to these mean squared lengths, their reciprocals and products with weights of the inverse size
+# are normal numbers.
 _LARGEST = {"float32": 1e60, "float64": 1e200}
-# Mean squared lengths of features for which first weights of unit length are neither without effect
-# nor certain of everything.
+# Between these mean squared lengths of features, first weights of unit length are neither without
+# effect nor certain of everything.
 _LENGTHS = 1e-2, 1e3
 
 
@@ -36,7 +36,7 @@ class SecondMoments:
         scaled = features * np.sqrt(weights)[:, None]
         for k in range(self.num_classes) if classes is None else np.unique(classes):
             rows = slice(None) if classes is None else classes == k
-            with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the sums
+            with np.errstate(over="ignore", invalid="ignore"):  # The caller looks at the sums.
                 self.sums[k] += scaled[rows].T @ scaled[rows]
             self.weights[k] += weights[rows].sum()
 
@@ -94,7 +94,7 @@ def first_kernel(moments: SecondMoments, targets: np.ndarray, dims: np.ndarray) 
     """
     total = moments.sums.sum(0)
     kernel = np.zeros((dims.shape[0], len(total), dims.shape[1], dims.max()))
-    found = {}  # directions of capsules that stand for the same classes
+    found = {}  # Capsules that stand for the same classes have the same directions.
     for n, c in np.ndindex(dims.shape):
         classes, count = np.flatnonzero(targets[:, n, c]), dims[n, c]
         key = classes.tobytes(), count

@@ -11,7 +11,7 @@ import numpy as np
 
 from kcaps.validation import boolean, is_sequence, non_negative, positive_int
 
-SECONDS = 10  # between two backups
+SECONDS = 10  # So many pass between two backups.
 
 
 class ThresholdSchedule(keras.callbacks.Callback):
@@ -108,7 +108,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
                 f"`ThresholdSchedule` needs {self.monitor!r} in the logs. Give `validation_data`, "
                 f"or another `monitor`. Received: {sorted(logs or {})}."
             )
-        if self.finished:  # by the backup that training went on from
+        if self.finished:  # The backup was of a training that had ended.
             self.model.stop_training = True
             return
         self.length += 1
@@ -179,7 +179,7 @@ class ThresholdSchedule(keras.callbacks.Callback):
                 raise ValueError("its rounds are not those of this schedule")
             if not all(np.isfinite(saved[name]).all() for name in ("kernel", "velocity")):
                 raise ValueError("its weights are not finite")
-        except Exception as error:  # damaged files fail in many ways
+        except Exception as error:  # Damaged files fail in many ways.
             raise ValueError(f"`backup` {self.backup} cannot be read: {error}") from error
         return saved
 
@@ -214,7 +214,7 @@ class Convergence(keras.callbacks.Callback):
         self.wait, self.finished = 0, False
 
     def on_epoch_begin(self, epoch, logs=None):
-        kernel = self.model.kernel.astype("float64")  # the weights that `loss` will be of
+        kernel = self.model.kernel.astype("float64")  # The log `loss` will be of these weights.
         self.prior = self.penalty * np.sum(np.square(kernel))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -264,7 +264,7 @@ class Progress:
             bar.update(len(seen))
 
         yield observe
-        if len(seen) != batches:  # which ends the line
+        if len(seen) != batches:  # This ends the line.
             bar.update(len(seen), finalize=True)
 
 
@@ -272,6 +272,6 @@ def number_of_batches(data, batch_size: int, steps: int | None = None) -> int | 
     """Returns how many batches data come in, at most `steps`, or None where it is not known."""
     if hasattr(data, "shape"):
         return math.ceil(len(data) / batch_size)
-    with contextlib.suppress(TypeError):  # of iterators, and of datasets whose end is not known
+    with contextlib.suppress(TypeError):  # Iterators have no length.
         return len(data) if steps is None else min(len(data), steps)
     return steps

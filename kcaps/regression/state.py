@@ -1,4 +1,4 @@
-"""The options of EM, the variables that it keeps between its steps, and what Keras sees of them."""
+"""The options of EM, its variables, and the forms in which Keras' loops meet both."""
 
 import functools
 
@@ -82,7 +82,7 @@ class TrainingState:
         self.threshold = variable(options["threshold"])
         self.rate = variable(0.0 if is_schedule(options["rate"]) else options["rate"])
         self.updates = variable(0, "int32")
-        self.refused = variable(0, "int32")  # steps that overflowed
+        self.refused = variable(0, "int32")  # These steps overflowed.
         self.variables = list(vars(self).values())
 
     def add(self, gradient, weights):

@@ -57,7 +57,7 @@ def _batches_of(x, y, sample_weight, batch_size):
             for start in range(0, sizes[0], batch_size)
         )
     if not isinstance(x, str | dict):
-        if hasattr(x, "__getitem__") and hasattr(x, "__len__"):  # a PyDataset
+        if hasattr(x, "__getitem__") and hasattr(x, "__len__"):  # This is a PyDataset.
             return (x[index] for index in range(len(x)))
         if hasattr(x, "__iter__"):
             return iter(x)
@@ -127,7 +127,7 @@ class SubspaceProjection(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_components = num_components
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-        self.observe = None  # a function of its inputs, while a model around the layer adapts it
+        self.observe = None  # It is a function while a model that has the layer adapts it.
 
     def build(self, input_shape):
         if None in input_shape[1:]:
@@ -179,7 +179,7 @@ class SubspaceProjection(keras.layers.Layer):
             self.observe(inputs)
         rows = flattened(inputs, self.kernel.shape[0])
         dtype = keras.backend.result_type(rows.dtype, self.kernel.dtype)
-        # By `@`, as `ops.matmul` makes float32 of float64 on PyTorch.
+        # On PyTorch, `ops.matmul` would make float32 of float64.
         return ops.cast(rows, dtype) @ ops.cast(self.kernel, dtype)
 
     def compute_output_shape(self, input_shape):
@@ -229,7 +229,7 @@ def _inputs_of(layer, encoder, batches):
     for batch, _, _ in batches:
         batch = ops.convert_to_tensor(batch)
         if not encoder.built:
-            encoder(batch, training=False)  # with symbols also, which are no data
+            encoder(batch, training=False)  # This may also call it with symbols, which are no data.
         reached = []
         layer.observe = reached.append
         try:

@@ -14,7 +14,7 @@ from kcaps.regression.moments import SecondMoments, first_kernel, inverse_factor
 from kcaps.regression.schedule import Progress, number_of_batches
 from kcaps.regression.subspace import BATCH_SIZE, adapt_projections, stream
 
-# A batch has by default so many examples that this many numbers are computed at once.
+# By default, a batch has so many examples that this many numbers are computed at once.
 _BATCH_NUMBERS = 2**24
 # Names of the examples in batches of arrays, which are a dict of one array: a step that Keras has
 # compiled for one structure is compiled anew for another.
@@ -41,9 +41,9 @@ class Trainer:
         self.model, self.layer, self.options = model, model.competition, {}
         self.moments, self.is_adapted, self.is_fitting, self.state = None, False, False, None
 
-    def configure(self, further: dict, options: dict) -> None:
-        """Takes all options anew, or raises a `ValueError` for a wrong one or a further one."""
-        state.refuse_gradients(further)
+    def configure(self, keras_options: dict, options: dict) -> None:
+        """Takes all options anew, or raises a `ValueError` for a wrong one."""
+        state.refuse_gradients(keras_options)
         self.options = {name: state.checked_option(name, options[name]) for name in state.OPTIONS}
 
     def set(self, name: str, value) -> None:
@@ -159,8 +159,8 @@ class Trainer:
             if not np.any(ops.convert_to_numpy(self.layer.kernel)):
                 self._start()
             self._prepare()
-        kept = self.require_state()
-        self.model._take_over([self.layer.kernel, kept.factor, kept.ridge])
+        variables = self.require_state()
+        self.model._take_over([self.layer.kernel, variables.factor, variables.ridge])
 
     def _batches(self, progress, arrays, validation, batch_size, shuffle):
         """Returns the arguments of Keras' `fit` for checked arrays, which it encodes."""
@@ -192,7 +192,7 @@ class Trainer:
         if isinstance(batches, tuple):
             x, y, weights = batches
             return {**options, "x": x, "y": y, "sample_weight": weights, "batch_size": size}
-        if num_replicas() > 1:  # for which the start of each pass takes long
+        if num_replicas() > 1:  # The start of each pass would take long.
             options["steps_per_epoch"], batches = len(batches), batches.repeat()
         return {**options, "x": batches}
 
@@ -227,7 +227,8 @@ class Trainer:
             self._maximise(total(statistics), em.maximisation)
         elif training:
             self.state.add(*statistics)
-        trackers = {metric.name: metric for metric in reversed(model.metrics)}  # the first ones
+        # Of metrics of one name, the first one is the model's own.
+        trackers = {metric.name: metric for metric in reversed(model.metrics)}
         for name, values in (("loss", losses), ("error", errors)):
             trackers[name].update_state(values, sample_weight=weights)
         if outputs is None:
@@ -270,23 +271,23 @@ class Trainer:
 
     def _maximise(self, statistics, maximisation):
         """Runs an M-step, whose result is refused if it is not finite."""
-        kept, kernel, rate = self.state, self.layer.kernel, self.options["rate"]
-        rate = rate(kept.updates) if state.is_schedule(rate) else kept.rate
+        variables, kernel, rate = self.state, self.layer.kernel, self.options["rate"]
+        rate = rate(variables.updates) if state.is_schedule(rate) else variables.rate
         rate = ops.cast(ops.convert_to_tensor(rate), kernel.dtype)
-        values = ops.convert_to_tensor(kernel), ops.convert_to_tensor(kept.velocity)
+        values = ops.convert_to_tensor(kernel), ops.convert_to_tensor(variables.velocity)
         new, velocity = maximisation(
             *values,
             em.Statistics(*map(ops.convert_to_tensor, statistics)),
-            ops.convert_to_tensor(kept.factor),
-            ops.convert_to_tensor(kept.ridge),
-            ops.convert_to_tensor(kept.momentum),
+            ops.convert_to_tensor(variables.factor),
+            ops.convert_to_tensor(variables.ridge),
+            ops.convert_to_tensor(variables.momentum),
             rate,
         )
         finite = ops.all(ops.isfinite(new))
         kernel.assign(ops.where(finite, new, values[0]))
-        kept.velocity.assign(ops.where(finite, velocity, values[1]))
-        kept.updates.assign_add(1)
-        kept.refused.assign_add(ops.cast(ops.logical_not(finite), "int32"))
+        variables.velocity.assign(ops.where(finite, velocity, values[1]))
+        variables.updates.assign_add(1)
+        variables.refused.assign_add(ops.cast(ops.logical_not(finite), "int32"))
 
     def check(self) -> None:
         """Raises a `ValueError` if a step was refused."""
