@@ -24,7 +24,8 @@ def main():
 
     asked = settings.read(Settings, __doc__, output=pathlib.Path("reproduction/"))
     training.check_backend(("tensorflow", "jax"))
-    if asked.cells and not asked.has_updates():  # their cells are the same under either
+    # Cells without updates are the same under either, and go on with that of the folder.
+    if asked.cells and not asked.has_updates():
         begun_with = study.arguments_in(asked.output, "reproduction")
         asked = dataclasses.replace(asked, update=begun_with.get("update", asked.update))
     made = study.open_folder(asked.output, "reproduction", asked.study)

@@ -18,6 +18,8 @@ from reproduction import methods, tasks
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
+    """A method on a task from one seed."""
+
     task: str
     method: str
     seed: int

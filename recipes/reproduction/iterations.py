@@ -23,6 +23,8 @@ SHOWN = (1, 2, 3, 5, 10, 20, 30, 50)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
+    """Settings of `routing_iterations.py`."""
+
     model: pathlib.Path = option(
         pathlib.Path("ckpt/"), "checkpoint of a network with dynamic routing", type=pathlib.Path
     )

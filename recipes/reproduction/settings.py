@@ -14,6 +14,8 @@ from reproduction.tables import TABLES, Table
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(StudySettings):
+    """Settings of `reproduce.py`."""
+
     table: str = option(
         None, ", ".join(TABLES), positional=True, choices=list(TABLES), metavar="TABLE"
     )

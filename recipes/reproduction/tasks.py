@@ -59,11 +59,6 @@ def distorted(images: data.Images) -> Task:
     return Task(images, changed, images.validation, images.test)
 
 
-def clothes(images: data.Images) -> Task:
-    """Returns the task of images that are mirrored and shifted in training only."""
-    return plain(images, mirrored_and_shifted)
-
-
 def mirrored_and_shifted(batch: tf.Tensor, seed: tuple[int, int]) -> tf.Tensor:
     """Returns images `(b, height, width, channels)`, mirrored or not, moved by whole pixels."""
     seeds = tf.random.experimental.stateless_split(seed, 2)
@@ -102,7 +97,7 @@ TASKS = {  # names of images, and functions that make a task of them
     "fashion_mnist": ("fashion_mnist", plain),
     "cifar10": ("cifar10", plain),
     "distorted_mnist": ("mnist", distorted),
-    "moved_fashion_mnist": ("fashion_mnist", clothes),
+    "moved_fashion_mnist": ("fashion_mnist", lambda images: plain(images, mirrored_and_shifted)),
     "multi_mnist": ("mnist", overlapping),
     "placed_mnist": ("mnist", placed),
 }

@@ -29,6 +29,8 @@ _STUDY += ("seed", "limit", "synthetic")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings):
+    """Settings of `tune.py`."""
+
     model: str = option("capsnet", "whose space is searched", choices=list(HYPERMODELS))
     data: str = option("digits", "images", choices=list(data.SHAPES))
     tuner: str = option("random", "how trials are chosen", choices=list(ORACLES))
