@@ -9,7 +9,7 @@ def main():
     set_up(start=False)
     from harness import run_folder
     from harness.training import begin
-    from regression import sweeps, training
+    from regression import training
     from regression.settings import RegressionSettings
 
     settings = begin(__doc__, RegressionSettings, epochs=20_000)
@@ -29,7 +29,7 @@ def main():
     run_folder.open_folder(run, images, training.epochs_done)
     print(f"{run.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     if settings.sweep:
-        row = sweeps.sweep(settings, images, encoder)
+        row = training.sweep(settings, images, encoder)
     else:
         row = training.fit_in_folder(run, images, model)
     print(

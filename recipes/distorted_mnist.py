@@ -23,7 +23,7 @@ def main():
     print(f"{settings.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     plots.save(pictures.distortions(images, settings.seed), images, output / "distorted.png")
     rows = distorted.train(settings, images, model)
-    best = distorted.finish(output, images, model, rows, settings.epochs)
+    best = distorted.finish(settings, images, model, rows)
     plots.save(pictures.error_by_examples(rows), images, output / "error_by_examples.png")
     print(
         f"test accuracy {100 * (1 - best['test_error']):.2f} % on {images.title} "

@@ -4,6 +4,8 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from harness import plots
+
 
 def baselines(table: list[dict], curves: dict[str, list[dict]]) -> Figure:
     """Draws accuracy against parameters, and the learning curves of the last model of each kind.
@@ -12,8 +14,8 @@ def baselines(table: list[dict], curves: dict[str, list[dict]]) -> Figure:
         table: Rows of `summary.table`.
         curves: Rows of `curve.csv` by model; none for a model that has no steps.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    figure.suptitle("Baselines: all seeds, and the curves of the last one")
+    title = "Baselines: all seeds, and the curves of the last one"
+    figure, axes = plots.panels(title, 1, 3, (14, 4.2))
     for number, row in enumerate(table):
         colour, name = f"C{number}", row["model"].replace("_", " ")
         axes[0].errorbar(
@@ -37,8 +39,6 @@ def baselines(table: list[dict], curves: dict[str, list[dict]]) -> Figure:
     axes[0].xaxis.set_minor_formatter(ticker.EngFormatter())
     axes[1].set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes[2].set(xlabel="step", ylabel="accuracy / %", ylim=(0, 100))
-    for axis in axes:
-        axis.grid(alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
     handles += [plt.Line2D([], [], color="gray", marker=marker) for marker in ("", ".")]
     labels += ["training, mean of 10 steps", "some test images"]

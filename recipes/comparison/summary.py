@@ -47,7 +47,7 @@ def _shown(row):
         "model": row["model"],
         "test accuracy / %": f"{row['mean']:.2f}{spread}",
         "best": f"{row['best']:.2f}",
-        "peak of the curve": row["peak"] and f"{row['peak']:.2f}",
+        "peak of the curve": str(row["peak"] and f"{row['peak']:.2f}"),
         "paper": row["paper"],
         "parameters": f"{row['parameters']:,}",
         "s per epoch": f"{row['seconds_per_epoch']:.3g}",

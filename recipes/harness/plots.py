@@ -42,6 +42,23 @@ def draw(
         save(_dimensions(model, images, poses), images, output / "dimensions.png")
 
 
+def panels(
+    title: str,
+    rows: int = 1,
+    columns: int = 1,
+    size: tuple[float, float] = (6, 4),
+    layout: str = "constrained",
+    squeeze: bool = True,
+    has_grid: bool = True,
+) -> tuple[Figure, Axes | np.ndarray]:
+    """Returns a figure with a title and its panels, as `pyplot.subplots` does."""
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout=layout, squeeze=squeeze)
+    figure.suptitle(title)
+    for axis in figure.axes if has_grid else ():
+        axis.grid(alpha=0.3)
+    return figure, axes
+
+
 def save(figure: Figure, images: data.Images, path: pathlib.Path) -> None:
     """Writes a figure, with the name of the data in its title."""
     figure.suptitle(f"{figure.get_suptitle()} ({images.title})", wrap=True)

@@ -10,9 +10,8 @@ import tensorflow as tf
 from harness import study, tables
 from kcaps.losses import CLASSIFICATION_LOSSES
 from losses import toys
-from losses.convnet import Convnet
 from losses.settings import PRESETS, LossSettings
-from losses.stacks import Stack
+from losses.stacks import Convnet, Stack
 from pictures_of import data
 
 DROPOUT = 0.5  # of MNIST's networks

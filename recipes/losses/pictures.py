@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
 from harness import plots
@@ -31,17 +30,14 @@ def draw(name: str, examples: Examples, rows: Sequence[list[dict]], output: path
         plots.save(_input_noise(noise), examples, output / "input_noise.png")
     losses = list(dict.fromkeys(row["loss"] for row in clean))
     for path in sorted(output.glob(f"decisions_{name}_*.npy")):
-        figure = _decisions(np.load(path, allow_pickle=False), losses)
-        depth = path.stem.rsplit("_", 1)[1]
-        figure.suptitle(f"Decisions, hidden layers: {depth}")
+        title = f"Decisions, hidden layers: {path.stem.rsplit('_', 1)[1]}"
+        figure = _decisions(title, np.load(path, allow_pickle=False), losses)
         plots.save(figure, examples, path.with_suffix(".png"))
 
 
 def _grid(title, rows, columns):
     size = (max(9, 3.4 * columns), 3 * rows + 1)  # the legend is 9 wide
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    figure.suptitle(title)
-    return figure, axes
+    return plots.panels(title, rows, columns, size, squeeze=False)
 
 
 def _lines(axis, rows, x, y, marker=None):
@@ -50,7 +46,6 @@ def _lines(axis, rows, x, y, marker=None):
         line = [row for row in rows if row["loss"] == loss]
         values = [100 * row[y] for row in line]
         axis.plot([row[x] for row in line], values, label=loss, marker=marker, **STYLES[loss])
-    axis.grid(alpha=0.3)
 
 
 def _legend(figure, axis):
@@ -114,12 +109,11 @@ def _input_noise(rows):
     return figure
 
 
-def _decisions(decisions, losses):
+def _decisions(title, decisions, losses):
     """Draws the class that each network gives to each point of [-1, 1]²."""
     rows = -(-len(losses) // 4)
-    figure, axes = plt.subplots(
-        rows, 4, figsize=(9, 2.4 * rows + 0.4), layout="constrained", squeeze=False
-    )
+    size = (9, 2.4 * rows + 0.4)
+    figure, axes = plots.panels(title, rows, 4, size, squeeze=False, has_grid=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, classes, loss in zip(axes.flat, decisions, losses, strict=False):

@@ -1,13 +1,17 @@
-"""Many small networks of equal shape, trained at once in one compiled step."""
+"""Networks that a cell trains: many small ones at once in one compiled step, or a large one."""
 
 import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kcaps.losses import CLASSIFICATION_LOSSES
+
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7  # of Keras' Adam
 EVALUATION_BATCH = 1000
+GATHERED = 100  # batches of the large network that are copied at once
 
 
 class Stack:
@@ -22,7 +26,7 @@ class Stack:
         losses: Functions of `(y_true, y_pred)` that give one value an example, one function for
             each network.
         widths: Numbers of inputs, of units of each hidden layer, and of classes.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         dropout: Share of hidden units that are dropped in training, rounded to 1/256. Each
             network has masks of its own. Defaults to 0.
         jit_compile: Whether XLA compiles the whole step, which takes away what each operation
@@ -37,7 +41,14 @@ class Stack:
     >>> accuracies = stack.accuracies(inputs, labels)  # (2,)
     """
 
-    def __init__(self, losses, widths, learning_rate, dropout=0.0, jit_compile=True):
+    def __init__(
+        self,
+        losses: Iterable[Callable],
+        widths: Sequence[int],
+        learning_rate: float,
+        dropout: float = 0.0,
+        jit_compile: bool = True,
+    ):
         self.losses = list(losses)
         self.widths = tuple(widths)
         self.learning_rate = learning_rate
@@ -54,7 +65,7 @@ class Stack:
         self._train = tf.function(self._train, jit_compile=jit_compile)
         self._forward = tf.function(self._outputs, reduce_retracing=True)
 
-    def restart(self, seed):
+    def restart(self, seed: int) -> None:
         """Draws initial weights as Keras' Dense layers do, the same ones for each network."""
         initializer = keras.initializers.GlorotUniform(keras.random.SeedGenerator(seed))
         for kernel in self.kernels:
@@ -65,7 +76,7 @@ class Stack:
         self.step.assign(0)
         self.seed.assign(seed)
 
-    def train(self, inputs, labels, batches):
+    def train(self, inputs: np.ndarray, labels: np.ndarray, batches: np.ndarray) -> None:
         """Takes one step for each batch.
 
         Args:
@@ -76,16 +87,16 @@ class Stack:
         indices = (tf.convert_to_tensor(array, tf.int32) for array in (labels, batches))
         self._train(tf.convert_to_tensor(inputs), *indices)
 
-    def predict(self, inputs):
-        """Classes that each network tells, as an array `(n, examples)`."""
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """Returns the classes that each network tells, `(n, examples)`."""
         parts = [
             tf.argmax(self._forward(inputs[start : start + EVALUATION_BATCH]), axis=-1).numpy()
             for start in range(0, len(inputs), EVALUATION_BATCH)
         ]
         return np.concatenate(parts, axis=1)
 
-    def accuracies(self, inputs, labels):
-        """Accuracy of each network: `(n,)`."""
+    def accuracies(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the accuracy of each network, `(n,)`."""
         return np.mean(self.predict(inputs) == np.asarray(labels), axis=1)
 
     def _outputs(self, inputs, is_training=False):
@@ -99,7 +110,7 @@ class Stack:
         return hidden
 
     def _mask(self, shape, layer):
-        """Dropout's factors. A byte each decides, a quarter of what random floats would cost."""
+        """Returns dropout's factors; a byte for each costs a quarter of a random float."""
         size = int(np.prod(shape))
         seed = tf.stack([self.seed + 7919 * layer, self.step])
         words = tf.random.stateless_uniform([-(-size // 4)], seed, None, None, tf.int32)
@@ -107,7 +118,7 @@ class Stack:
         return tf.reshape(tf.cast(kept, tf.float32) * (256 / (256 - self.dropped)), shape)
 
     def _loss_gradient(self, labels, outputs):
-        """Derivatives of each network's mean loss by its outputs: `(n, b, classes)`."""
+        """Returns derivatives of each network's mean loss by its outputs, `(n, b, classes)`."""
         with tf.GradientTape() as tape:
             tape.watch(outputs)
             losses = [
@@ -149,3 +160,38 @@ class Stack:
 
 def _variable(*shape):
     return tf.Variable(tf.zeros(shape))
+
+
+class Convnet:
+    """The paper's network for CIFAR-10, with one loss, which has the methods of `Stack`."""
+
+    def __init__(self, loss, shape, num_classes, filters, learning_rate):
+        self.loss, self.shape, self.num_classes = loss, shape, num_classes
+        self.filters, self.learning_rate = filters, learning_rate
+
+    def restart(self, seed: int) -> None:
+        """Makes the network anew, with initial weights from a seed."""
+        keras.utils.set_random_seed(seed)
+        layers = []
+        for pool in (keras.layers.MaxPooling2D, *[keras.layers.AveragePooling2D] * 2):
+            layers.append(keras.layers.Conv2D(self.filters, 5, padding="same", activation="relu"))
+            layers.append(keras.layers.BatchNormalization())
+            layers.append(pool(3, strides=2, padding="same"))
+        layers += [keras.layers.Flatten(), keras.layers.Dense(128, activation="relu")]
+        layers.append(keras.layers.Dense(self.num_classes))  # the losses have the softmax
+        self.model = keras.Sequential([keras.Input(self.shape), *layers])
+        optimizer = keras.optimizers.Adam(self.learning_rate)
+        # XLA's gradients of convolutions are slow on CPUs.
+        self.model.compile(optimizer, CLASSIFICATION_LOSSES[self.loss](), jit_compile=False)
+
+    def train(self, inputs: np.ndarray, labels: np.ndarray, batches: np.ndarray) -> None:
+        """Takes one step for each batch of indices, `(steps, batch)`."""
+        for start in range(0, len(batches), GATHERED):
+            part = batches[start : start + GATHERED]
+            x, y = (array[part.ravel()] for array in (inputs, labels))
+            self.model.fit(x, y, batch_size=part.shape[1], shuffle=False, verbose=0)
+
+    def accuracies(self, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns the accuracy of the network, `(1,)`."""
+        classes = self.model.predict(inputs, batch_size=500, verbose=0).argmax(-1)
+        return np.mean(classes[None] == labels, axis=1)

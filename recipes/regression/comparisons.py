@@ -21,12 +21,7 @@ _TYPES = {"variant": str, "initialisation": str, "iteration": int, "draw": int}
 
 
 class Comparison:
-    """Trainings on the singular features of images, whose results are in one folder.
-
-    Args:
-        settings: Settings of the study.
-        images: Images. As published, those of training and of validation train.
-    """
+    """Trainings on singular features of all training images, with those of validation."""
 
     def __init__(self, settings: ComparisonSettings, images: Images):
         self.settings, self.images = settings, images
@@ -38,14 +33,17 @@ class Comparison:
 
     def run(self) -> str:
         """Completes the study, draws its picture, and returns its results in words."""
-        return self._updates() if self.settings.study == "updates" else self._initialisations()
+        is_of_updates = self.settings.study == "updates"
+        figure, result = self._updates() if is_of_updates else self._initialisations()
+        plots.save(figure, self.images, self.settings.output / f"{self.settings.study}.png")
+        return result
 
     def _updates(self):
         rows = self._complete([{"variant": variant} for variant in VARIANTS], self._run_variant)
-        self._save(pictures.updates(rows, VARIANTS, self.settings.capsule_dim))
         last = {row["variant"]: 100 * row["error"] for row in rows}
         errors = ", ".join(f"{variant} {last[variant]:.2f} %" for variant in VARIANTS)
-        return f"training error after {self.settings.epochs} iterations: {errors}"
+        result = f"training error after {self.settings.epochs} iterations: {errors}"
+        return pictures.updates(rows, VARIANTS, self.settings.capsule_dim), result
 
     def _initialisations(self):
         settings = self.settings
@@ -61,9 +59,8 @@ class Comparison:
         (subspace,) = errors.pop(0.0)
         errors = dict(sorted(errors.items()))
         figure = pictures.initialisations(subspace, errors, settings.capsule_dim, settings.epochs)
-        self._save(figure)
-        medians = [f"random {level:g}: {np.median(x):.2f} %" for level, x in errors.items()]
-        return f"median of lowest training errors: subspace {subspace:.2f} %, {', '.join(medians)}"
+        medians = ", ".join(f"random {x:g}: {np.median(errors[x]):.2f} %" for x in errors)
+        return figure, f"median of lowest training errors: subspace {subspace:.2f} %, {medians}"
 
     def _complete(self, cells, run):
         def announce(number, cell):
@@ -74,9 +71,6 @@ class Comparison:
             return study.complete(path, cells, run, _TYPES, announce)
         except ValueError as error:  # of data that cannot be fitted, such as too few images
             fail(error)
-
-    def _save(self, figure):
-        plots.save(figure, self.images, self.settings.output / f"{self.settings.study}.png")
 
     def _run_variant(self, variant):
         losses, errors = self._train(*VARIANTS[variant])

@@ -1,7 +1,6 @@
 """Fitting of capsule regression to chunks of distorted digits."""
 
 import math
-import pathlib
 import time
 
 import keras
@@ -20,10 +19,7 @@ BATCH_SIZE = 1000  # digits that are distorted at once
 
 
 def make_model(settings: DistortedSettings, images: Images) -> CapsuleRegression:
-    """Returns a model with its encoder and first weights, from plain and distorted digits.
-
-    Ends the program at settings or images that cannot be used.
-    """
+    """Returns a model with its encoder and first weights, from plain and distorted digits."""
     if settings.momentum >= 1:
         fail(f"--momentum must be below 1, received {settings.momentum}")
     encoder = new_encoder(images, settings.components)
@@ -61,11 +57,9 @@ def train(settings: DistortedSettings, images: Images, model: CapsuleRegression)
     try:
         return _train(settings, images, model)
     except KeyboardInterrupt:
-        path = settings.output / "model.keras"
-        if not path.exists():
+        if not (path := settings.output / "model.keras").exists():
             checkpoints.write_model(model, path)
-        how = settings.run.how_to_resume
-        fail(f"interrupted; {how} goes on after the last chunk", code=130)
+        fail("interrupted; --resume goes on after the last chunk", code=130)
 
 
 def _train(settings, images, model):
@@ -85,9 +79,16 @@ def _train(settings, images, model):
         except ValueError as error:  # of steps that overflow
             fail(f"chunk {chunk + 1} of {chunks}: {error} Those before are saved.", code=1)
         seconds += time.perf_counter() - started
-        row = {"examples": (chunk + 1) * settings.chunk, "loss": history["loss"][-1]}
-        rows.append(row | _measures(model, images) | {"seconds": round(seconds, 1)})
-        error = rows[-1]["val_error"]
+        error, loss = _measure(model, *images.validation)
+        row = {
+            "examples": (chunk + 1) * settings.chunk,
+            "loss": history["loss"][-1],
+            "val_loss": loss,
+            "val_error": error,
+            "test_error": _measure(model, *images.test)[0],
+            "seconds": round(seconds, 1),
+        }
+        rows.append(row)
         if error < best:
             best = error
             checkpoints.write_model(model, output / "model.keras")
@@ -97,12 +98,6 @@ def _train(settings, images, model):
             flush=True,
         )
     return rows
-
-
-def _measures(model, images):
-    val_error, val_loss = _measure(model, *images.validation)
-    test_error, _ = _measure(model, *images.test)
-    return {"val_loss": val_loss, "val_error": val_error, "test_error": test_error}
 
 
 def _measure(model, x, y):
@@ -133,27 +128,19 @@ def _restore(output, model):
 
 
 def finish(
-    output: pathlib.Path, images: Images, model: CapsuleRegression, rows: list[dict], epochs: int
+    settings: DistortedSettings, images: Images, model: CapsuleRegression, rows: list[dict]
 ) -> dict:
-    """Writes the results of the best model, and returns its row of the history.
-
-    Args:
-        output: Checkpoint folder.
-        images: Images in three splits.
-        model: The model, which gets the best weights.
-        rows: All rows of the history.
-        epochs: Iterations on each chunk.
-    """
+    """Gives a model its best weights, writes their results, and returns their row."""
     best = min(rows, key=lambda row: row["val_error"])
-    model.load_weights(output / "model.keras")
+    model.load_weights(settings.output / "model.keras")
     tables.write_json(
-        output / "report.json",
+        settings.output / "report.json",
         {
             "test_accuracy": 1 - best["test_error"],
             "test_images": len(images.test[1]),
             "validation_accuracy": 1 - best["val_error"],
             "training_accuracy": 1 - _measure(model, *images.train)[0],
-            "epochs": len(rows) * epochs,
+            "epochs": len(rows) * settings.epochs,
             "examples": rows[-1]["examples"],
             "parameters": math.prod(model.competition.kernel.shape),
             "training_seconds": rows[-1]["seconds"],

@@ -21,14 +21,7 @@ MOST_PROTOTYPES = 16  # columns that are still legible
 def draw(
     model: CapsuleRegression, images: Images, history: dict[str, list[float]], output: pathlib.Path
 ) -> None:
-    """Writes all pictures that the model allows; those of capsules need one capsule a class.
-
-    Args:
-        model: Trained model of raw images.
-        images: Images in three splits.
-        history: Columns of history.csv.
-        output: Checkpoint folder.
-    """
+    """Writes all pictures that the model allows; those of capsules need one capsule a class."""
     probabilities = model.predict(images.test[0], batch_size=BATCH, verbose=0)
     plots.save(curves(model, history), images, output / "curves.png")
     figure = plots.confusion(images, probabilities.argmax(-1))
@@ -44,8 +37,7 @@ def draw(
 
 def error_by_dimension(rows: list[dict]) -> Figure:
     """Draws the test error against the dimension of capsules, by architecture (Figure 5)."""
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    figure.suptitle("Capsule regression")
+    figure, axis = plots.panels("Capsule regression")
     for name in dict.fromkeys(row["architecture"] for row in rows):
         line = sorted(
             (r["capsule_dim"], 100 * r["test_error"]) for r in rows if r["architecture"] == name
@@ -55,15 +47,13 @@ def error_by_dimension(rows: list[dict]) -> Figure:
     dims = sorted({row["capsule_dim"] for row in rows})
     axis.set_xticks(dims, dims)
     axis.minorticks_off()
-    axis.grid(alpha=0.3)
     axis.legend()
     return figure
 
 
 def error_by_examples(rows: list[dict]) -> Figure:
     """Draws errors against the number of distorted digits seen."""
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    figure.suptitle("Capsule regression on distorted digits")
+    figure, axis = plots.panels("Capsule regression on distorted digits")
     examples = [row["examples"] for row in rows]
     for key, label in (("test_error", "test"), ("val_error", "validation")):
         axis.plot(examples, [100 * row[key] for row in rows], marker=".", label=label)
@@ -73,7 +63,6 @@ def error_by_examples(rows: list[dict]) -> Figure:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_locator(NullLocator())
-    axis.grid(alpha=0.3)
     axis.legend()
     return figure
 
@@ -83,14 +72,9 @@ def distortions(images: Images, seed: int, columns: int = 10, versions: int = 4)
     digits = images.train[0][:columns]
     repeated, sources = (np.repeat(x, versions, axis=0) for x in (digits, np.arange(len(digits))))
     x, sources = next(iter(distorted(repeated, sources, seed, len(repeated))))
-    figure, axes = plt.subplots(
-        versions + 1,
-        len(digits),
-        figsize=(len(digits), versions + 1.5),
-        layout="constrained",
-        squeeze=False,
-    )
-    figure.suptitle("Training digits and their distortions")
+    rows, columns = versions + 1, len(digits)
+    title, size = "Training digits and their distortions", (columns, rows + 0.5)
+    figure, axes = plots.panels(title, rows, columns, size, squeeze=False, has_grid=False)
     for column, digit in enumerate(digits):
         for axis, image in zip(axes[:, column], [digit, *x[sources == column]], strict=True):
             axis.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255)  # not rounded
@@ -101,15 +85,8 @@ def distortions(images: Images, seed: int, columns: int = 10, versions: int = 4)
 
 
 def updates(rows: list[dict], variants: dict[str, tuple[float, float]], capsule_dim: int) -> Figure:
-    """Draws likelihood and error over the iterations of some updates (Figures 6 and 7).
-
-    Args:
-        rows: Rows with `variant`, `iteration`, `loss` and `error`.
-        variants: Momentum and threshold by the name of the variant.
-        capsule_dim: Components of a capsule.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    figure.suptitle(f"Updates, d = {capsule_dim}")
+    """Draws likelihood and error over the iterations of some updates (Figures 6 and 7)."""
+    figure, axes = plots.panels(f"Updates, d = {capsule_dim}", 1, 2, (10, 4))
     for variant, (momentum, threshold) in variants.items():
         # The first weights, of iteration 0, have no place on a logarithmic axis.
         later = [row for row in rows if row["variant"] == variant and row["iteration"]]
@@ -122,7 +99,6 @@ def updates(rows: list[dict], variants: dict[str, tuple[float, float]], capsule_
     axes[1].set(ylabel="training error / %", ylim=(0, None))
     for axis in axes:
         axis.set(xlabel="iteration", xscale="log")
-        axis.grid(alpha=0.3)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
@@ -130,16 +106,9 @@ def updates(rows: list[dict], variants: dict[str, tuple[float, float]], capsule_
 def initialisations(
     subspace: float, errors: dict[float, list[float]], capsule_dim: int, epochs: int
 ) -> Figure:
-    """Draws the lowest training errors from subspace and from random weights (Figure 8).
-
-    Args:
-        subspace: Lowest error in percent from the subspace.
-        errors: Lowest errors in percent by the standard deviation of random weights.
-        capsule_dim: Components of a capsule.
-        epochs: Iterations of each model.
-    """
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    figure.suptitle(f"Initialisations, d = {capsule_dim}")
+    """Draws lowest training errors in percent: from the subspace, and by level (Figure 8)."""
+    title = f"Initialisations, d = {capsule_dim}"
+    figure, axis = plots.panels(title, size=(7, 4), has_grid=False)
     axis.axhline(subspace, color="C1", label="subspace")
     for place, found in enumerate(errors.values()):
         labels = (None, None) if place else ("random", "random, median")
@@ -159,8 +128,7 @@ def initialisations(
 
 def curves(model: CapsuleRegression, history: dict[str, list[float]]) -> Figure:
     """Draws likelihood and error; in training, both are of the weights before an iteration."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    figure.suptitle("Training curves")
+    figure, axes = plots.panels("Training curves", 1, 2, (9, 3.5))
     iterations = np.arange(len(history["loss"]))
     style = {"marker": ".", "markersize": 2, "linewidth": 1}
     pairs = model.competition.architecture == "all_vs_all"  # an error in training: any pair lost
@@ -170,7 +138,6 @@ def curves(model: CapsuleRegression, history: dict[str, list[float]]) -> Figure:
         held_out = scale * np.array(history[f"val_{name}"])
         axis.plot(iterations + 1, held_out, label="validation", **style)
         axis.set(xlabel="iteration", ylim=(0, None))
-        axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_ylabel("negative log-likelihood")
     axes[1].set_ylabel("error / %")
@@ -195,15 +162,9 @@ def latent(model: CapsuleRegression, images: Images) -> Figure:
     colours = plt.get_cmap("tab10")(np.arange(images.num_classes))
     columns = min(5, images.num_classes)
     rows = -(-images.num_classes // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(2.3 * columns, 2.5 * rows + 1),
-        layout="constrained",
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    size = (2.3 * columns, 2.5 * rows + 1)
+    options = {"figsize": size, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(rows, columns, sharex=True, sharey=True, **options)
     figure.suptitle("Capsules of the test images")
     for axis in axes.flat[images.num_classes :]:
         axis.set_axis_off()
@@ -224,14 +185,10 @@ def prototypes(model: CapsuleRegression, images: Images) -> Figure:
     the image whose mean lies nearest to the axis on either side, of the longer half of the means.
     """
     dim = model.competition.capsule_dim
-    figure, axes = plt.subplots(
-        images.num_classes,
-        dim,
-        figsize=(max(0.7 * dim + 1.5, 5), 0.7 * images.num_classes + 0.8),
-        layout="compressed",
-        squeeze=False,
+    size = (max(0.7 * dim + 1.5, 5), 0.7 * images.num_classes + 0.8)
+    figure, axes = plots.panels(
+        "Prototypes", images.num_classes, dim, size, "compressed", squeeze=False, has_grid=False
     )
-    figure.suptitle("Prototypes")
     for k, name in enumerate(images.class_names):
         members = images.train[0][images.train[1] == k]
         means = _means(model, members)[:, k]  # (n, d)

@@ -10,18 +10,19 @@ import keras
 import numpy as np
 
 from export.command import fail
-from harness import checkpoints, distribution, run_folder, tables
+from harness import checkpoints, distribution, plots, run_folder, study, tables
 from harness.run_folder import Run
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
+from kcaps.regression.competition import ARCHITECTURES
 from pictures_of.data import Images
 from regression import pictures
+from regression.settings import RegressionSettings
+
+_TYPES = {"architecture": str, "capsule_dim": int, "epochs": int, "parameters": int}  # of a sweep
 
 
 def new_encoder(images: Images, components: int) -> keras.Sequential:
-    """Returns an encoder of raw images by so many directions, which are not found yet.
-
-    Ends the program where images have fewer pixels than that.
-    """
+    """Returns an encoder of raw images that is not adapted; ends the program at few pixels."""
     if components > math.prod(images.shape):
         fail(f"--components must be at most {math.prod(images.shape)}, received {components}")
     layers = [keras.layers.Rescaling(1 / 255), SubspaceProjection(components)]
@@ -29,12 +30,7 @@ def new_encoder(images: Images, components: int) -> keras.Sequential:
 
 
 def make_encoder(images: Images, components: int | None = None) -> keras.Sequential:
-    """Returns an encoder of raw images by their singular directions.
-
-    Args:
-        images: The images.
-        components: Number of directions. Defaults to None: as many as published.
-    """
+    """Returns an encoder of raw images by singular directions, by default as many as published."""
     encoder = new_encoder(images, components or images.num_components)
     # As published: the directions are those of all training images, with those of validation.
     pixels = np.concatenate([images.train[0], images.validation[0]]) / np.float32(255)
@@ -50,16 +46,7 @@ def make_model(
     momentum: float = 0.9,
     ridge: float = 0.0,
 ) -> CapsuleRegression:
-    """Returns a model with its first weights; ends the program where data cannot be fitted.
-
-    Args:
-        images: Images to be fitted.
-        encoder: Encoder of raw images.
-        architecture: Name of one of kcaps' architectures.
-        capsule_dim: Components of a capsule.
-        momentum: Momentum of steps of EM.
-        ridge: Precision of a prior on the weights.
-    """
+    """Returns a model with its first weights; ends the program where data cannot be fitted."""
     model = CapsuleRegression(images.num_classes, capsule_dim, architecture, encoder=encoder)
     try:
         model.compile(metrics=["accuracy"], momentum=momentum, ridge=ridge)
@@ -76,15 +63,7 @@ def iterate(
     schedule: ThresholdSchedule,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a model by EM until its schedule or its run ends.
-
-    Args:
-        run: The run.
-        images: Images in three splits.
-        model: Model with its first weights.
-        schedule: Rounds of thresholds; those that are done are not done again.
-        callbacks: Callbacks that are called before the schedule.
-    """
+    """Trains a model by EM until its schedule or its run ends; calls `callbacks` first."""
     try:
         model.fit(
             *images.train,
@@ -143,6 +122,42 @@ def fit_in_folder(run: Run, images: Images, model: CapsuleRegression) -> dict:
     return row
 
 
+def sweep(settings: RegressionSettings, images: Images, encoder: keras.Model) -> dict:
+    """Fits a model of each architecture and dimension; those that are finished are kept.
+
+    Returns the row of the model with the lowest validation error, which is left in the folder.
+    """
+    run, path = settings.run, settings.output / "sweep.csv"
+    rows = tables.read_cells(path, _TYPES)
+    if any("architecture" not in row or "validation_error" not in row for row in rows):
+        fail(f"{path} is damaged: remove it, or start anew with --overwrite")
+
+    def fit_cell(architecture, capsule_dim):
+        model = make_model(
+            images, encoder, architecture, capsule_dim, settings.momentum, settings.ridge
+        )
+        row = fit(run, images, model, ThresholdSchedule(verbose=True))
+        errors = [other["validation_error"] for other in tables.read_cells(path, _TYPES)]
+        if row["validation_error"] <= min(errors, default=math.inf):
+            finish(run.output, images, model, row)
+        print(f"  test error {100 * row['test_error']:.2f} %, {row['seconds']} s", flush=True)
+        return [row]
+
+    def announce(number, cell):
+        print(f"{cell['architecture']}, capsules of {cell['capsule_dim']} components", flush=True)
+
+    cells = [
+        {"architecture": architecture, "capsule_dim": dim}
+        for dim in settings.dims
+        for architecture in ARCHITECTURES
+    ]
+    rows = study.complete(path, cells, fit_cell, _TYPES, announce)
+    plots.save(
+        pictures.error_by_dimension(rows), images, settings.output / "error_by_dimension.png"
+    )
+    return min(rows, key=lambda row: row["validation_error"])
+
+
 def finish(
     output: pathlib.Path,
     images: Images,
@@ -150,15 +165,7 @@ def finish(
     row: dict,
     report: dict | None = None,
 ) -> None:
-    """Fills a checkpoint folder with a model and its results.
-
-    Args:
-        output: The folder.
-        images: Images in three splits.
-        model: The trained model.
-        row: Its row of the results, as of `fit`, with further columns perhaps.
-        report: Further numbers for `report.json`.
-    """
+    """Fills a checkpoint folder with a model, its row of `fit`, and the numbers of `report`."""
     checkpoints.write_model(model, output / "model.keras")
     tables.write_json(
         output / "report.json",
