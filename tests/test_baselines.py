@@ -14,7 +14,7 @@ from export import checkpoint
 from export.onnx import export_onnx
 from exporting import onnx_outputs
 from harness import checkpoints
-from networks.baselines import baselines as networks
+from networks import baselines as networks
 from pictures_of import data
 from test_recipes import RECIPES, refused
 

@@ -1,15 +1,13 @@
 """The stack of networks that train together, and the study of losses that uses it."""
 
-import argparse
-
 import keras
 import numpy as np
 import pytest
 
 import kcaps
 from exporting import recipe_here as recipe
-from losses import cells as loss_cells
-from losses import findings as loss_findings
+from losses import cells, findings, summary
+from losses.settings import LossSettings
 from losses.stacks import Stack
 from test_regression_recipes import rows
 
@@ -123,8 +121,8 @@ def test_study_of_images(tmp_path):
     assert len(noise) == 2 * 2 * 6  # depths, losses, levels
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert {"label_noise.png", "input_noise.png", "curves_cifar10.png"} <= pictures
-    findings = (tmp_path / "findings.md").read_text()
-    assert "L1 does not learn" in findings and "not measured" in findings
+    text = (tmp_path / "findings.md").read_text()
+    assert "L1 does not learn" in text and "not measured" in text
     assert "synthetic images" in (tmp_path / "table.md").read_text()
 
 
@@ -159,12 +157,12 @@ def test_findings_come_from_the_numbers():
     fast |= {"cubed_hinge": (0.1, 0.94, 0.96), "l2": (0.1, 0.93, 0.97)}
     fast |= {name: (0.1, 0.5, 0.9) for name in ("expectation", "regularised_expectation")}
     curves = curves_of(fast)
-    table = loss_findings.table(curves)
+    table = summary.table(curves)
     row = next(row for row in table if row["loss"] == "squared_hinge")
     assert row["test_accuracy"] == 0.98 and row["train_speed"] == pytest.approx(0.965)
 
     def verdicts(curves):
-        found = loss_findings.findings(loss_findings.table(curves), curves, [])
+        found = findings.findings(summary.table(curves), curves, [])
         return {row["claim"]: (row["verdict"], row["numbers"]) for row in found}
 
     first = verdicts(curves)
@@ -201,7 +199,9 @@ def test_findings_come_from_the_numbers():
     [("quick", 1, 0.5, 1200, 0.6), ("quick", 1, 0, 1500, 3), ("quick", 0, 0.5, 1500, 3)]
     + [("paper", 1, 0.5, 1500, 3)],
 )
-def test_changed_labels_of_the_quick_preset(monkeypatch, preset, depth, share, size, travel):
+def test_changed_labels_of_the_quick_preset(
+    monkeypatch, tmp_path, preset, depth, share, size, travel
+):
     """They have images and a rate of their own, so that deep networks learn them by heart."""
     seen = []
 
@@ -216,11 +216,13 @@ def test_changed_labels_of_the_quick_preset(monkeypatch, preset, depth, share, s
             return np.zeros(1)
 
     images = np.zeros((1500, 4), "float32"), np.zeros(1500, int)
-    examples = loss_cells.Examples("zeros", images, images)
-    monkeypatch.setattr(loss_cells, "load", lambda name, args: examples)
-    monkeypatch.setattr(loss_cells, "network", lambda *shape: seen.append(shape[-1]) or Recorder())
-    args = argparse.Namespace(preset=preset, seed=0, iterations=300, learning_rate=None, units=None)
-    loss_cells.run(("mnist", depth, share, ("log",)), args)
+    examples = cells.Examples("zeros", images, images)
+    monkeypatch.setattr(cells, "load", lambda name, settings: examples)
+    monkeypatch.setattr(cells, "network", lambda *shape: seen.append(shape[-1]) or Recorder())
+    settings = LossSettings(
+        recipe="loss_study", output=tmp_path, losses=["log"], preset=preset, iterations=300
+    )
+    cells.run(settings, "mnist", depth, share)
     rate, *calls = seen
     assert rate == pytest.approx(travel / 300)
     assert set(calls) == {(size, size, True)}
