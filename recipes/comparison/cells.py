@@ -74,8 +74,8 @@ def _run(settings, images, model, seed):
     trained, results = train(study.continued(run), images, steps)
     checkpoints.write_model(trained, output / "model.keras")
     report = {"seed": seed, "steps": steps, **results}
-    more = {"test_images": len(images.test[1]), "synthetic": images.is_synthetic}
-    tables.write_json(output / "report.json", report | more)
+    about = {"test_images": len(images.test[1]), "synthetic": images.is_synthetic}
+    tables.write_json(output / "report.json", report | about)
     print(f"  test accuracy {100 * report['test_accuracy']:.2f} %", flush=True)
     row = {"model": model, **report}
     return [{name: row.get(name, "") for name in COLUMNS}]
