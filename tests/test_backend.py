@@ -267,5 +267,5 @@ def test_votes_have_the_fast_layout_at_inference(rng, monkeypatch, name, concurr
     for training in (False, True):
         received.clear()
         poses.append(ops.convert_to_numpy(layer(capsules, training=training)))
-        assert set(received) == {not training}
+        assert received[-1] == (not training)  # of several, the one with agreements
     np.testing.assert_allclose(*poses, atol=1e-6)
