@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from matplotlib import pyplot as plt
 
 from export import checkpoint
 from export.command import fail, left_out, positive
-from harness import settings, tables
+from harness import plots, settings, tables
 from harness.settings import option
 from kcaps.diagnostics import trace_routing
 from kcaps.routing import DynamicRouting
@@ -98,8 +97,8 @@ def measure(
 def draw(rows: Sequence[dict], trained: int, title: str, path: pathlib.Path) -> None:
     """Draws the measures against the number of iterations, with that of the training marked."""
     iterations = [row["iterations"] for row in rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    figure.suptitle(f"Iterations of dynamic routing, {title}")
+    title = f"Iterations of dynamic routing, {title}"
+    figure, (left, right) = plots.panels(title, columns=2, size=(10, 3.8))
     for name in ("polarisation", "class_agreement", "accuracy"):
         left.plot(iterations, [row[name] for row in rows], label=name.replace("_", " "))
     entropy = np.array([row["entropy"] for row in rows])
@@ -109,7 +108,6 @@ def draw(rows: Sequence[dict], trained: int, title: str, path: pathlib.Path) -> 
     for axis in (left, right):
         axis.axvline(trained, color="gray", linestyle=":", label="as trained")
         axis.set(xlabel="iterations")
-        axis.grid(alpha=0.3)
         axis.legend()
     save(figure, path)
 

@@ -56,8 +56,7 @@ def curves(title: str, histories: dict[Cell, dict], path: pathlib.Path) -> None:
 
 def times(title: str, rows: Sequence[dict], path: pathlib.Path) -> None:
     """Draws times of 100 training steps by method."""
-    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    figure.suptitle(title, wrap=True)
+    figure, axis = plots.panels(title, size=(6.5, 4), has_grid=False)
     axis.bar([row["method"] for row in rows], [row["seconds_per_100_steps"] for row in rows])
     axis.tick_params(axis="x", rotation=45)
     axis.set_ylabel("seconds")
@@ -67,11 +66,9 @@ def times(title: str, rows: Sequence[dict], path: pathlib.Path) -> None:
 
 def rebuilt(title: str, panels: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """Draws rows of equally many images, by the words beside them."""
-    size = len(panels), max(map(len, panels.values()))
-    figure, axes = plt.subplots(
-        *size, figsize=(size[1] + 2, size[0] + 0.6), layout="constrained", squeeze=False
-    )
-    figure.suptitle(title, wrap=True)
+    rows, columns = len(panels), max(map(len, panels.values()))
+    size = columns + 2, rows + 0.6
+    figure, axes = plots.panels(title, rows, columns, size, squeeze=False, has_grid=False)
     for row, (name, images) in zip(axes, panels.items(), strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axis, pixels in zip(row, images, strict=True):
@@ -81,6 +78,7 @@ def rebuilt(title: str, panels: dict[str, np.ndarray], path: pathlib.Path) -> No
 
 def save(figure: Figure, path: pathlib.Path) -> None:
     """Writes a figure, whose title says already what its images are."""
+    figure.suptitle(figure.get_suptitle(), wrap=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -89,8 +87,7 @@ def _panels(title, names, width):
     """Returns a figure, and its panels by their names, side by side."""
     names = list(dict.fromkeys(names))
     size = 1.5 + width * len(names), 4
-    figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
-    figure.suptitle(title, wrap=True)
+    figure, axes = plots.panels(title, 1, len(names), size, squeeze=False, has_grid=False)
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(name)
     return figure, dict(zip(names, axes[0], strict=True))

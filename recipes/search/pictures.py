@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from harness import plots
+
 ABSENT = -0.12  # height of the values that a trial has no use for, on axes from 0 to 1
 
 
@@ -22,8 +24,7 @@ def parallel_coordinates(trials: Sequence, space: Sequence) -> Figure:
     scores = np.array([100 * trial.score for trial in trials])
     low, high = scores.min(), scores.max()
     margin = max(high - low, 1e-3)
-    figure, axis = plt.subplots(figsize=(1.5 * len(space) + 3, 5), layout="constrained")
-    figure.suptitle("Trials")
+    figure, axis = plots.panels("Trials", size=(1.5 * len(space) + 3, 5), has_grid=False)
     norm = plt.Normalize(low, low + margin)
     for trial, score in reversed(list(zip(trials, scores, strict=True))):  # the best is drawn last
         values = trial.hyperparameters.values
