@@ -57,6 +57,8 @@ def export_saved_model(
     Example:
 
     >>> report = export_saved_model(model, "saved_model")
+    >>> report.largest_difference <= 1e-5
+    True
     """
     target = SavedModel(with_decoder=with_decoder, tolerance=tolerance, overwrite=overwrite)
     return target.export(model, path, test_images, checkpoint, on_step)

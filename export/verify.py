@@ -58,6 +58,8 @@ def verify_onnx(
 
     >>> report = export_onnx(model, "model.onnx")
     >>> comparison, images = verify_onnx(model, "model.onnx")
+    >>> comparison.largest_difference <= 1e-5
+    True
     """
     from export import precision, runtime
     from export.inference import inference_model

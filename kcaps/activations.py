@@ -32,7 +32,8 @@ def safe_norm(x, axis: int = -1, keepdims: bool = False):
 
     Example:
 
-    >>> lengths = safe_norm([[3.0, 4.0], [0.0, 0.0]])  # [5, 0]
+    >>> np.asarray(safe_norm([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [5.0, 0.0]
     """
     x = ops.cast(ops.convert_to_tensor(x), "float32")
     return _root(_squared_norm(x, axis, keepdims)) - _SMALLEST_SQUARED_NORM**0.5
@@ -54,7 +55,8 @@ def squash(x, axis: int = -1):
 
     Example:
 
-    >>> shorter = squash([[3.0, 4.0]])  # length 5 becomes 25 / 26: [[0.5769, 0.7692]]
+    >>> np.asarray(squash([[3.0, 4.0]])).round(4)  # the length 5 becomes 25 / 26
+    array([[0.5769, 0.7692]], dtype=float32)
 
     Reference:
 
@@ -82,7 +84,8 @@ def exponential_squash(x, axis: int = -1):
 
     Example:
 
-    >>> shorter = exponential_squash([[3.0, 4.0]])  # length 5 becomes 1 - e^-5: [[0.596, 0.795]]
+    >>> np.asarray(exponential_squash([[3.0, 4.0]])).round(4)  # the length 5 becomes 1 - e^-5
+    array([[0.596 , 0.7946]], dtype=float32)
 
     Reference:
 

@@ -30,7 +30,8 @@ class ExactMatch(keras.metrics.Mean):
 
     >>> metric = kcaps.metrics.ExactMatch()
     >>> metric.update_state(np.array([[1, 0, 1]]), np.array([[0.9, 0.2, 0.8]]))
-    >>> share = metric.result()  # 1
+    >>> float(metric.result())
+    1.0
 
     Reference:
 

@@ -23,7 +23,8 @@ class CapsuleLength(keras.layers.Layer):
 
     Example:
 
-    >>> lengths = CapsuleLength()(np.array([[[3.0, 4.0], [0.0, 0.0]]]))  # [[5, 0]]
+    >>> np.asarray(CapsuleLength()(np.array([[[3.0, 4.0], [0.0, 0.0]]])))
+    array([[5., 0.]], dtype=float32)
 
     Reference:
 

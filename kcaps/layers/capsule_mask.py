@@ -37,8 +37,10 @@ class CapsuleMask(keras.layers.Layer):
     Example:
 
     >>> poses = np.array([[[3.0, 4.0], [1.0, 0.0]]])
-    >>> masked = CapsuleMask()(poses)  # [[[3, 4], [0, 0]]]
-    >>> masked = CapsuleMask()(poses, labels=np.array([1]))  # [[[0, 0], [1, 0]]]
+    >>> np.asarray(CapsuleMask()(poses)).tolist()
+    [[[3.0, 4.0], [0.0, 0.0]]]
+    >>> np.asarray(CapsuleMask()(poses, labels=np.array([1]))).tolist()
+    [[[0.0, 0.0], [1.0, 0.0]]]
 
     Reference:
 

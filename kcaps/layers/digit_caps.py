@@ -43,7 +43,8 @@ class DigitCaps(keras.layers.Layer):
     Example:
 
     >>> capsules = keras.random.normal((2, 1152, 8))
-    >>> poses = DigitCaps(10, 16, routing="l2")(capsules)  # (2, 10, 16)
+    >>> tuple(DigitCaps(10, 16, routing="l2")(capsules).shape)
+    (2, 10, 16)
 
     Reference:
 

@@ -42,7 +42,8 @@ class PrimaryCaps(keras.layers.Layer):
     Example:
 
     >>> features = keras.random.normal((2, 20, 20, 256))
-    >>> capsules = PrimaryCaps(32, 8, kernel_size=9, strides=2)(features)  # (2, 1152, 8)
+    >>> tuple(PrimaryCaps(32, 8, kernel_size=9, strides=2)(features).shape)
+    (2, 1152, 8)
 
     Reference:
 

@@ -51,7 +51,8 @@ def get(identifier):
 
     Example:
 
-    >>> loss = kcaps.losses.get("margin")
+    >>> kcaps.losses.get("margin").name
+    'margin'
     """
     if not isinstance(identifier, str):
         return keras.losses.get(identifier)

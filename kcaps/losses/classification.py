@@ -92,7 +92,9 @@ def l1(y_true, y_pred, label_smoothing: float = 0.0):
 
     Example:
 
-    >>> kcaps.losses.l1(np.array([1]), np.array([[0.25, 2.0]]))  # 0.25 + 1
+    >>> loss = kcaps.losses.l1(np.array([1]), np.array([[0.25, 2.0]]))
+    >>> round(float(loss[0]), 4)  # 0.25 + 1
+    1.25
     """
     classes, outputs = _tensors(y_true, y_pred, label_smoothing)
     return ops.sum(_absolute(classes - outputs), axis=-1)
@@ -104,7 +106,9 @@ def l2(y_true, y_pred, label_smoothing: float = 0.0):
 
     Example:
 
-    >>> kcaps.losses.l2(np.array([1]), np.array([[0.5, 2.0]]))  # 0.25 + 1
+    >>> loss = kcaps.losses.l2(np.array([1]), np.array([[0.5, 2.0]]))
+    >>> round(float(loss[0]), 4)  # 0.25 + 1
+    1.25
     """
     classes, outputs = _tensors(y_true, y_pred, label_smoothing)
     return ops.sum(ops.square(classes - outputs), axis=-1)
@@ -119,7 +123,9 @@ def expectation(classes, probabilities):
 
     Example:
 
-    >>> kcaps.losses.expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
+    >>> loss = kcaps.losses.expectation(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # 0.5 + 0.5
+    1.0
     """
     return ops.sum(_absolute(classes - probabilities), axis=-1)
 
@@ -130,7 +136,9 @@ def regularised_expectation(classes, probabilities):
 
     Example:
 
-    >>> kcaps.losses.regularised_expectation(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
+    >>> loss = kcaps.losses.regularised_expectation(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # 0.5
+    0.5
     """
     return ops.sum(ops.square(classes - probabilities), axis=-1)
 
@@ -141,7 +149,9 @@ def chebyshev(classes, probabilities):
 
     Example:
 
-    >>> kcaps.losses.chebyshev(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5
+    >>> loss = kcaps.losses.chebyshev(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # 0.5
+    0.5
     """
     return ops.max(_absolute(classes - probabilities), axis=-1, initial=0.0)
 
@@ -160,7 +170,9 @@ def hinge(y_true, y_pred):
 
     Example:
 
-    >>> kcaps.losses.hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.5 + 0.5
+    >>> loss = kcaps.losses.hinge(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # 0.5 + 0.5
+    1.0
     """
     return ops.sum(_shortfall(y_true, y_pred), axis=-1)
 
@@ -173,7 +185,9 @@ def squared_hinge(y_true, y_pred):
 
     Example:
 
-    >>> kcaps.losses.squared_hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.25 + 0.25
+    >>> loss = kcaps.losses.squared_hinge(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # 0.25 + 0.25
+    0.5
     """
     return ops.sum(ops.square(_shortfall(y_true, y_pred)), axis=-1)
 
@@ -184,7 +198,9 @@ def cubed_hinge(y_true, y_pred):
 
     Example:
 
-    >>> kcaps.losses.cubed_hinge(np.array([1]), np.array([[0.0, 0.0]]))  # 0.125 + 0.125
+    >>> loss = kcaps.losses.cubed_hinge(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # 0.125 + 0.125
+    0.25
     """
     shortfall = _shortfall(y_true, y_pred)
     return ops.sum(shortfall * ops.square(shortfall), axis=-1)
@@ -199,7 +215,9 @@ def log(classes, logs):
 
     Example:
 
-    >>> kcaps.losses.log(np.array([1]), np.array([[0.0, 0.0]]))  # log 2
+    >>> loss = kcaps.losses.log(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # log 2
+    0.6931
     """
     return ops.negative(ops.sum(classes * logs, axis=-1))
 
@@ -212,7 +230,9 @@ def squared_log(classes, logs):
 
     Example:
 
-    >>> kcaps.losses.squared_log(np.array([1]), np.array([[0.0, 0.0]]))  # (log 2)²
+    >>> loss = kcaps.losses.squared_log(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # (log 2)²
+    0.4805
     """
     return ops.sum(ops.square(classes * logs), axis=-1)
 
@@ -223,7 +243,9 @@ def tanimoto(classes, probabilities):
 
     Example:
 
-    >>> kcaps.losses.tanimoto(np.array([1]), np.array([[0.0, 0.0]]))  # -0.5 / (0.5 + 1 - 0.5)
+    >>> loss = kcaps.losses.tanimoto(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # -0.5 / (0.5 + 1 - 0.5)
+    -0.5
     """
     common = ops.sum(probabilities * classes, axis=-1)
     union = ops.sum(ops.square(probabilities) + ops.square(classes), axis=-1) - common
@@ -241,7 +263,9 @@ def cauchy_schwarz(classes, logs):
 
     Example:
 
-    >>> kcaps.losses.cauchy_schwarz(np.array([1]), np.array([[0.0, 0.0]]))  # log 2 / 2
+    >>> loss = kcaps.losses.cauchy_schwarz(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(float(loss[0]), 4)  # log 2 / 2
+    0.3466
     """
     present = classes > 0
     log_classes = ops.log(ops.where(present, classes, ops.ones_like(classes)))

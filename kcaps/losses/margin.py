@@ -35,7 +35,9 @@ class MarginLoss(keras.losses.Loss):
 
     Example:
 
-    >>> loss = MarginLoss()(np.array([1]), np.array([[0.0, 0.8]]))  # (0.9 - 0.8)² = 0.01
+    >>> loss = MarginLoss()(np.array([1]), np.array([[0.0, 0.8]]))
+    >>> round(float(loss), 4)  # (0.9 - 0.8)²
+    0.01
 
     Reference:
 

@@ -32,7 +32,8 @@ class ReconstructionLoss(keras.losses.Loss):
     Example:
 
     >>> images, decoded = np.array([[0.0, 2.0]]), np.array([[1.0, 2.0]])
-    >>> loss = ReconstructionLoss(weight=0.5)(images, decoded)  # 0.5
+    >>> float(ReconstructionLoss(weight=0.5)(images, decoded))
+    0.5
 
     Reference:
 

@@ -33,7 +33,9 @@ class SpreadLoss(keras.losses.Loss):
 
     Example:
 
-    >>> loss = SpreadLoss(margin=0.5)(np.array([1]), np.array([[0.4, 0.8]]))  # (0.5 - 0.4)²
+    >>> loss = SpreadLoss(margin=0.5)(np.array([1]), np.array([[0.4, 0.8]]))
+    >>> round(float(loss), 4)  # (0.5 - 0.4)²
+    0.01
 
     Reference:
 

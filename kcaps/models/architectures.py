@@ -88,6 +88,8 @@ def capsnet(
 
     >>> model = capsnet((28, 28, 1), 10, routing="l1")
     >>> model.compile("adam", metrics=["accuracy"], routing_learning_rate=1e-4)
+    >>> model.output_shape, model.class_poses.shape
+    ((None, 10), (None, 10, 16))
 
     Reference:
 
@@ -150,6 +152,8 @@ def efficient_capsnet(
 
     >>> model = efficient_capsnet((28, 28, 1), 10)
     >>> model.compile(keras.optimizers.Adam(5e-4), metrics=["accuracy"])
+    >>> model.output_shape, model.class_poses.shape
+    ((None, 10), (None, 10, 16))
 
     Reference:
 

@@ -72,7 +72,8 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
     >>> from sklearn.datasets import load_digits
     >>> X, y = load_digits(return_X_y=True)
     >>> classifier = CapsuleRegressionClassifier(capsule_dim=4).fit(X[:1500] / 16, y[:1500])
-    >>> accuracy = classifier.score(X[1500:] / 16, y[1500:])
+    >>> bool(classifier.score(X[1500:] / 16, y[1500:]) > 0.9)
+    True
 
     Reference:
 

@@ -157,7 +157,8 @@ class Competition(keras.layers.Layer):
     Example:
 
     >>> features = keras.Input((64,))
-    >>> probabilities = Competition(10, capsule_dim=4)(features)  # (None, 10)
+    >>> Competition(10, capsule_dim=4)(features).shape
+    (None, 10)
 
     Reference:
 

@@ -66,7 +66,8 @@ def lambda_0(beta, total_dim: float | np.ndarray):
 
     Example:
 
-    >>> weights = lambda_0([0.0, 1.0, 1e6], total_dim=20)  # 0, 0.0845, 0.99999
+    >>> np.asarray(lambda_0([0.0, 1.0, 1e6], total_dim=20)).round(4)
+    array([0.    , 0.0839, 1.    ], dtype=float32)
 
     Reference:
 
@@ -95,7 +96,8 @@ def lambda_1(beta, total_dim: float | np.ndarray):
 
     Example:
 
-    >>> weights = lambda_1([0.0, 1.0, 1e6], total_dim=20)  # 0, 0.0777, 0.99999
+    >>> np.asarray(lambda_1([0.0, 1.0, 1e6], total_dim=20)).round(4)
+    array([0.    , 0.0774, 1.    ], dtype=float32)
 
     Reference:
 
@@ -173,7 +175,8 @@ def class_probabilities(means, capsule_dims: Sequence[int] | None = None):
 
     Example:
 
-    >>> probabilities = class_probabilities([[[3.0, 4.0], [0.0, 0.0]]])  # [[0.923, 0.077]]
+    >>> np.asarray(class_probabilities([[[3.0, 4.0], [0.0, 0.0]]])).round(3)
+    array([[0.926, 0.074]], dtype=float32)
 
     Reference:
 
@@ -202,7 +205,9 @@ def posterior_means(means, labels, capsule_dims: Sequence[int] | None = None):
 
     Example:
 
-    >>> expected = posterior_means([[[3.0, 4.0], [0.0, 1.0]]], [0])
+    >>> np.asarray(posterior_means([[[3.0, 4.0], [0.0, 1.0]]], [0])).round(3)
+    array([[[3.024, 4.032],
+            [0.   , 0.934]]], dtype=float32)
 
     Reference:
 

@@ -46,7 +46,10 @@ class ThresholdSchedule(keras.callbacks.Callback):
     >>> regression.compile(momentum=0.9)
     >>> x = np.random.default_rng(0).normal(size=(60, 5))
     >>> history = regression.fit(
-    ...     x, np.arange(60) % 3, validation_split=0.2, epochs=5, callbacks=[ThresholdSchedule()])
+    ...     x, np.arange(60) % 3, validation_split=0.2, epochs=5, verbose=0,
+    ...     callbacks=[ThresholdSchedule()])
+    >>> sorted(history.history)
+    ['error', 'loss', 'val_error', 'val_loss']
 
     Reference:
 

@@ -114,8 +114,9 @@ class SubspaceProjection(keras.layers.Layer):
     Example:
 
     >>> projection = SubspaceProjection(16)
-    >>> projection.adapt(images)  # (n, 8, 8, 1)
-    >>> features = projection(images)  # (n, 16)
+    >>> projection.adapt(images)
+    >>> tuple(projection(images).shape)
+    (4, 16)
 
     Reference:
 

@@ -44,7 +44,8 @@ def get(identifier):
 
     Example:
 
-    >>> routing = kcaps.routing.get("dynamic")
+    >>> kcaps.routing.get("dynamic").num_iterations
+    3
     """
     if isinstance(identifier, Routing):
         return identifier

@@ -96,6 +96,8 @@ class DiscriminativeRouting(Routing):
 
     >>> routing = DiscriminativeRouting("l1", penalty_weight=1e-4)
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=routing)
+    >>> tuple(layer(np.ones((2, 32, 8))).shape)
+    (2, 10, 16)
 
     Reference:
 

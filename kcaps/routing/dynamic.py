@@ -23,7 +23,8 @@ def routing_objective(sums):
 
     Example:
 
-    >>> objective = routing_objective([[[3.0, 4.0], [0.0, 0.0]]])  # [arctan(5) - 5]
+    >>> np.asarray(routing_objective([[[3.0, 4.0], [0.0, 0.0]]])).round(4)  # arctan(5) - 5
+    array([-3.6266], dtype=float32)
 
     Reference:
 
@@ -72,6 +73,8 @@ class DynamicRouting(Routing):
     Example:
 
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=DynamicRouting(num_iterations=2))
+    >>> tuple(layer(np.ones((2, 32, 8))).shape)
+    (2, 10, 16)
     >>> adaptive = DynamicRouting(num_iterations=20, tolerance=1e-3)
 
     Reference:

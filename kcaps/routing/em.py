@@ -78,6 +78,8 @@ class EMRouting(Routing):
     Example:
 
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=EMRouting(num_iterations=2))
+    >>> tuple(layer(np.ones((2, 32, 8))).shape)
+    (2, 10, 16)
 
     Reference:
 

@@ -41,6 +41,8 @@ class InvertedAttentionRouting(Routing):
     Example:
 
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=InvertedAttentionRouting(3))
+    >>> tuple(layer(np.ones((2, 32, 8))).shape)
+    (2, 10, 16)
 
     Reference:
 

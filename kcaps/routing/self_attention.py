@@ -29,6 +29,8 @@ class SelfAttentionRouting(Routing):
     Example:
 
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=SelfAttentionRouting())
+    >>> tuple(layer(np.ones((2, 32, 8))).shape)
+    (2, 10, 16)
 
     Reference:
 

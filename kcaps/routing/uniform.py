@@ -24,6 +24,8 @@ class UniformRouting(Routing):
     Example:
 
     >>> layer = kcaps.layers.DigitCaps(10, 16, routing=UniformRouting())
+    >>> tuple(layer(np.ones((2, 32, 8))).shape)
+    (2, 10, 16)
 
     Reference:
 

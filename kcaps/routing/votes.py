@@ -50,9 +50,14 @@ class Votes:
     Example:
 
     >>> votes = Votes(np.ones((2, 6, 3)), np.ones((6, 3, 5, 4)))
-    >>> total = votes.sum()  # (5, 2, 4), each 18
-    >>> couplings = ops.softmax(votes.agreement(total), axis=0)  # (5, 2, 6)
-    >>> poses = batch_first(votes.weighted_sum(couplings))  # (2, 5, 4)
+    >>> total = votes.sum()
+    >>> tuple(total.shape), float(total[0, 0, 0])
+    ((5, 2, 4), 18.0)
+    >>> couplings = ops.softmax(votes.agreement(total), axis=0)
+    >>> tuple(couplings.shape)
+    (5, 2, 6)
+    >>> tuple(batch_first(votes.weighted_sum(couplings)).shape)
+    (2, 5, 4)
     """
 
     def __init__(self, inputs, kernel, components_first: bool = False):
