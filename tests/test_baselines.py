@@ -16,7 +16,7 @@ from exporting import onnx_outputs
 from harness import checkpoints
 from networks import baselines as networks
 from pictures_of import data
-from test_recipes import RECIPES, refused
+from programs import RECIPES, refused
 
 DIGITS = ("--data", "digits", "--limit", 300)
 

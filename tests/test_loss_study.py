@@ -9,7 +9,7 @@ from exporting import recipe_here as recipe
 from losses import cells, findings, summary
 from losses.settings import LossSettings
 from losses.stacks import Stack
-from test_regression_recipes import rows
+from programs import rows
 
 pytestmark = pytest.mark.tensorflow
 FUNCTIONS = {name: loss.function for name, loss in kcaps.losses.CLASSIFICATION_LOSSES.items()}

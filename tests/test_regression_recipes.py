@@ -1,6 +1,5 @@
 """The recipes of capsule regression, and the export of what they leave."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -14,15 +13,10 @@ from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import onnx_outputs
 from exporting import recipe_here as recipe
-from test_recipes import RECIPES
+from programs import RECIPES, rows
 
 pytestmark = pytest.mark.tensorflow
 QUICK = ("--data", "digits", "--limit", 400)
-
-
-def rows(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from kcaps.losses import LogLoss
 from kcaps.models import capsnet
 from networks import baselines as networks
 from pictures_of import robustness
+from programs import take
 from reproduction import attacks
-from test_overlaps import take
 
 CLASSES = 3
 

@@ -20,13 +20,13 @@ from export import checkpoint
 from kcaps.routing import ROUTINGS
 from networks.small_capsnet import small_capsnet
 from pictures_of import data
+from programs import OFFLINE, RECIPES, refused
 from reproduction import methods
 from search import trials
 from search.oracles import ORACLES
 from search.results import ranked, write
 from search.settings import HYPERMODELS, Settings
 from search.trials import TrialSearch
-from test_recipes import OFFLINE, RECIPES, refused
 
 pytestmark = [
     pytest.mark.tensorflow,
