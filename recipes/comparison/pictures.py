@@ -8,12 +8,7 @@ from harness import plots
 
 
 def baselines(table: list[dict], curves: dict[str, list[dict]]) -> Figure:
-    """Draws accuracy against parameters, and the learning curves of the last model of each kind.
-
-    Args:
-        table: Rows of `summary.table`.
-        curves: Rows of `curve.csv` by model; none for a model that has no steps.
-    """
+    """Draws accuracy against parameters, and the learning curves of the last model of each kind."""
     title = "Baselines: all seeds, and the curves of the last one"
     figure, axes = plots.panels(title, 1, 3, (14, 4.2))
     for number, row in enumerate(table):

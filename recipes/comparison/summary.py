@@ -8,12 +8,7 @@ from harness import tables
 
 
 def table(rows: list[dict], is_published: bool) -> list[dict]:
-    """Returns a row for each model that has rows of cells.
-
-    Args:
-        rows: Rows of cells.csv.
-        is_published: Whether the published accuracies are on the same images.
-    """
+    """Returns a row for each model of cells.csv, beside its accuracy if that is published."""
     cells = {name: [row for row in rows if row["model"] == name] for name in MODELS}
     return [_row(name, found, is_published) for name, found in cells.items() if found]
 

@@ -43,13 +43,7 @@ class Networks:
 
 
 def findings(table: list[dict], curves: list[dict], noise: list[dict]) -> list[dict]:
-    """Returns each claim with its verdict and its numbers.
-
-    Args:
-        table: Rows of `summary.table`.
-        curves: Rows of accuracies by iteration.
-        noise: Rows of accuracies under input noise.
-    """
+    """Returns each claim with its verdict and its numbers, from the rows of a study."""
     networks, rows = _networks(table, curves, noise), []
     for claim, judge in CLAIMS.items():
         try:

@@ -10,10 +10,7 @@ _KEYS = ("data", "depth", "label_noise", "loss")
 
 
 def table(curves: list[dict]) -> list[dict]:
-    """Returns a row for each network, from those of its curve.
-
-    It has the last accuracies, and as speed the mean ones after a tenth of the training.
-    """
+    """Returns last accuracies of each network, and as its speed the mean ones once settled."""
     networks = {}
     for row in curves:
         networks.setdefault(tuple(row[name] for name in _KEYS), []).append(row)
@@ -32,14 +29,7 @@ def table(curves: list[dict]) -> list[dict]:
 def write(
     output: pathlib.Path, rows: list[dict], findings: list[dict], titles: dict[str, str]
 ) -> None:
-    """Writes the rows of `table` as CSV and as Markdown, and the findings as Markdown.
-
-    Args:
-        output: Folder of the study.
-        rows: Rows of `table`.
-        findings: Claims, verdicts and numbers.
-        titles: Titles of the data by name.
-    """
+    """Writes the table as CSV and Markdown with titles of data, and the findings as Markdown."""
     tables.write_csv(output / "table.csv", rows)
     found = [dict(zip(("claim", "", "numbers"), row.values(), strict=True)) for row in findings]
     tables.write(output / "findings.md", f"# Findings\n\n{tables.markdown(found, ' --- ')}")
