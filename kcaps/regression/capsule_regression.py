@@ -75,13 +75,10 @@ class CapsuleRegression(CheckedLoops, Graph, Replicated, KerasFormatOnly, keras.
         self.encoder = checked_encoder(from_config("encoder", encoder))
         is_subspace = isinstance(initializer, str) and initializer == "subspace"
         self.initializer = initializer if is_subspace else keras.initializers.get(initializer)
+        weights = "zeros" if is_subspace else self.initializer
+        options = {"dtype": "float64" if self.compute_dtype == "float64" else "float32"}
         self.competition = Competition(
-            num_classes,
-            capsule_dim,
-            architecture,
-            "zeros" if is_subspace else self.initializer,
-            dtype="float64" if self.compute_dtype == "float64" else "float32",
-            name="probabilities",
+            num_classes, capsule_dim, architecture, weights, name="probabilities", **options
         )
         self._error_tracker = keras.metrics.Mean(name="error")
         self._trainer = Trainer(self)
