@@ -8,6 +8,7 @@ from keras import ops
 
 from kcaps import graph
 from kcaps.activations import squash
+from kcaps.backend.keras_private import origin
 from kcaps.layers import DigitCaps, PrimaryCaps
 from kcaps.routing import DiscriminativeRouting
 
@@ -147,7 +148,7 @@ def _fold_capsules(layer, calls):
     if not coefficients.all():
         line += f", {np.sum(coefficients == 0):,} of them zero"
     new = {}
-    primary = calls.source(layer)._keras_history.operation
+    primary, _ = origin(calls.source(layer))
     if type(primary) is PrimaryCaps and calls.only_consumer(primary) is layer:
         used = coefficients.reshape(-1, primary.num_capsules, layer.num_capsules).any((0, 2))
         used[0] |= not used.any()  # a convolution needs a filter

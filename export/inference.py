@@ -2,6 +2,7 @@
 
 import keras
 
+from kcaps.backend.keras_private import origin
 from kcaps.layers import CapsuleLength, CapsuleMask
 
 
@@ -25,9 +26,9 @@ def inference_model(model: keras.Model, with_decoder: bool = False) -> keras.Mod
     """
     _check(model)
     named = _named_outputs(model)
-    (layer, source), *others = [_origin(tensor) for tensor in named.values()]
+    (layer, node), *others = [origin(tensor) for tensor in named.values()]
     if isinstance(layer, keras.Model) and not others:  # a whole model is the last layer
-        outputs = inference_model(layer, with_decoder)(source)
+        outputs = inference_model(layer, with_decoder)(node.input_tensors[0])
         return keras.Model(model.inputs, outputs, name=model.name)
     outputs = _with_poses(named)
     if with_decoder:
@@ -82,15 +83,9 @@ def _named_outputs(model):
     return named
 
 
-def _origin(tensor):
-    """Returns the layer that made a tensor, and the first tensor that it made it of."""
-    layer, node, _ = tensor._keras_history
-    return layer, next(iter(layer._inbound_nodes[node].input_tensors), None)
-
-
 def _with_poses(named):
     """Returns outputs by name, the class lengths under that name and their poses after them."""
-    lengths = [name for name, x in named.items() if isinstance(_origin(x)[0], CapsuleLength)]
+    lengths = [name for name, x in named.items() if isinstance(origin(x)[0], CapsuleLength)]
     chosen = next(iter(lengths), None)
     if "class_lengths" in named:
         chosen = "class_lengths" if "class_lengths" in lengths else None
@@ -98,5 +93,5 @@ def _with_poses(named):
     for name, tensor in named.items():
         outputs["class_lengths" if name == chosen else name] = tensor
         if name == chosen and "poses" not in named:
-            outputs["poses"] = _origin(tensor)[1]
+            outputs["poses"] = origin(tensor)[1].input_tensors[0]
     return outputs

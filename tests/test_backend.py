@@ -113,6 +113,15 @@ def test_keras_opens_a_scope_for_its_old_format(tmp_path):
     assert received[0] is True and received[-1] is False
 
 
+def test_a_save_makes_no_optimizer_where_keras_knows_what_it_skips(monkeypatch, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    model.save(tmp_path / "model.keras")
+    keras_private.keep_skipped_attributes()
+    monkeypatch.setattr(keras.optimizers.Optimizer, "__init__", None)
+    model.save(tmp_path / "model.keras")
+
+
 def test_origin_of_a_tensor():
     first, second = keras.Input((3,)), keras.Input((3,))
     layer = keras.layers.Add()

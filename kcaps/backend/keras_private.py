@@ -5,11 +5,22 @@
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.saving import saving_lib
 
 
 def is_writing_legacy_format() -> bool:
     """Returns whether Keras writes or reads its old HDF5 format, for which it opens a scope."""
     return bool(global_state.get_global_attribute("use_legacy_config", False))
+
+
+def keep_skipped_attributes() -> None:
+    """Tells Keras which attributes of optimizers it does not save; call it before each save.
+
+    Keras 3.15 looks for them under another name than it keeps them, and finds them in an optimizer
+    that it makes at each save, of which TensorFlow never frees 70 kB.
+    """
+    skipped = saving_lib.get_attr_skipset("Optimizer")
+    global_state.set_global_attribute("saving_attr_skiplist_Optimizer", skipped)
 
 
 def origin(tensor: keras.KerasTensor) -> tuple:

