@@ -1,4 +1,4 @@
-"""From a Keras model to a small ONNX graph with the same names every time."""
+"""The way from a Keras model to a small ONNX graph, which has the same names every time."""
 
 import collections
 import logging

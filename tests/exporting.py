@@ -1,4 +1,4 @@
-"""What the tests of the exporters share."""
+"""Helpers of the tests of the exporters."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What the tests with random input share: how many cases, and values of every kind."""
+"""Helpers of tests with random input: the number of cases, and values of every kind."""
 
 import inspect
 

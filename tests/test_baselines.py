@@ -155,7 +155,7 @@ def test_capsule_networks_and_exports(study, tmp_path):
 
 
 class Stop(Exception):
-    """What interrupts a run."""
+    """Interrupts a run, as Ctrl-C does."""
 
 
 def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch, capsys):

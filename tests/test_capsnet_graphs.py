@@ -244,7 +244,7 @@ def test_the_targets_of_an_output_called_labels_are_no_parts(images, labels, rou
 )
 @pytest.mark.parametrize("kind", ["decoder", "l1", "l2"])
 def test_targets_that_are_no_classes_are_refused(images, labels, kind, outputs, targets):
-    """Where a decoder or coefficients would take them for labels."""
+    """A decoder or coefficients would take them for labels."""
     image = keras.Input((6, 6, 1))
     routing = "dynamic" if kind == "decoder" else kind
     poses = DigitCaps(CLASSES, 4, routing=routing)(primary(image))
@@ -374,7 +374,7 @@ def test_where_several_capsules_may_be_meant_it_is_an_error():
 
 
 def test_lengths_tell_which_of_two_capsule_layers_has_the_classes(images, labels):
-    """Of two heads with capsules, the one whose lengths are an output is that of the classes."""
+    """The one of two heads with capsules whose lengths are an output is that of the classes."""
     image = keras.Input((6, 6, 1))
     x = primary(image)
     classes, others = DigitCaps(CLASSES, 4, routing="l2"), DigitCaps(5, 2)

@@ -148,7 +148,7 @@ def test_proposition_1_expected_misclassification(rng):
 
 @pytest.mark.parametrize("name", ["expectation", "regularised_expectation"])
 def test_proposition_2_gradients_vanish_where_misclassified(name, gradient):
-    """Of the right class' output alone, the others being 0: from -∞ over a minimum to 0."""
+    """The right class' output alone varies, the others are 0: from -∞ over a minimum to 0."""
     outputs = np.array([[o, 0, 0] for o in (-30, -3, 0, 1, 30)], "float32")
     y = np.eye(3)[[0] * len(outputs)]
     for activation in ("softmax", "sigmoid"):

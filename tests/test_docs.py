@@ -30,7 +30,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 def namespace():
-    """What a reader of an example has imported, and a model that some of them speak of."""
+    """Returns what a reader of an example has imported, and a model that some of them use."""
     image = keras.Input((8, 8, 1))
     poses = kcaps.layers.DigitCaps(3, 4)(kcaps.layers.PrimaryCaps(2, 4, 3)(image))
     names = {"keras": keras, "kcaps": kcaps, "np": np, "ops": ops}

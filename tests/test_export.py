@@ -166,7 +166,7 @@ def test_sequential_models_and_integer_images(tmp_path):
 
 
 def test_common_layers_of_keras_export(tmp_path):
-    """What users put around capsules; sizes must not be computed from the input."""
+    """Users put such layers around capsules; sizes must not be computed from the input."""
     layers = keras.layers
     image = keras.Input((16, 16, 3))
     x = layers.Rescaling(1 / 255)(layers.ZeroPadding2D(1)(image))

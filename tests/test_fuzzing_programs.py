@@ -106,7 +106,7 @@ def parser_of(name):
 
 
 def actions_of(name):
-    """What a program's parser takes, but for `--help` and what a benchmark tells itself."""
+    """Returns what a program's parser takes, but for `--help` and a benchmark's own options."""
     return [each for each in parser_of(name)._actions[1:] if each.dest not in ("peak", "worker")]
 
 

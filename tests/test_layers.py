@@ -98,7 +98,7 @@ def test_primary_caps_group_neighbouring_channels_of_a_position(rng):
 
 
 def in_graph(function):
-    """As Keras compiles a training step on TensorFlow."""
+    """Keras compiles a training step on TensorFlow in this way."""
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf

@@ -32,7 +32,7 @@ def random_steps(rng, longest):
 @pytest.mark.parametrize("policy", LONGEST)
 @pytest.mark.parametrize("name", ROUTINGS)
 def test_training_stays_finite(rng, name, policy):
-    """What is not finite in any step stays so: in the moments, the weights, or the mean loss."""
+    """A value that is not finite stays so: in the moments, the weights, or the mean loss."""
     keras.config.set_dtype_policy(policy)
     capsules = keras.Input((CAPSULES, DIM))
     poses = DigitCaps(CLASSES, 4, routing=name)(capsules)

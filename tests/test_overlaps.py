@@ -48,7 +48,7 @@ def test_pictures_hold_two_digits_of_different_classes(digits):
 
 
 def test_partners_are_drawn_evenly_from_the_other_classes():
-    """Of unequal classes, too: 5 standard deviations of 6,000 draws."""
+    """Unequal classes are drawn evenly, too: 5 standard deviations of 6,000 draws."""
     labels = np.repeat([0, 1, 2], [1, 2, 3])
     images = np.arange(6, dtype="uint8").reshape(6, 1, 1, 1) + 1
     counts = np.zeros((6, 6))

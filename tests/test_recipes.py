@@ -479,7 +479,7 @@ def test_another_backend(tmp_path, backend, blocked, message):
     ],
 )
 def test_errors_of_imports(capsys, error, package):
-    """What is no matter of installing is shown as Python shows it."""
+    """Errors that are no matter of installing are shown as Python shows them."""
 
     def explained():
         try:
@@ -496,7 +496,7 @@ def test_errors_of_imports(capsys, error, package):
 
 
 def test_nobody_reads_the_output(monkeypatch, tmp_path, capsys):
-    """As behind `| head -1`: no traceback, and nothing said of the folder."""
+    """A closed pipe, as behind `| head -1`, gives one line, in which the folder is not blamed."""
 
     def closed(batch, logs):
         raise BrokenPipeError(32, "Broken pipe")

@@ -72,7 +72,7 @@ def test_blocks_of_examples_add_up(monkeypatch, architecture):
 
 
 def numpy_pair(x, y, weights):
-    """As `pair` for arrays of float64, of which the backend's model has none."""
+    """Returns what `pair` does for arrays of float64, which the backend may not have."""
     model = CapsuleRegression(4, 3)
     model.build((None, x.shape[1]))
     return model, NumPyTraining(model.competition, (x, y, weights), momentum=0.9, ridge=1.0)

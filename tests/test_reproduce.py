@@ -262,7 +262,7 @@ def test_a_failure_before_any_cell_leaves_no_folder(tmp_path, is_there):
 
 
 class Stop(Exception):
-    """What interrupts a run."""
+    """Interrupts a run, as Ctrl-C does."""
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in")  # of the file that stays open

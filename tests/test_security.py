@@ -1,4 +1,4 @@
-"""What no source file may do, and that every dependency is declared and pinned."""
+"""No source file does what is unsafe, and every dependency is declared and pinned."""
 
 import ast
 import pathlib

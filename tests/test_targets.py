@@ -33,7 +33,7 @@ def network(num_classes=3, routing="dynamic", with_decoder=False):
 
 
 class Series:
-    """What a column of a table is to NumPy: an object with a shape that can become an array."""
+    """A column of a table, as NumPy sees it: an object with a shape that can become an array."""
 
     def __init__(self, values):
         self.array = np.asarray(values)

@@ -57,7 +57,7 @@ class Multiclass(Architecture):
 
 
 class OneVersusAll(Architecture):
-    """For each class a binary problem, that class against the rest; the most certain one wins."""
+    """One binary problem a class, against the rest; the class that is most certain wins."""
 
     def __init__(self, num_classes):
         own = np.eye(num_classes)
@@ -72,7 +72,7 @@ class OneVersusAll(Architecture):
 
 
 class AllVersusAll(Architecture):
-    """For each pair of classes a binary problem; the majority of the votes wins.
+    """One binary problem a pair of classes; the majority of the votes wins.
 
     The probabilities are those whose pairwise shares the problems give (Price et al., 1994),
     `P_k ∝ 1 / (Σ_l 1/P_kl - (m - 2))`. Where the majority elects another class than the most

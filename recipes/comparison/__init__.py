@@ -1,1 +1,1 @@
-"""What `baselines.py` is made of: models, cells and the picture."""
+"""The parts of `baselines.py`: models, cells and the picture."""

@@ -1,4 +1,4 @@
-"""Where a number comes from: command, commit, machine, date."""
+"""The provenance of a number: command, commit, machine, date."""
 
 import datetime
 import os

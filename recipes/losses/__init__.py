@@ -1,1 +1,1 @@
-"""What `loss_study.py` is made of: toys, stacks of networks, cells, findings and pictures."""
+"""The parts of `loss_study.py`: toys, stacks of networks, cells, findings and pictures."""

@@ -1,1 +1,1 @@
-"""What the programs of capsule regression share."""
+"""The parts that programs of capsule regression share."""

@@ -49,7 +49,7 @@ CNNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long a network is trained, by which steps.
+    """A plan of training: its length and its steps.
 
     Args:
         epochs: Passes over the training images.
