@@ -35,12 +35,13 @@ else:
     collect_ignore_glob = ["test_export*.py", "test_fuzzing*.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is long
 def pytest_collection_modifyitems(items):
-    if BACKEND != "tensorflow":
-        skip = pytest.mark.skip(reason="a matter of the TensorFlow backend")
-        for item in items:
-            if "tensorflow" in item.keywords:
-                item.add_marker(skip)
+    for item in items:
+        if BACKEND == "tensorflow" and "compiled" in item.keywords:
+            item.add_marker(pytest.mark.long)
+        elif BACKEND != "tensorflow" and "tensorflow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="a matter of the TensorFlow backend"))
 
 
 @pytest.fixture(autouse=True)

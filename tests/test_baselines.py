@@ -138,6 +138,7 @@ def test_study(study, tmp_path, capsys, monkeypatch):
     assert "is damaged" in refused(capsys, lambda: study(*arguments, "mlp"))
 
 
+@pytest.mark.long
 def test_capsule_networks_and_exports(study, tmp_path):
     arguments = ("--data", "mnist", "--synthetic", "--limit", 60, "--steps", 2)
     study(*arguments, "--models", "efficient_capsnet", "cnn", "--output", tmp_path)

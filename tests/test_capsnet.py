@@ -120,6 +120,7 @@ def test_several_steps_equal_several_batches(batch):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("update", ["alternating", "joint"])
 @pytest.mark.parametrize("routing", ["l1", "l2"])
 def test_two_capsule_layers_train(batch, routing, update):

@@ -48,6 +48,7 @@ def two_inputs(form, routing, with_decoder):
     return CapsNet(inputs, lengths, decoder=rebuilt)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("form", "routing", "with_decoder"),
     [("list", "l2", True), ("list", "dynamic", False), ("dict", "l1", False), ("dict", "l2", True)],
@@ -285,6 +286,7 @@ class Stream(keras.utils.PyDataset):
         return self.batch
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("with_decoder", [False, True])
 def test_numbers_that_are_no_classes_spoil_a_stream(images, labels, with_decoder):
     """Masks and signs are NaN then, rather than wrong, of labels with parts too."""

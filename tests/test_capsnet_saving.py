@@ -59,6 +59,7 @@ def test_decoders_have_their_variables_from_the_start(kind):
     assert len(model.decoder.trainable_variables) >= 2
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("kind", "routing"),
     [

@@ -226,6 +226,7 @@ def small_network(kind):
     return keras.Model(image, keras.layers.Dense(3)(x))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["capsules", "dense", "convolutions"])
 def test_trains_any_network_by_its_name(kind, rng, tmp_path):
     """The loss falls on the images that it is trained on, for each of the twelve."""

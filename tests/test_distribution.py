@@ -85,6 +85,7 @@ class Cluster:
             process.wait()
 
 
+@pytest.mark.long
 def test_em_of_two_workers_equals_em_of_one(alone, tmp_path):
     with Cluster(tmp_path, em_on_replicas.__file__, tmp_path) as cluster:
         cluster.wait()

@@ -107,6 +107,7 @@ def test_reconstruction_is_the_decoders_image(tmp_path, rng):
         export_onnx(small("l2", decoder_units=None), tmp_path / "other.onnx", with_decoder=True)
 
 
+@pytest.mark.long
 def test_the_same_model_gives_the_same_bytes(checkpoint_copy, tmp_path):
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
     for options in ({}, {"precision": "float16"}, {"precision": "int8", "batch_size": 9}):

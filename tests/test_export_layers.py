@@ -108,6 +108,7 @@ class Constants(layers.Layer):
         return {**super().get_config(), "use": self.use}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("use", "routing"),
     [
@@ -175,6 +176,7 @@ def recurrent(kind, **options):
     return keras.Model(steps, layers.Dense(2)(layers.Flatten()(RECURRENT[kind](**options)(steps))))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_recurrent_layers_and_what_passes(tmp_path, kind):
     with pytest.raises(
@@ -336,6 +338,7 @@ def through(chain, x):
     return x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("routing", ["l1", "l2", "dynamic"])
 def test_layers_that_have_another_call(tmp_path, rng, routing):
     """The poses, and what is folded, are those of the graph that is exported."""

@@ -81,6 +81,7 @@ def test_a_missing_library_is_one_line(exported, name, module):
     assert contents(exported) == before
 
 
+@pytest.mark.long
 def test_a_saved_model_needs_nothing_of_onnx(exported, tmp_path):
     for number, module in enumerate(("onnx", "onnxruntime")):
         arguments = ("--model", "ckpt", "--output", tmp_path / str(number), "--limit", 5)
@@ -95,6 +96,7 @@ def test_a_summary_needs_no_library(exported):
         assert "test accuracy" in result.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "backend"),
     cases(

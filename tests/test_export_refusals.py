@@ -609,6 +609,7 @@ program.main()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_program_leaves_nothing(checkpoint_copy, tmp_path, number):
     before = contents(tmp_path)

@@ -211,6 +211,7 @@ def test_each_named_output_is_judged(tmp_path):
         assert named(report.comparison) == ["probabilities"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_models_that_are_alive_make_no_warning(tmp_path, rng, routing):
     given = Images(rng.uniform(size=(30, 8, 8, 1)))

@@ -54,6 +54,7 @@ def training(layer):
     return {"training": True} if isinstance(layer, (DigitCaps, PrimaryCaps)) else {}
 
 
+@pytest.mark.compiled
 @layers
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(rng, gradient, make, shape, output, policy):
@@ -235,6 +236,7 @@ class TestCapsuleMask:
         self.expect(model.predict([self.poses, np.array([0, 2])]), [[1, 0, 0], [0, 0, 1]])
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_three_capsule_layers_stack(rng, gradient, routing):
     inputs = keras.Input((12, 4))

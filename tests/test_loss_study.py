@@ -108,6 +108,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     assert result.returncode == 2 and "curves.csv is damaged" in result.stderr
 
 
+@pytest.mark.long
 def test_study_of_images(tmp_path):
     arguments = ("--study", "mnist", "cifar10", "--synthetic", "--limit", 150, "--units", 8)
     losses = ("--losses", "log", "l1")

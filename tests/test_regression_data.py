@@ -59,6 +59,7 @@ def fitted(*data, **options):
     return model, model.fit(*data, epochs=3, verbose=0, **options).history
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("labels", ["integers", "column", "one-hot", "floats"])
 def test_labels_in_any_form(form, labels):
@@ -204,6 +205,7 @@ def test_inputs_of_another_size(name, later):
     assert model.predict(right, verbose=0).shape == (60, 3)  # nothing is spoiled
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", SIZES)
 def test_batches_of_another_size(name):
     """In streams, of which the right ones came first."""

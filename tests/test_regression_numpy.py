@@ -41,6 +41,7 @@ def pair(x, y, weights, dims=3, architecture="multiclass", **options):
     return model, NumPyTraining(model.competition, (x, y, weights), **options)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("options", OPTIONS)

@@ -145,6 +145,7 @@ def test_ctrl_c_leaves_a_model_and_says_how_to_go_on(monkeypatch, tmp_path, name
     assert keras.saving.load_model(tmp_path / "model.keras").outputs[0].shape == (None, 10)
 
 
+@pytest.mark.long
 def test_sweep(tmp_path):
     arguments = ("--sweep", "--dims", 1, "--epochs", 2, "--output", tmp_path)
     result = recipe("capsule_regression", *QUICK, *arguments)
@@ -218,6 +219,7 @@ def test_distorted_digits():
         assert least <= np.abs(x - images[0]).mean() <= most and (y == batches[0][1]).all()
 
 
+@pytest.mark.long
 def test_training_on_distorted_digits(tmp_path):
     arguments = (
         *("--synthetic", "--limit", 600, "--capsule-dim", 2, "--components", 30),

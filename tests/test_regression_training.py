@@ -96,6 +96,7 @@ def test_iterations_equal_a_plain_loop(threshold, ridge, momentum):
         np.testing.assert_allclose(weights(model)[0], kernel, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("seed", range(6))
 def test_em_never_lowers_the_likelihood(seed):
     rng = np.random.default_rng(seed)
@@ -111,6 +112,7 @@ def test_em_never_lowers_the_likelihood(seed):
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_result_does_not_depend_on_batches_or_order(architecture):
     x, y = blobs(size=150)
@@ -215,6 +217,7 @@ def test_ridge_shrinks_weights():
     assert sizes[0] > sizes[1] > sizes[2]
 
 
+@pytest.mark.compiled
 def test_online_em():
     x, y = blobs(size=600)
     rate = keras.optimizers.schedules.InverseTimeDecay(1.0, decay_steps=10, decay_rate=1.0)
@@ -525,6 +528,7 @@ def dependent(x):
     return np.concatenate([x, 2 * x[:, :2]], axis=1)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("change", [constant, dependent])
 def test_dependent_inputs_get_a_ridge(change):
     x, y = blobs()

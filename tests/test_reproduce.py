@@ -293,6 +293,7 @@ def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.long
 def test_rebuilt_images(small, tmp_path, monkeypatch):
     """The decoder of a network with one, and two for a network without."""
     result = reproduce(tmp_path, "figure2", "--seeds", 1, "--epochs", 1)

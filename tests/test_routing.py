@@ -137,6 +137,7 @@ def test_the_global_precision_does_not_count(problem, make, reference):
         assert before == pytest.approx(after, rel=1e-6)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("compiled", [True, False])
 @cases
 def test_gradients_equal_numerical_ones(problem, gradient, make, reference, compiled):
@@ -365,6 +366,7 @@ def test_a_row_does_not_depend_on_its_batch(problem, name):
     np.testing.assert_allclose(ragged, poses[4:], atol=2e-6)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", [*NAMES, "tolerance", "leaky"])
 def test_values_and_gradients_are_finite_at_extremes(gradient, problem, name):
     inputs, kernel = problem

@@ -83,6 +83,7 @@ def test_masks_metrics_and_signs_of_one_class(rng):
         assert float(metric.result()) == pytest.approx(2 / 3)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(("routing", "with_decoder"), [("l2", False), ("dynamic", True)])
 def test_a_network_of_one_class_trains_the_same_on_both_forms(images, routing, with_decoder):
     labels = (images.mean((1, 2, 3)) > 0.5).astype("int64")
@@ -131,6 +132,7 @@ def forms(labels):
     return [labels.tolist(), Series(labels), ops.convert_to_tensor(labels)]
 
 
+@pytest.mark.compiled
 def test_every_form_of_labels_trains_the_same(images):
     labels, results = np.arange(12) % 3, []
     for y in (labels, labels.tolist(), list(labels), ops.convert_to_tensor(labels)):

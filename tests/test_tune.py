@@ -177,6 +177,7 @@ class Killed(BaseException):
     """The end of a process, as far as files can tell."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tuner", list(ORACLES))
 def test_a_search_goes_on_where_it_was_killed(tuner, tmp_path, monkeypatch, capsys):
     max_trials = 8 if tuner == "bayesian" else 30  # its optimiser takes seconds for each
@@ -290,6 +291,7 @@ def tune_refused(monkeypatch, capsys, *arguments):
     return refused(capsys, lambda: runpy.run_path(RECIPES / "tune.py", run_name="__main__"))
 
 
+@pytest.mark.long
 def test_from_a_killed_search_to_onnx(tmp_path, monkeypatch, capsys):
     output, folder = tmp_path / "ckpt", tmp_path / "ckpt-search"
     command = (*TINY, "--max-trials", 3, "--output", output)
