@@ -159,6 +159,7 @@ class Stop(Exception):
     """Interrupts a run, as Ctrl-C does."""
 
 
+@pytest.mark.long
 def test_an_interrupted_cell_goes_on(study, tmp_path, monkeypatch, capsys):
     arguments = ("--data", "digits", "--limit", 100, "--models", "tuned_mlp", "--steps", 200)
     arguments = (*arguments, "--output")

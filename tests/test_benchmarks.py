@@ -41,6 +41,7 @@ def test_capsule_regression():
     assert text.count("\n## ") == 2
 
 
+@pytest.mark.long
 def test_loss_study():
     text = output("loss_study.py")
     assert "| hidden layers | ms together |" in text and "steps on each of 3 toys" in text
@@ -51,6 +52,7 @@ def test_pictures_made_on_the_fly():
     assert "| multi_mnist | l2 |" in output("generators.py")
 
 
+@pytest.mark.long
 def test_saving():
     text = output("saving.py")
     assert "| checkpointing |" in text and "share by the processor" in text

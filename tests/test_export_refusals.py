@@ -493,6 +493,7 @@ program.main()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "name", "arguments"),
     [

@@ -316,7 +316,9 @@ def test_data_that_cannot_be_had(tmp_path, name):
     assert not (tmp_path / "ckpt").exists() and not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "name", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"]
+)
 def test_recipes_run_on_synthetic_images(tmp_path, name):
     """The whole published network, for two steps."""
     arguments = ("--synthetic", "--limit", 20, "--batch-size", 8, "--epochs", 1)

@@ -177,6 +177,7 @@ def test_table(small, tmp_path, monkeypatch):
         assert message in result.stderr
 
 
+@pytest.mark.long
 def test_a_cell_that_diverges_stops_no_other(small, tmp_path, monkeypatch):
     monkeypatch.setitem(methods.RATES, "dynamic", 1e30)
     arguments = ("table2", "--tasks", "mnist", "--methods", "dynamic", "l2", "--epochs", 1)
@@ -230,6 +231,7 @@ def test_on_jax(tmp_path):
     assert float(rows(tmp_path / "figure4.csv")[0]["seconds_per_100_steps"]) > 0
 
 
+@pytest.mark.long
 def test_tables_without_routing_coefficients_share_any_folder(small, tmp_path):
     """Their cells are the same under either update, and go on with that of the folder."""
     arguments = ("table2", "--tasks", "mnist", "--epochs", 1, "--seeds", 1, "--methods")
@@ -265,6 +267,7 @@ class Stop(Exception):
     """Interrupts a run, as Ctrl-C does."""
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Exception ignored in")  # of the file that stays open
 def test_an_interrupted_cell_goes_on(small, tmp_path, monkeypatch):
     arguments = ("multi_mnist", "--methods", "l1", "--seeds", 1, "--epochs", 2)

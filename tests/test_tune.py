@@ -365,6 +365,7 @@ def test_a_chief_two_workers_and_a_death(tmp_path):
     assert checkpoint.load(output).run["recipe"] == "tune"
 
 
+@pytest.mark.long
 def test_capsule_regression_is_searched_and_trained_again(tmp_path):
     data_set = ("--model", "capsule_regression", "--synthetic", "--limit", 200, "--epochs", 6)
     finished(start(*data_set, "--max-trials", 2, "--tuner", "bayesian", "--output", tmp_path / "a"))
