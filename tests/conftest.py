@@ -22,6 +22,7 @@ else:
     collect_ignore = [
         "test_baselines.py",
         "test_distribution.py",
+        "test_imports.py",
         "test_docs.py",
         "test_kills.py",
         "test_loss_study.py",
