@@ -15,8 +15,9 @@ import numpy as np
 
 from export import command, images, pipeline
 from export.checkpoint import load
+from export.errors import ParityError
 from export.onnx import export_onnx
-from export.report import ParityError, read_report
+from export.report import read_report
 from export.saved_model import export_saved_model
 
 WARM_UP = 3

@@ -9,7 +9,7 @@ import numpy as np
 
 from export import variation
 from export.command import first_line
-from export.report import ParityError
+from export.errors import ParityError
 from kcaps.routing import EMRouting
 
 BATCH_SIZES = (1, 7, 64)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from export import checkpoint, command, files, images
 from export.checkpoint import Checkpoint
+from export.errors import ParityError
 from export.images import Images
-from export.report import ParityError, Report, report_path
+from export.report import Report, report_path
 
 if TYPE_CHECKING:
     import keras

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from export.command import first_line
+from export.errors import ParityError
 from export.parity import Comparison
-from export.report import ParityError
 
 # Points of accuracy that a precision may lose unless the user says otherwise.
 MAX_ACCURACY_DROP = {"float16": 0.1, "int8": 0.5}

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from export.parity import Comparison
 
 
-class ParityError(RuntimeError):
-    """An exported file that does not load or does not compute the same."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
     """The outcome of an export, with the rows, differences and warnings of its comparison.

@@ -12,9 +12,10 @@ import onnxruntime
 from export import precision
 from export.command import first_line
 from export.comparing import compare_model
+from export.errors import ParityError
 from export.files import file_hash
 from export.parity import BATCH_SIZES, Comparison
-from export.report import ParityError, read_report, report_path
+from export.report import read_report, report_path
 
 MAX_BATCH_SIZE = 65_536
 PROVIDERS = {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from export import command, pipeline
 from export.checkpoint import Checkpoint
+from export.errors import ParityError
 from export.images import Images
-from export.report import ParityError, Report
+from export.report import Report
 
 if TYPE_CHECKING:
     import keras

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from export import command, images, pipeline
 from export.checkpoint import Checkpoint, load
+from export.errors import ParityError
 from export.images import Images
-from export.report import ParityError
 
 if TYPE_CHECKING:
     import keras
