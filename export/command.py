@@ -13,8 +13,6 @@ import sys
 import traceback
 from collections.abc import Callable
 
-UNREAD = "nobody reads the output any more"
-
 _OWN = ("kcaps", "export")
 # Names of packages that are not those of their modules.
 _PACKAGES = {"grpc": "grpcio", "sklearn": "scikit-learn"}
@@ -236,10 +234,14 @@ def fail(message, code: int = 2, kind: type[SystemExit] = SystemExit):
     raise kind(code)
 
 
-def fail_unread():
-    """Ends a program whose output nobody reads any more, as behind `| head -1`."""
+def fail_unread(how_to_resume: str | None = None):
+    """Ends a program whose output nobody reads any more, as behind `| head -1`.
+
+    Args:
+        how_to_resume: How the program goes on. Defaults to None: it does not.
+    """
     sys.stdout = None  # or Python complains of it once more at its end
-    fail(UNREAD, code=1)
+    fail("; ".join(filter(None, ["nobody reads the output any more", how_to_resume])), code=1)
 
 
 def positive(kind: type) -> Callable:

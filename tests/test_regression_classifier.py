@@ -389,13 +389,30 @@ def test_without_scikit_learn(tmp_path):
         "    kcaps.regression.CapsuleRegressionClassifier\n"
         "except ImportError as error:\n"
         "    print(error)\n"
+        "try:\n"
+        "    import kcaps.regression.classifier\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [
-        "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
-        "Install it: pip install scikit-learn"
-    ]
+    assert (
+        result.stdout.splitlines()
+        == [
+            "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
+            "Install it: pip install scikit-learn"
+        ]
+        * 2
+    )
+
+
+def test_a_fit_that_is_refused_keeps_the_last_one():
+    X, y = load_iris(return_X_y=True)
+    classifier = CapsuleRegressionClassifier().fit(X, y)
+    expected = classifier.predict_proba(X)
+    with pytest.raises(ValueError, match="holds out a tenth"):
+        classifier.set_params(early_stopping=True).fit(X[::10], y[::10])
+    np.testing.assert_array_equal(classifier.predict_proba(X), expected)

@@ -5,6 +5,8 @@ import functools
 import keras
 from keras import ops
 
+from kcaps.backend.compiling import compiled
+
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 if IS_TENSORFLOW:
@@ -38,7 +40,7 @@ def convolve_in_training(conv: keras.layers.Conv2D, inputs):
     plain = functools.partial(
         ops.conv, strides=conv.strides, padding=conv.padding, data_format=conv.data_format
     )
-    compiled = tf.function(plain, jit_compile=True)
+    forward = compiled(plain)
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
@@ -48,6 +50,6 @@ def convolve_in_training(conv: keras.layers.Conv2D, inputs):
                 outputs = plain(inputs, kernel)  # TensorFlow prunes this from the graph.
             return tape.gradient(outputs, [inputs, kernel], upstream)
 
-        return compiled(inputs, kernel), gradients
+        return forward(inputs, kernel), gradients
 
     return convolve(inputs, conv.kernel) + conv.bias

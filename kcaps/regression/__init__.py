@@ -13,15 +13,7 @@ from kcaps.regression.subspace import SubspaceProjection as SubspaceProjection
 def __getattr__(name):
     # Only those who use the estimator import scikit-learn.
     if name == "CapsuleRegressionClassifier":
-        try:
-            from kcaps.regression.classifier import CapsuleRegressionClassifier
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "sklearn":
-                raise  # scikit-learn is there, and lacks something itself.
-            raise ModuleNotFoundError(
-                "`CapsuleRegressionClassifier` needs scikit-learn, of the extra kcaps[sklearn]. "
-                "Install it: pip install scikit-learn",
-                name=error.name,
-            ) from None
+        from kcaps.regression.classifier import CapsuleRegressionClassifier
+
         return CapsuleRegressionClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,20 +5,23 @@ import warnings
 
 import keras
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from kcaps.backend.arrays import available_dtype
+from kcaps.extras import needed_by
 from kcaps.regression.capsule_regression import CapsuleRegression
 from kcaps.regression.competition import Competition
-from kcaps.regression.data import class_factors
+from kcaps.regression.data import class_factors, with_ones
 from kcaps.regression.em import NumPyTraining, is_small, probabilities
 from kcaps.regression.schedule import Convergence, Lines, ThresholdSchedule
 from kcaps.regression.state import checked_option
 from kcaps.validation import boolean, non_negative, positive_int
+
+with needed_by("CapsuleRegressionClassifier", "sklearn", sklearn="scikit-learn"):
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 
 class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
@@ -130,9 +133,10 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
             boolean(name, getattr(self, name))
         last = (self.classes_, self._weights()) if hasattr(self, "_kernel") else None
         X, labels, weights = self._checked(X, y, sample_weight)
-        self._make(X, last if self.warm_start else None)
-        features, layer = _with_ones(X), self._layer()
+        features = with_ones(X)
         training, validation = self._split(features, labels, weights)
+        self._make(features, last if self.warm_start else None)
+        layer = self._layer()
         if validation is not None:
             stop = ThresholdSchedule()
         else:
@@ -167,7 +171,7 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X) -> np.ndarray:
         """Returns class probabilities `(n_samples, n_classes)`, in the order of `classes_`."""
         check_is_fitted(self)
-        features = _with_ones(self._dense(X, reset=False))
+        features = with_ones(self._dense(X, reset=False))
         layer, kernel = self._layer(), self._weights()
         if is_small(layer, features):
             dtype = np.result_type(kernel.dtype, features.dtype)
@@ -231,14 +235,14 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         factors = class_factors(self.class_weight, self.classes_, labels, weights)
         return X, labels, weights * factors[labels]
 
-    def _make(self, X, last):
+    def _make(self, features, last):
         """Sets what the model of data is made of, with the labels and weights of the last `fit`."""
         arguments = len(self.classes_), self.capsule_dim, self.architecture
         layer = Competition(*arguments, "zeros")
         options = {"momentum": 0.9, "threshold": self.threshold, "ridge": self.ridge}
         options = {name: checked_option(name, value) for name, value in options.items()}
         (n, c), d = layer.dims.shape, layer.dims.max()
-        kernel = np.zeros((n, X.shape[1] + 1, c, d), available_dtype(X.dtype))
+        kernel = np.zeros((n, features.shape[1], c, d), available_dtype(features.dtype))
         if last is not None:
             classes, weights = last
             if not np.array_equal(classes, self.classes_) or weights.shape != kernel.shape:
@@ -294,7 +298,3 @@ class CapsuleRegressionClassifier(ClassifierMixin, BaseEstimator):
         options |= {"sample_weight": weights, "validation_data": validation}
         history = self.model_.fit(features.astype(dtype), labels, **options)
         return len(history.epoch)
-
-
-def _with_ones(X):
-    return np.hstack([X, np.ones((len(X), 1), X.dtype)])

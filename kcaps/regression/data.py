@@ -275,3 +275,8 @@ def by_class(x, y, classes, weights, batch_size: int, divisor: int = 1) -> tuple
         real += [np.ones(len(members)), np.zeros(padding)]
     order, real = np.concatenate(order), np.concatenate(real)
     return x[order], y[order], weights[order] * real, size
+
+
+def with_ones(features: np.ndarray) -> np.ndarray:
+    """Returns features `(n, p)` with a column of ones after them, `(n, p + 1)`."""
+    return np.hstack([features, np.ones((len(features), 1), features.dtype)])

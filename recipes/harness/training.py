@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.command import UNREAD, fail
+from export.command import fail, fail_unread
 from harness import checkpoints, distribution, plots, run_folder, settings, tables
 from harness.divergence import Watch
 from harness.run_folder import Run
@@ -208,8 +207,7 @@ def _interruptions_told(model, run, watch, callbacks):
         done = run_folder.epochs_done(output)
         fail(f"interrupted after {done} epochs; {run.how_to_resume} goes on from there", 130)
     except BrokenPipeError:
-        sys.stdout = None  # or Python complains of it once more at its end
-        fail(f"{UNREAD}; {go_on()}", code=1)
+        fail_unread(go_on())
     except OSError as error:
         fail(
             f"--output {output} cannot be written any more ({error}); what was saved before is "
