@@ -21,19 +21,23 @@ def set_up(backend: str | None = None, start: bool = True) -> None:
     """
     if RECIPES not in sys.path:
         sys.path.insert(0, RECIPES)
-    backend = backend or os.environ.get("KERAS_BACKEND", "tensorflow")
-    command.set_up(backend, start=start, tensorflow=backend == "tensorflow")
+    command.set_up(backend, start=start)
 
 
 def print_title(title: str) -> None:
     """Prints the first lines of a report: what is measured, where, when and of which commit."""
     import device
 
+    name = commit()
+    name = f", commit {name}" if name else ""
+    print(f"# {title}\n\n{device.versions()}, {datetime.date.today()}{name}", flush=True)
+
+
+def commit() -> str:
+    """Returns the commit's short name; without git, what the environment's `KCAPS_COMMIT` says."""
     from harness import provenance
 
-    commit = provenance.commit("-dirty")
-    commit = f", commit {commit}" if commit else ""
-    print(f"# {title}\n\n{device.versions()}, {datetime.date.today()}{commit}", flush=True)
+    return provenance.commit("-dirty") or os.environ.get("KCAPS_COMMIT", "")
 
 
 def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 FIX = "Train one with `python recipes/digits.py --output ckpt/`."
-LOADERS = ("scikit-learn", "tensorflow-datasets", "synthetic")
+LOADERS = ("scikit-learn", "tensorflow-datasets", "npz", "keras.datasets", "synthetic")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 

@@ -22,14 +22,15 @@ def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = Tr
     """Prepares this process for a program. Call it in `main`, before Keras is imported.
 
     From then on, Ctrl-C, a package that is missing and a pipe that nobody reads are told in one
-    line. TensorFlow is imported without its start-up messages, and pictures need no screen.
+    line. Where Keras runs on TensorFlow, that is imported without its start-up messages. Pictures
+    need no screen.
 
     Args:
         backend: Keras' backend, whatever the environment asks for: a checkpoint does not depend
             on it. Defaults to None, the environment's, or `"tensorflow"` where it names none.
         start: Whether to start TensorFlow's runtime, after which its devices are settled.
             Otherwise, call `start_tensorflow` when they are.
-        tensorflow: Whether to import TensorFlow. Defaults to True.
+        tensorflow: Whether to import TensorFlow if Keras runs on it. Defaults to True.
     """
     sys.excepthook = explain
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -40,14 +41,10 @@ def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = Tr
     if backend is not None:
         os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if not tensorflow:
+    if not tensorflow or os.environ["KERAS_BACKEND"] != "tensorflow":
         return
     with _no_messages():
-        import tensorflow as tf
-
-        if os.environ["KERAS_BACKEND"] != "tensorflow":
-            # TensorFlow then makes batches only; by default it would take all of a GPU's memory.
-            tf.config.set_visible_devices([], "GPU")
+        import tensorflow  # noqa: F401
     if start:
         start_tensorflow()
 

@@ -1,8 +1,17 @@
 """The images on which an exported file is compared with Keras."""
 
 import dataclasses
+import os
+import pathlib
 
 import numpy as np
+
+# Files and folders by whose name Keras keeps its data sets.
+_KERAS_FILES = {
+    "mnist": "mnist.npz",
+    "fashion_mnist": "fashion-mnist",
+    "cifar10": "cifar-10-batches-py-target",
+}
 
 CALIBRATION_IMAGES = 512
 RANDOM_IMAGES = 64
@@ -60,6 +69,10 @@ def of_run(run: dict, limit: int | None = None) -> Images | None:
             return _digits(source, limit)
         if source.get("loader") == "tensorflow-datasets":
             return _prepared(source["name"], source.get("data_dir"), limit)
+        if source.get("loader") == "npz":
+            return _of_splits(source["name"], limit, lambda: read_keras_file(source["file"]))
+        if source.get("loader") == "keras.datasets":
+            return _kept_by_keras(source["name"], limit)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise ValueError(f"`run` does not say where its test images are: {error!r}.") from error
     return None
@@ -106,6 +119,57 @@ def _digits(source, limit):
     train = np.setdiff1d(np.arange(len(images)), test)[:CALIBRATION_IMAGES]
     test = test[:limit]
     return Images(images[test], digits.target[test], images[train], "test images of digits")
+
+
+def keras_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the path in a folder of the file of a data set in Keras' own format."""
+    return pathlib.Path(folder) / f"{name}.npz"
+
+
+def read_keras_file(path: str | pathlib.Path) -> tuple[tuple, tuple]:
+    """Returns training and test images with their labels from a file of Keras' own format.
+
+    That is an archive of NumPy arrays `x_train`, `y_train`, `x_test` and `y_test`, of images with
+    or without an axis of channels, and of labels with or without an axis of one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Two pairs of images `(n, height, width, channels)` and labels `(n,)`, int64.
+
+    Raises:
+        OSError, ValueError, KeyError: for a file that is not there or is no such archive.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        return _with_axes((file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test"))
+
+
+def _with_axes(splits):
+    """Returns splits whose images have an axis of channels, and whose labels have one axis."""
+    return tuple(
+        (x.reshape(*x.shape[:3], -1), np.reshape(y, -1).astype("int64")) for x, y in splits
+    )
+
+
+def _kept_by_keras(name, limit):
+    """Returns images that Keras has in its folder, and None where it would download them."""
+    import keras
+
+    home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    if not (home / "datasets" / _KERAS_FILES[name]).exists():
+        return None
+    return _of_splits(name, limit, lambda: _with_axes(getattr(keras.datasets, name).load_data()))
+
+
+def _of_splits(name, limit, read):
+    """Returns images of what a function reads, or None where it fails."""
+    try:
+        (train, _), (test, labels) = read()
+    except Exception:  # not there, or damaged in any way
+        return None
+    calibration = train[:CALIBRATION_IMAGES]
+    return Images(test[:limit], labels[:limit], calibration, f"test images of {name}")
 
 
 def _prepared(name, data_dir, limit):

@@ -8,7 +8,7 @@ def main():
     import keras
 
     from harness import training
-    from networks.small_capsnet import shift, small_capsnet
+    from networks.small_capsnet import SHIFT, small_capsnet
 
     settings = training.begin(
         __doc__, has_folder=False, epochs=30, batch_size=32, learning_rate=2e-3
@@ -18,7 +18,7 @@ def main():
     steps = settings.epochs * len(images.train[0]) // settings.batch_size
     rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(steps, 1))
     model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"])
-    training.train(model, images, settings.run, augment=shift)
+    training.train(model, images, settings.run, SHIFT)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Pictures are made on the fly, of training digits in training and of test digits 
 picture counts as right where both of its digits are found. The decoder rebuilds each digit apart.
 """
 
-import functools
 import os
 
 from export.command import set_up
@@ -36,9 +35,8 @@ def main():
     metric = ExactMatch(overlaps.PARTS)
     model.compile(keras.optimizers.Adam(rate), metrics=[metric])
     size = min(settings.batch_size, len(images.train[0]))
-    batches = functools.partial(overlaps.training_batches, *images.train, settings.seed, size)
-    steps, validation = len(images.train[0]) // size, overlaps.targets(*held_out)
-    history = training.fit(model, images, run, batches, steps, validation)
+    batches = overlaps.training_batches(*images.train, settings.seed, size)
+    history = training.fit(model, images, run, batches, overlaps.targets(*held_out))
     model = distribution.finish(run.output, model)
     outputs = model.predict(test[0], batch_size=settings.batch_size, verbose=0)
     accuracy = overlaps.exact_match(outputs, test[1])

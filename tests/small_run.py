@@ -7,7 +7,7 @@ import keras
 from harness import training
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
-from pictures_of import batches
+from pictures_of.batches import stream
 
 EPOCHS = 12
 
@@ -23,13 +23,5 @@ def run(output):
     model = CapsNet(image, CapsuleLength()(poses))
     rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, EPOCHS * 6)
     model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"], routing_learning_rate=1e-4)
-    size = settings.batch_size
-    steps = len(images.train[0]) // size
-    training.fit(
-        model,
-        images,
-        settings.run,
-        lambda first_step: batches.stream(*images.train, size, settings.seed, first_step),
-        steps,
-        images.validation,
-    )
+    batches = stream(*images.train, settings.batch_size, settings.seed)
+    training.fit(model, images, settings.run, batches, images.validation)

@@ -3,6 +3,10 @@
 Each test of a private name fails once Keras has it no more, or uses it in another way.
 """
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -278,3 +282,16 @@ def test_votes_have_the_fast_layout_at_inference(rng, monkeypatch, name, concurr
         poses.append(ops.convert_to_numpy(layer(capsules, training=training)))
         assert received[-1] == (not training)  # of several, the one with agreements
     np.testing.assert_allclose(*poses, atol=1e-6)
+
+
+def test_keras_on_another_backend_leaves_tensorflow_out():
+    """A process of its own, in which nothing else has imported it."""
+    code = (
+        "import sys, keras; from kcaps.backend.keras_private import leave_tensorflow_out;"
+        "leave_tensorflow_out(); keras.utils.set_random_seed(0);"
+        "print(keras.backend.backend(), 'tensorflow' in sys.modules)"
+    )
+    backend = "jax" if BACKEND == "tensorflow" else BACKEND
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert result.stdout.split() == [backend.encode(), b"False"], result.stderr

@@ -6,6 +6,7 @@
 import keras
 from keras.src.backend.common import global_state
 from keras.src.saving import saving_lib
+from keras.src.utils import module_utils
 
 
 def is_writing_legacy_format() -> bool:
@@ -40,3 +41,12 @@ def mark_as_called(model: keras.Model) -> None:
 def is_validation_of_fit(options: dict) -> bool:
     """Returns whether keyword arguments of `evaluate` are those of Keras' own `fit`."""
     return bool(options.get("_use_cached_eval_dataset"))
+
+
+def leave_tensorflow_out() -> None:
+    """Tells Keras on another backend that TensorFlow is not installed.
+
+    Wherever it is, Keras imports it to seed it too, which takes seconds, and on a GPU its memory.
+    """
+    if keras.backend.backend() != "tensorflow":
+        module_utils.tensorflow._available = False

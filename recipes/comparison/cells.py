@@ -7,17 +7,17 @@ import shutil
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from comparison.curves import Curve
 from comparison.models import BASELINES
 from comparison.settings import LONG, REGRESSION, SHORT, ComparisonSettings
 from export.command import fail
 from harness import checkpoints, run_folder, study, tables
+from harness.feeding import Feed
 from harness.run_folder import Run
 from harness.training import take_epochs, timer
 from networks import baselines as networks
-from pictures_of import batches
+from pictures_of.batches import stream
 from pictures_of.data import Images
 from regression import training as regression
 
@@ -90,13 +90,14 @@ def _train_network(run, images, steps):
     network = baseline.build(images, x.mean(0, dtype="float64"))
     curve = _open_curve(run, images, network, interval)
     batch_size = min(baseline.batch_size, len(x))
-    make_batches = functools.partial(batches.stream, x, y, batch_size, run.seed)
+    run = dataclasses.replace(run, batch_size=batch_size)
+    done = run_folder.epochs_done(run.output)
+    feed = Feed(stream(x, y, batch_size, run.seed), done * interval)
     test = tuple(part[: baseline.curve_images] for part in images.test)
-    test = tf.data.Dataset.from_tensor_slices(test).batch(100)
     backup = checkpoints.Backup(run.output / checkpoints.STATE)
     callbacks = [keras.callbacks.TerminateOnNaN(), curve, backup]
     try:
-        take_epochs(network, run, make_batches, interval, test, callbacks, verbose=2)
+        take_epochs(network, run, feed, interval, test, callbacks, verbose=2)
     except OSError as error:
         fail(f"{run.output} cannot be used: {error!r}")
     if not np.isfinite(curve.rows[-1]["loss"]):

@@ -2,18 +2,26 @@
 
 import atexit
 import dataclasses
+import itertools
 import json
+import operator
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import keras
-import tensorflow as tf
+from keras import tree
 
 from export.command import fail, first_line, start_tensorflow
+from harness.feeding import Feed
+from pictures_of.batches import Batches
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 STRATEGIES = ("none", "mirrored", "multi-worker")
 
@@ -48,6 +56,13 @@ def start(settings):
         The settings of this process, whose output may be another one.
     """
     distribute = getattr(settings, "distribute", "none")
+    if keras.backend.backend() != "tensorflow":
+        if distribute != "none":
+            fail(
+                f"--distribute {distribute} needs KERAS_BACKEND 'tensorflow', whose strategies it "
+                f"uses, or unset. Received: {keras.backend.backend()!r}"
+            )
+        return settings
     if distribute == "none":
         start_tensorflow()
         return settings
@@ -66,15 +81,52 @@ def start(settings):
     return dataclasses.replace(settings, output=output)
 
 
-def share(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns batches of which each replica takes an equal part, in order."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(options) if tf.distribute.has_strategy() else batches
+def feed(batches: Batches, first: int, check: Callable | None = None) -> object:
+    """Returns batches from a first one on, without end, as Keras takes them.
+
+    Under a strategy, each replica takes an equal part of a batch, in order, and each worker makes
+    only the parts of its own replicas.
+
+    Args:
+        batches: The batches.
+        first: Number of the first one.
+        check: As for `Feed`.
+    """
+    if not _has_strategy():
+        return Feed(batches, first, check)
+    strategy = tf.distribute.get_strategy()
+    share = batches.size // strategy.num_replicas_in_sync
+
+    def parts(context):
+        """Returns the batches of a worker's replicas, of one after the other."""
+        own = context.num_replicas_in_sync // context.num_input_pipelines * share
+        start = context.input_pipeline_id * own
+        whole = Feed(batches, first, check, slice(start, start + own))
+        signature = tree.map_structure(
+            lambda rows: tf.TensorSpec((share, *rows.shape[1:]), rows.dtype), whole[0]
+        )
+
+        def generate():
+            for number in itertools.count():
+                batch = whole[number]
+                for begin in range(0, own, share):
+                    rows = operator.itemgetter(slice(begin, begin + share))
+                    yield tree.map_structure(rows, batch)
+
+        return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
+
+    return strategy.distribute_datasets_from_function(parts)
+
+
+def _has_strategy():
+    """Returns whether several devices or workers share a step: TensorFlow's strategies alone."""
+    return keras.backend.backend() == "tensorflow" and tf.distribute.has_strategy()
 
 
 def check_same(epochs: int) -> None:
     """Ends the program where workers found checkpoints of different numbers of epochs."""
+    if not _has_strategy():
+        return
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
@@ -95,7 +147,7 @@ def finish(output: pathlib.Path, model: keras.Model) -> keras.Model:
         output: Checkpoint folder, whose `model.keras` holds the model too.
         model: The trained model.
     """
-    if not tf.distribute.has_strategy():
+    if not _has_strategy():
         return model
     strategy = tf.distribute.get_strategy()
     tf.distribute.experimental_set_strategy(None)

@@ -4,7 +4,6 @@ import pathlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from export.command import fail
 
@@ -23,48 +22,51 @@ class Watch(keras.callbacks.Callback):
     def __init__(self, steps):
         super().__init__()
         self.steps = steps
-        self.images = None  # the step whose images are not finite, and which of them are so
+        self.images = None  # a step, which of its images are not finite, and how many it has
         self.loss = None  # the step after which the loss is not finite
 
-    def over(self, stream: tf.data.Dataset, first_step: int) -> tf.data.Dataset:
-        """Returns the batches, which end with an error at the first with such images."""
+    def look_at(self, step: int, batch: tuple, part: slice = slice(None)) -> None:
+        """Raises a `ValueError` at a batch with images that are not finite, and remembers them.
 
-        def remember(step, finite):
-            self.images = int(step), finite.numpy()
+        Args:
+            step: Number of the batch.
+            batch: Images `(b, height, width, channels)`, and what else is in it.
+            part: The part of the batch that they are.
+        """
+        images = batch[0]
+        if not isinstance(images, np.ndarray):
+            return  # They are bytes that a GPU keeps.
+        finite = np.isfinite(images).all(axis=tuple(range(1, images.ndim)))
+        if not finite.all():
+            first, count = part.start or 0, len(finite)
+            self.images = step, first + np.flatnonzero(~finite), count
             raise ValueError("images hold NaN or infinity")
-
-        def check(step, batch):
-            images = batch[0]
-            finite = tf.reshape(tf.math.is_finite(images), (tf.shape(images)[0], -1))
-            finite = tf.reduce_all(finite, axis=1)
-            checked = tf.cond(
-                tf.reduce_all(finite),
-                lambda: True,
-                lambda: tf.py_function(remember, [step, finite], tf.bool),
-            )
-            with tf.control_dependencies([checked]):
-                return tf.nest.map_structure(tf.identity, batch)
-
-        return stream.enumerate(first_step).map(check)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        # `batch` is the last one of those of an execution. The loss is a mean over the epoch so
+        # far: from the first that is not finite on, none is.
         if self.loss is None and not np.isfinite(logs["loss"]):
             self.loss = self.epoch * self.steps + batch
             self.model.stop_training = True
 
-    def place(self, step: int) -> str:
-        """Returns words for where a step is."""
+    def place(self, step: int, executed: int = 1) -> str:
+        """Returns words for where a step is, the last one of those that are executed together."""
         epoch, batch = divmod(step, self.steps)
-        return f"step {step}, epoch {epoch + 1}, batch {batch + 1} of {self.steps}"
+        place = f"step {step}, epoch {epoch + 1}, batch {batch + 1} of {self.steps}"
+        return place if executed == 1 else f"{place}, or up to {executed - 1} before"
 
     def check(self, history: dict[str, list[float]], output: pathlib.Path) -> None:
         """Ends the program if the training that has this history diverged."""
         losses = [*history["loss"], *history["val_loss"]]
         if not (output / "model.keras").exists() or not np.isfinite(losses).all():
-            where = "" if self.loss is None else f" at {self.place(self.loss)}"
+            where = (
+                ""
+                if self.loss is None
+                else f" at {self.place(self.loss, self.model.steps_per_execution)}"
+            )
             fail(
                 f"training diverged{where}: the loss is not finite. What was saved before is still "
                 "there; try a lower learning rate",

@@ -1,6 +1,7 @@
 """The checkpoint folder of a run: what it holds, and whether a run may begin or go on in it."""
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import platform
@@ -10,11 +11,11 @@ import warnings
 from collections.abc import Callable
 
 import keras
-import tensorflow as tf
 
 from export.checkpoint import check_archive, run_content
 from export.command import fail, first_line
 from harness import checkpoints, distribution, tables
+from kcaps.backend.replicas import num_replicas
 from pictures_of import data
 
 _FILES = (
@@ -156,11 +157,13 @@ def _about(run, images):
         "arguments": run.arguments,
         "seed": run.seed,
         "epochs": run.epochs,
-        "replicas": tf.distribute.get_strategy().num_replicas_in_sync,
+        "replicas": num_replicas(),
+        "precision": keras.config.dtype_policy().name,
+        "backend": keras.backend.backend(),
         "versions": {
             "python": platform.python_version(),
             "keras": keras.__version__,
-            "tensorflow": tf.__version__,
+            keras.backend.backend(): importlib.metadata.version(keras.backend.backend()),
         },
     }
     source = {"name": images.name, "title": images.title, **images.source}

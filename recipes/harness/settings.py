@@ -4,12 +4,16 @@ import dataclasses
 import pathlib
 import typing
 
+import keras
+
 import kcaps
 from export.command import Parser, positive, tell_how_to_resume
 from harness import distribution
 from harness.run_folder import Run
+from kcaps.backend.keras_private import leave_tensorflow_out
 from pictures_of import data
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 _PLACES = ("beginning", "middle", "images", "folder")  # of an option in `--help` and in run.json
 
 
@@ -68,7 +72,8 @@ class ImageSettings(Settings):
 
     data_dir: str | None = option(
         None,
-        "folder that tensorflow-datasets has prepared (default: its own, where it downloads to)",
+        "folder of NAME.npz in Keras' format, or that tensorflow-datasets has prepared (default: "
+        "its own, where it downloads to, or that of Keras where TensorFlow is not installed)",
         place="images",
         may_change=True,
         metavar="FOLDER",
@@ -81,6 +86,12 @@ class ImageSettings(Settings):
     )
     synthetic: bool = option(
         False, "generated images of the same shape as the data's", place="images"
+    )
+    precision: str = option(
+        "float32",
+        "of computations: in a mixed one, products are of 16 bits and weights of 32",
+        place="images",
+        choices=PRECISIONS,
     )
 
     def load_images(self, name: str | None = None, as_published: bool = False) -> data.Images:
@@ -200,4 +211,8 @@ def read(
     if issubclass(settings, ImageSettings):
         parser.refuse(["--data-dir"], lambda args: args.synthetic, "--synthetic reads no folder")
     settings.add_rules(parser)
-    return settings(recipe=pathlib.Path(parser.prog).stem, **vars(parser.parse_args()))
+    found = settings(recipe=pathlib.Path(parser.prog).stem, **vars(parser.parse_args()))
+    leave_tensorflow_out()
+    if issubclass(settings, ImageSettings):
+        keras.config.set_dtype_policy(found.precision)
+    return found

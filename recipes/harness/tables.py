@@ -1,11 +1,10 @@
 """Files of results: JSON, and tables as CSV and as Markdown."""
 
+import csv
 import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-
-import pandas
 
 from export.command import fail
 
@@ -24,9 +23,12 @@ def write_json(path: pathlib.Path, content: object) -> None:
 
 def write_csv(path: pathlib.Path, rows: Sequence[dict]) -> None:
     """Writes rows, a dict each, as `write` does."""
-    # As objects: numbers are written as Python writes them, and None as nothing.
-    table = pandas.DataFrame(rows, dtype=object)
-    write(path, table.to_csv(index=False, lineterminator="\r\n") if rows else "\r\n")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(rows)  # numbers as Python writes them, and None as nothing
+    write(path, table.getvalue())
 
 
 def read_csv(
@@ -42,14 +44,15 @@ def read_csv(
         OSError: for a file that is not there.
         ValueError: for one that is damaged.
     """
-    text = path.read_text()
-    if not text.strip():
-        return []
-    table = pandas.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
-    kinds = {name: (types or {}).get(name, float) for name in table}
-    return [
-        {name: kind(row[name]) for name, kind in kinds.items()} for row in table.to_dict("records")
-    ]
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, restval="", strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    kinds = {name: (types or {}).get(name, float) for name in rows[0]} if rows else {}
+    if any(set(row) != set(kinds) for row in rows):
+        raise ValueError("a row has more cells than there are columns")
+    return [{name: kind(row[name]) for name, kind in kinds.items()} for row in rows]
 
 
 def read_cells(path: pathlib.Path, types: dict[str, Callable[[str], object]]) -> list[dict]:

@@ -4,18 +4,21 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from export.command import fail, fail_unread
 from harness import checkpoints, distribution, plots, run_folder, settings, tables
 from harness.divergence import Watch
+from harness.provenance import gpu_name
 from harness.run_folder import Run
 from harness.settings import CapsNetSettings, RunSettings
-from pictures_of import batches, data
+from pictures_of import data
+from pictures_of.batches import Batches, Change, stream
+
+BACKENDS = ("tensorflow", "jax", "torch")
+STEPS_ON_GPU = 32  # in one execution
 
 
 def begin(
@@ -48,7 +51,7 @@ def check(asked: RunSettings) -> None:
         fail(f"--seed must be from 0 to {2**32 - 1}, received {asked.seed}")
 
 
-def check_backend(backends: tuple[str, ...] = ("tensorflow",)) -> None:
+def check_backend(backends: tuple[str, ...] = BACKENDS) -> None:
     """Ends the program where Keras runs on another backend than one of these."""
     backend = keras.backend.backend()
     if backend not in backends:
@@ -60,7 +63,7 @@ def train(
     model: keras.Model,
     images: data.Images,
     run: Run,
-    augment: Callable | None = None,
+    change: Change | None = None,
     report: dict | None = None,
 ) -> None:
     """Trains a compiled model and fills its checkpoint folder.
@@ -72,16 +75,12 @@ def train(
         model: Compiled model from raw images to class lengths.
         images: Images in three splits.
         run: The run, with a batch size.
-        augment: Function of each training batch, as for `batches.stream`.
+        change: A random change of the training images. Defaults to None: there is none.
         report: Further numbers for `report.json`.
     """
     size = min(run.batch_size, len(images.train[0]))
-
-    def stream(first_step):
-        return batches.stream(*images.train, size, run.seed, first_step, augment)
-
-    steps = len(images.train[0]) // size
-    history = fit(model, images, run, stream, steps, images.validation)
+    batches = stream(*images.train, size, run.seed, change)
+    history = fit(model, images, run, batches, images.validation)
     model = distribution.finish(run.output, model)
     lengths = model.predict(images.test[0], batch_size=run.batch_size, verbose=0)
     accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
@@ -97,8 +96,7 @@ def fit(
     model: keras.Model,
     images: data.Images,
     run: Run,
-    make_batches: Callable,
-    steps: int,
+    batches: Batches,
     validation: tuple,
 ) -> dict[str, list[float]]:
     """Trains a compiled model in its checkpoint folder; keeps that of the best epoch on validation.
@@ -107,8 +105,7 @@ def fit(
         model: Compiled model.
         images: Images in three splits.
         run: The run, with a batch size.
-        make_batches: Function of the number of the first step that returns batches without end.
-        steps: Steps of an epoch.
+        batches: Batches of the training images.
         validation: What Keras takes as validation data.
 
     Returns:
@@ -120,14 +117,12 @@ def fit(
     done = run_folder.open_folder(run, images)
     history = run_folder.read_history(output / "history.csv") if done else {}
     print(f"{run.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
+    steps = batches.count // batches.size
     watch = Watch(steps)
     callbacks = _callbacks(output, history, images.is_synthetic, watch)
-
-    def watched(first_step):
-        return watch.over(make_batches(first_step), first_step)
-
     with _interruptions_told(model, run, watch, callbacks):
-        take_epochs(model, run, watched, steps, validation, callbacks)
+        feed = distribution.feed(batches, run_folder.epochs_done(output) * steps, watch.look_at)
+        take_epochs(model, run, feed, steps, validation, callbacks)
     history = run_folder.read_history(output / "history.csv")
     watch.check(history, output)
     model.load_weights(output / "model.keras")
@@ -137,9 +132,9 @@ def fit(
 def take_epochs(
     model: keras.Model,
     run: Run,
-    make_batches: Callable,
+    feed: object,
     steps: int,
-    validation: tuple | tf.data.Dataset,
+    validation: tuple,
     callbacks: list[keras.callbacks.Callback],
     verbose: str | int = "auto",
 ) -> None:
@@ -148,16 +143,19 @@ def take_epochs(
     Args:
         model: Compiled model.
         run: The run, whose folder is open.
-        make_batches: Function of the number of the first step that returns batches without end.
+        feed: Batches from the first one of these epochs on, as of `distribution.feed`.
         steps: Steps of an epoch.
         validation: What Keras takes as validation data.
         callbacks: Keras' callbacks, in order; `checkpoints.Backup` should be the last one.
         verbose: What Keras prints of each epoch, as in `keras.Model.fit`.
     """
-    done = run_folder.epochs_done(run.output)
+    if gpu_name() is not None and keras.backend.backend() != "torch":
+        # Between two executions the GPU waits for Python, and its loss is read. torch has no such
+        # setting in Keras.
+        model.steps_per_execution = min(STEPS_ON_GPU, steps)
     model.fit(
-        distribution.share(make_batches(done * steps)),
-        initial_epoch=done,
+        feed,
+        initial_epoch=run_folder.epochs_done(run.output),
         epochs=run.epochs,
         steps_per_epoch=steps,
         shuffle=False,  # the batches are shuffled already
@@ -214,14 +212,13 @@ def _interruptions_told(model, run, watch, callbacks):
             f"still there, and {go_on()}",
             code=1,
         )
-    except tf.errors.OpError:
+    except Exception:  # TensorFlow has the watch's error in one of its own
         if watch.images is None:
             raise
-        step, finite = watch.images
-        bad = np.flatnonzero(~finite)
+        step, bad, count = watch.images
         positions = " ".join(map(str, bad[:3])) + ("..." if len(bad) > 3 else "")
         fail(
-            f"{len(bad)} of {len(finite)} images hold NaN or infinity: {watch.place(step)}, images "
+            f"{len(bad)} of {count} images hold NaN or infinity: {watch.place(step)}, images "
             f"{positions} of the batch (from 0); training stopped, what was saved before is still "
             f"there, and {go_on()}",
             code=1,

@@ -1,34 +1,77 @@
-"""Batches without end, in shuffled passes over a data set, which depend on seed and step alone."""
+"""Batches without end, each a function of its number and of a seed, on every backend alike."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 
+import keras
 import numpy as np
-import tensorflow as tf
+
+from harness.provenance import gpu_name
+
+_MOST_ON_DEVICE = 2**31  # bytes of images that a GPU keeps
+_ORDER, _DRAWS = 0, 1  # what a seed's random numbers are for
 
 
-def shuffled(count: int, batch_size: int, seed: int, start: int = 0) -> tf.data.Dataset:
-    """Returns batches of indices without end; the same ones for the same seed.
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A random change of images.
 
-    Each pass has every index once, in an order of its own. Batches go on from pass to pass.
+    Args:
+        draw: Function of a `numpy.random.Generator` and a number of images that returns a tuple of
+            arrays, which have a row for each image.
+        apply: Function of images `(b, height, width, channels)` and rows of these arrays that
+            returns the changed images.
+    """
+
+    draw: Callable[[np.random.Generator, int], tuple[np.ndarray, ...]]
+    apply: Callable[..., np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches by their number, in shuffled passes over examples that are numbered, too.
+
+    Each pass has every example once, in an order of its own. Batches go on from pass to pass. A
+    resumed run therefore has the batches that an uninterrupted one would have had.
 
     Args:
         count: Number of examples.
-        batch_size: Positive integer.
+        size: Examples of a batch.
         seed: Integer from 0 to 2³² - 1.
-        start: Number of the first batch.
+        make: Function of indices `(b,)`, and of rows of what was drawn, that returns a batch.
+        draw: What is drawn for a batch, as in `Change`. Defaults to nothing.
 
-    Returns:
-        `tf.data.Dataset` of numbers of batches, and indices `(batch_size,)`.
+    Example:
+
+    >>> batches = Batches(5, 2, seed=0, make=lambda indices: (indices,))
+    >>> sorted(int(n) for number in range(5) for n in batches(number)[0])
+    [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     """
 
-    def one_pass(number):
-        order = tf.range(count)
-        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, number]))
-        return tf.data.Dataset.from_tensor_slices(order)
+    count: int
+    size: int
+    seed: int
+    make: Callable[..., tuple]
+    draw: Callable[[np.random.Generator, int], tuple[np.ndarray, ...]] = lambda rng, size: ()
 
-    seed = tf.constant(seed, tf.int64)
-    passes = tf.data.Dataset.range(np.iinfo("int64").max).flat_map(one_pass)
-    return passes.batch(batch_size, drop_remainder=True).enumerate().skip(start)
+    def __call__(self, number: int, part: slice = slice(None)) -> tuple:
+        """Returns the batch of that number, or a part of it, which alone is made."""
+        places = np.arange(number * self.size, (number + 1) * self.size)[part]
+        passes, places = np.divmod(places, self.count)
+        indices = np.empty_like(places)
+        for each in np.unique(passes):
+            chosen = passes == each
+            indices[chosen] = _order(self.count, self.seed, int(each))[places[chosen]]
+        rng = np.random.default_rng([self.seed, _DRAWS, number])
+        # All is drawn, whatever the part: a picture does not depend on who makes it.
+        return self.make(indices, *(rows[part] for rows in self.draw(rng, self.size)))
+
+
+@functools.lru_cache(maxsize=4)  # Batches that are made side by side are of one pass or of two.
+def _order(count, seed, number):
+    """Returns the order of the examples in a pass."""
+    return np.random.default_rng([seed, _ORDER, number]).permutation(count)
 
 
 def stream(
@@ -36,40 +79,35 @@ def stream(
     labels: np.ndarray,
     batch_size: int,
     seed: int,
-    first_step: int = 0,
-    augment: Callable | None = None,
-) -> tf.data.Dataset:
-    """Returns shuffled batches without end; their order depends on the seed and the step only.
-
-    A resumed run therefore sees the batches that an uninterrupted one would have seen.
+    change: Change | None = None,
+) -> Batches:
+    """Returns shuffled batches of float32 images, and labels.
 
     Args:
-        images: uint8 array `(n, height, width, channels)`.
+        images: uint8 array `(n, height, width, channels)`. A GPU keeps them, as far as they are
+            not changed, and fit.
         labels: Integer array `(n,)`.
-        batch_size: At most n. Images that fill no batch are left out of a pass.
+        batch_size: Positive integer.
         seed: Integer from 0 to 2³² - 1.
-        first_step: Number of the first batch.
-        augment: Optional function `(images, seed)` of each batch, `seed` being a pair of integers
-            for TensorFlow's stateless random operations.
-
-    Returns:
-        `tf.data.Dataset` of batches of float32 images, and labels.
+        change: A random change of the images, or None.
     """
-    steps = len(images) // batch_size
-    images, labels = tf.constant(images), tf.constant(labels)
+    if change is None:
+        take = _gather_from(images)
+        return Batches(len(images), batch_size, seed, lambda rows: (take(rows), labels[rows]))
 
-    def epoch_batches(epoch):
-        order = tf.stack([tf.cast(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), order)
-        order = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
-        return order.enumerate(epoch * steps)
+    def make(rows, *draws):
+        return change.apply(images[rows], *draws).astype("float32"), labels[rows]
 
-    def read(step, indices):
-        batch = tf.cast(tf.gather(images, indices), tf.float32)
-        if augment is not None:
-            batch = augment(batch, tf.stack([tf.cast(seed, tf.int64), step]))
-        return batch, tf.gather(labels, indices)
+    return Batches(len(images), batch_size, seed, make, change.draw)
 
-    epochs = tf.data.Dataset.range(first_step // steps, np.iinfo("int64").max)
-    batches = epochs.flat_map(epoch_batches).skip(first_step % steps)
-    return batches.map(read, num_parallel_calls=2).prefetch(2)
+
+def _gather_from(images):
+    """Returns a function from indices to float32 images, from those on the GPU where there is one.
+
+    TensorFlow's batches come through `tf.data`, which makes them on the CPU.
+    """
+    on_cpu = keras.backend.backend() == "tensorflow" or gpu_name() is None
+    if on_cpu or images.nbytes > _MOST_ON_DEVICE:
+        return lambda indices: images[indices].astype("float32")
+    kept = keras.ops.convert_to_tensor(images)
+    return lambda indices: keras.ops.cast(keras.ops.take(kept, indices, axis=0), "float32")

@@ -1,17 +1,11 @@
 """Data of the recipes: real images by name, or generated ones of the same shape."""
 
-import contextlib
 import dataclasses
-import logging
-import os
-import pathlib
-import shutil
-import urllib.error
-import urllib.request
 
 import numpy as np
 
 from export.command import fail
+from pictures_of import sources
 
 VALIDATION_SHARE = 0.1
 PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000
@@ -76,22 +70,18 @@ def load(
 
     Args:
         name: One of `SHAPES`.
-        data_dir: Folder of prepared tensorflow-datasets, or None for its default.
+        data_dir: Folder of the images, as for `sources.read`, or None.
         limit: At most so many images of the training set and of the test set.
         synthetic: Whether to generate images of the same shape instead.
-        as_published: Whether training images have the order of the files that the data set was
-            published in, with the last sixth for validation. tensorflow-datasets shuffles them.
+        as_published: Whether the last sixth of the training images is for validation, as in the
+            paper on capsule regression, and not a tenth.
     """
     if synthetic:
         train, test, class_names, source = _synthetic(SHAPES[name], limit)
     elif name == "digits":
-        train, test, class_names, source = _digits()
+        train, test, class_names, source = sources.digits()
     else:
-        whole = as_published and name != "cifar10"
-        train, test, class_names, source = _tfds(name, data_dir, None if whole else limit)
-        if whole:
-            order = _published_order(len(train[0]))
-            train = tuple(part[order] for part in train)
+        train, test, class_names, source = sources.read(name, data_dir)
     for split in (train, test):
         _check(name, *split, len(class_names))
     (images, labels), test = (part[:limit] for part in train), tuple(part[:limit] for part in test)
@@ -122,79 +112,6 @@ def _check(name, images, labels, num_classes):
         fail(
             f"data set {name!r} must hold labels from 0 to {num_classes - 1}. Received: "
             f"{len(wrong)} others, such as {wrong[0]}"
-        )
-
-
-def _digits():
-    """Returns scikit-learn's 1,797 handwritten digits; a fifth is held out for the test."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    scale = 255 / 16  # scikit-learn's pixels run from 0 to 16
-    images = np.round(images * scale).astype("uint8").reshape(-1, *SHAPES["digits"])
-    train, test = train_test_split(
-        np.arange(len(images)), test_size=0.2, random_state=0, stratify=labels
-    )
-    source = {"loader": "scikit-learn", "scale": scale, "test_indices": test.tolist()}
-    splits = [(images[part], labels[part]) for part in (train, test)]
-    return *splits, [str(digit) for digit in range(10)], source
-
-
-def _tfds(name, data_dir, limit):
-    import tensorflow_datasets as tfds
-
-    if data_dir and os.path.exists(data_dir) and not os.path.isdir(data_dir):
-        fail(f"--data-dir must be a folder. Received: {data_dir}, which is a file.")
-    for logger in ("absl", "urllib3"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        if not builder.is_prepared():
-            _download(builder)
-        sizes = {split: builder.info.splits[split].num_examples for split in ("train", "test")}
-        splits = builder.as_dataset(
-            split=[f"{split}[:{min(limit or size, size)}]" for split, size in sizes.items()],
-            as_supervised=True,
-            batch_size=-1,
-        )
-        train, test = [tuple(part.numpy() for part in split) for split in splits]
-    except Exception as error:  # files that are damaged fail in many ways
-        fail(f"data set {name!r} cannot be read from {data_dir or 'the default folder'}: {error!r}")
-    source = {"loader": "tensorflow-datasets", "data_dir": data_dir and os.path.abspath(data_dir)}
-    return train, test, list(builder.info.features["label"].names), source
-
-
-def _published_order(size):
-    """Returns the places in the prepared data set of the images of the published training file.
-
-    tensorflow-datasets sorts examples by a hash of their number.
-    """
-    from tensorflow_datasets.core.hashing import Hasher
-
-    hasher = Hasher("train")
-    order = sorted(range(size), key=hasher.hash_key)  # the published number of each prepared image
-    return np.argsort(order)
-
-
-def _download(builder):
-    url = next(iter(builder.url_infos))
-    folder = pathlib.Path(builder.data_dir).parents[1]
-    is_new = not folder.exists()
-    try:
-        # tensorflow-datasets retries for minutes where there is no network: ask once, first.
-        request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(urllib.error.HTTPError):  # a server that answers is there
-            urllib.request.urlopen(request, timeout=20).close()
-        builder.download_and_prepare()
-    except Exception as error:  # its downloaders and extractors have no common base
-        if is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-        fail(
-            f"data set {builder.name!r} is not prepared in {folder} and could not be downloaded "
-            f"from {url} ({error}). Ways out: connect to the network; give --data-dir with a "
-            "folder that tensorflow-datasets has prepared; try the recipe with --synthetic; or "
-            "run python recipes/digits.py, which needs no download."
         )
 
 

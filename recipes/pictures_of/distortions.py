@@ -1,9 +1,9 @@
 """Digits distorted at random: rotated, stretched, sheared, shifted, bent, thickened."""
 
 import numpy as np
-import tensorflow as tf
 
-from pictures_of import batches
+from pictures_of.batches import Batches, Change, stream
+from pictures_of.sampling import bilinear
 
 # The ranges of what is drawn anew for each digit; all but the smoothness grow with `strength`.
 ROTATION = 15.0  # degrees, at most, to either side
@@ -16,55 +16,52 @@ THICKENING = 0.4  # share by which a digit becomes its dilation or its erosion a
 
 
 def distorted(
-    images: np.ndarray,
-    labels: np.ndarray,
-    seed: int,
-    batch_size: int,
-    start: int = 0,
-    strength: float = 1.0,
-) -> tf.data.Dataset:
-    """Returns distorted images without end; the same ones for the same seed.
-
-    Images come in shuffled passes, each distorted in another way in each pass.
+    images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int, strength: float = 1.0
+) -> Batches:
+    """Returns batches of distorted images, float32 from 0 to 255, and labels.
 
     Args:
         images: uint8 array `(n, height, width, 1)`.
         labels: Integer array `(n,)`.
         seed: Integer from 0 to 2³² - 1.
         batch_size: Positive integer.
-        start: Number of the first batch; those before it cost no distortions.
         strength: Factor of all distortions.
-
-    Returns:
-        `tf.data.Dataset` of batches of float32 images from 0 to 255, and labels.
     """
-    images, labels = tf.constant(images), tf.constant(labels)
-    displacements = _displacements(*images.shape[1:3], strength)
-
-    def read(number, indices):
-        batch = tf.cast(tf.gather(images, indices)[..., 0], tf.float32)
-        seeds = tf.random.experimental.stateless_split((seed, number), 3)
-        batch = _thickened(batch, seeds[0], strength)
-        batch = _moved(batch, seeds[1:], displacements, strength)
-        return batch[..., None], tf.gather(labels, indices)
-
-    numbered = batches.shuffled(len(images), batch_size, seed, start)
-    return numbered.map(read, num_parallel_calls=2).prefetch(2)
+    return stream(images, labels, batch_size, seed, distortion(*images.shape[1:3], strength))
 
 
-def _thickened(images, seed, strength):
-    """Returns images mixed with their dilations or erosions."""
+def distortion(height: int, width: int, strength: float = 1.0) -> Change:
+    """Returns the random distortion of images `(b, height, width, 1)`, by a factor of strength."""
+    displacements = _displacements(height, width, strength)
+    most = np.float32(strength * THICKENING)
 
-    def extreme(function):
-        around = tf.pad(images, [[0, 0], [1, 1], [1, 1]])
-        rows = function(function(around[:, :-2], around[:, 1:-1]), around[:, 2:])
-        return function(function(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
+    def draw(rng, count):
+        thickening = rng.uniform(-most, most, (count, 1, 1)).astype("float32")
+        bumps = rng.standard_normal((count, 2, len(displacements) - 3), "float32")
+        return thickening, _affine(rng.uniform(-strength, strength, (6, count))), bumps
 
-    shape = (tf.shape(images)[0], 1, 1)
-    most = strength * THICKENING
-    amount = tf.random.stateless_uniform(shape, seed, -most, most)
-    other = tf.where(amount > 0, extreme(tf.maximum), extreme(tf.minimum))
-    return images + tf.abs(amount) * (other - images)
+    def apply(images, thickening, maps, bumps):
+        thick = _thickened(images[..., 0].astype("float32"), thickening)
+        weights = np.concatenate([maps, bumps], axis=-1)  # (b, 2, 3 + k)
+        places = (weights.reshape(-1, len(displacements)) @ displacements).reshape(
+            len(images), 2, height, width
+        )
+        centre = np.float32([(height - 1) / 2, (width - 1) / 2])
+        return bilinear(thick, places[:, 0] + centre[0], places[:, 1] + centre[1])[..., None]
+
+    return Change(draw, apply)
+
+
+def _thickened(images, amount):
+    """Returns images mixed with their dilations, or with their erosions where it is negative."""
+    result = images.copy()
+    for sign, extreme in ((1, np.maximum), (-1, np.minimum)):
+        chosen = np.flatnonzero(sign * amount[:, 0, 0] > 0)
+        around = np.pad(images[chosen], [(0, 0), (1, 1), (1, 1)])
+        rows = extreme(extreme(around[:, :-2], around[:, 1:-1]), around[:, 2:])
+        other = extreme(extreme(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
+        result[chosen] += np.abs(amount[chosen]) * (other - images[chosen])
+    return result
 
 
 def _displacements(height, width, strength):
@@ -90,44 +87,14 @@ def _displacements(height, width, strength):
     )
 
 
-def _moved(images, seeds, displacements, strength):
-    """Returns images whose pixels come from random places, by bilinear interpolation."""
-    count, height, width = tf.shape(images)[0], *images.shape[1:]
-    bumps = tf.random.stateless_normal((count, 2, len(displacements) - 3), seeds[1])
-    weights = tf.concat([_affine(count, seeds[0], strength), bumps], axis=-1)  # (b, 2, 3 + k)
-    places = tf.tensordot(weights, displacements, 1)  # (b, 2, height * width)
-    # Places beyond the margin of zeros around an image are as good as at its edge.
-    size = tf.constant([[height], [width]], tf.float32)
-    places = tf.clip_by_value(places + (size + 1) / 2, 0.0, size + 0.999)
-    corners = tf.floor(places)
-    down, right = tf.unstack(places - corners, axis=1)
-    rows, columns = tf.unstack(tf.cast(corners, tf.int32), axis=1)
-    padded = tf.pad(images, [[0, 0], [1, 2], [1, 2]])
-    stride = width + 3
-    first = tf.range(count)[:, None] * ((height + 3) * stride) + rows * stride + columns
-    pixels = tf.reshape(padded, [-1])
-    near, next_column, next_row, far = (
-        tf.gather(pixels, first + step) for step in (0, 1, stride, stride + 1)
-    )
-    upper = near + right * (next_column - near)
-    lower = next_row + right * (far - next_row)
-    return tf.reshape(upper + down * (lower - upper), (-1, height, width))
-
-
-def _affine(count, seed, strength):
-    """Returns random affine maps as weights of y, x and 1, `(count, 2, 3)`."""
-    angle, tall, wide, shear, down, right = tf.unstack(
-        tf.random.stateless_uniform((6, count), seed, -strength, strength)
-    )
-    angle = angle * (ROTATION * np.pi / 180)
-    tall, wide = 1 + SCALING * tall, 1 + SCALING * wide
-    sine, cosine, shear = tf.sin(angle), tf.cos(angle), SHEAR * shear
-    return tf.stack(
-        [
-            tf.stack([tall * cosine, tall * sine, SHIFT * down], -1),
-            tf.stack(
-                [wide * (shear * cosine - sine), wide * (shear * sine + cosine), SHIFT * right], -1
-            ),
-        ],
-        1,
-    )
+def _affine(draws):
+    """Returns affine maps as weights of y, x and 1, `(count, 2, 3)`, of draws `(6, count)`."""
+    angle, tall, wide, shear, down, right = draws
+    angle = np.radians(ROTATION * angle)
+    tall, wide, shear = 1 + SCALING * tall, 1 + SCALING * wide, SHEAR * shear
+    sine, cosine = np.sin(angle), np.cos(angle)
+    rows = [
+        [tall * cosine, tall * sine, SHIFT * down],
+        [wide * (shear * cosine - sine), wide * (shear * sine + cosine), SHIFT * right],
+    ]
+    return np.moveaxis(np.array(rows, "float32"), -1, 0)

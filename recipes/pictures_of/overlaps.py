@@ -1,21 +1,21 @@
 """Overlapping images of two different classes, made on the fly: MultiMNIST."""
 
+import dataclasses
+
 import numpy as np
-import tensorflow as tf
 
 from export.command import fail
 from kcaps.metrics import ExactMatch
-from pictures_of import batches, data
+from pictures_of import data, sampling
+from pictures_of.batches import Batches
 
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
 HELD_OUT_SEED = 0  # of pictures for validation and test, which are the same in every run
 
 
-def overlapping(
-    images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int, start: int = 0
-) -> tf.data.Dataset:
-    """Returns pairs of overlapping images without end; the same ones for the same seed.
+def overlapping(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int) -> Batches:
+    """Returns batches of pairs of overlapping images.
 
     Each pass takes every image once, in random order, with a partner drawn from all images of
     other classes. Both are shifted by whole pixels, each on its own, on a canvas that is wider by
@@ -26,67 +26,40 @@ def overlapping(
         labels: Integer array `(n,)` with at least two classes.
         seed: Integer from 0 to 2³² - 1.
         batch_size: Positive integer.
-        start: Number of the first batch.
 
     Returns:
-        `tf.data.Dataset` of `(pictures, labels, parts)`: float32 pictures `(b, height', width',
-        channels)` from 0 to 255, their labels `(b, 2)`, and the shifted images that they are made
-        of, `(b, 2, height', width', channels)`.
+        Batches `(pictures, labels, parts)`: float32 pictures `(b, height', width', channels)` from
+        0 to 255, their labels `(b, 2)`, and the shifted images that they are made of,
+        `(b, 2, height', width', channels)`.
 
     Raises:
         ValueError: if all images are of one class.
     """
+    labels = np.asarray(labels)
     by_class = np.argsort(labels, kind="stable")
-    sorted_labels = np.asarray(labels)[by_class]
+    sorted_labels = labels[by_class]
     if sorted_labels[0] == sorted_labels[-1]:
         raise ValueError(
             "`labels` must have two classes at least, for images of different classes to overlap. "
             f"Received: {len(labels)} labels, all {sorted_labels[0]}."
         )
     # Where each class begins and ends in that order: partners are all places but those.
-    first = tf.constant(np.searchsorted(sorted_labels, labels, "left"), tf.int32)
-    last = tf.constant(np.searchsorted(sorted_labels, labels, "right"), tf.int32)
-    images, labels, by_class = map(tf.constant, (images, labels, by_class))
-    count = len(labels)
+    first, last = (np.searchsorted(sorted_labels, labels, side) for side in ("left", "right"))
 
-    def read(number, indices):
-        seeds = tf.random.experimental.stateless_split((seed, number), 2)
-        places = tf.random.stateless_uniform((batch_size,), seeds[0])
-        begin, end = tf.gather(first, indices), tf.gather(last, indices)
-        others = tf.cast(count - (end - begin), tf.float32)
-        # A float32 below 1 times a count may be rounded up to it.
-        places = tf.minimum(tf.cast(places * others, tf.int32), tf.cast(others, tf.int32) - 1)
-        places = tf.where(places < begin, places, places + end - begin)
-        pairs = tf.stack([indices, tf.cast(tf.gather(by_class, places), tf.int32)], axis=1)
-        parts = shifted(tf.gather(images, pairs), SHIFT, seeds[1])
-        parts = tf.cast(parts, tf.float32)
-        return tf.minimum(tf.reduce_sum(parts, axis=1), 255.0), tf.gather(labels, pairs), parts
+    def draw(rng, count):
+        return rng.random(count), sampling.corners(rng, (count, PARTS), SHIFT)
 
-    numbered = batches.shuffled(count, batch_size, seed, start)
-    return numbered.map(read, num_parallel_calls=2).prefetch(2)
+    def make(indices, places, corners):
+        begin, end = first[indices], last[indices]
+        places = (places * (len(labels) - (end - begin))).astype(int)
+        places = np.where(places < begin, places, places + end - begin)
+        pairs = np.stack([indices, by_class[places]], axis=1)
+        # One after the other, as if each were an image of its own.
+        parts = sampling.placed(images[pairs.ravel()], corners.reshape(-1, 2), SHIFT)
+        parts = parts.reshape(*pairs.shape, *parts.shape[1:]).astype("float32")
+        return np.minimum(parts.sum(1), 255), labels[pairs], parts
 
-
-def shifted(images: tf.Tensor, margin: int, seed: tf.Tensor) -> tf.Tensor:
-    """Returns images at random places of a canvas that is wider by `margin` pixels on every side.
-
-    Args:
-        images: Tensor `(b, n, height, width, channels)`.
-        margin: Positive integer.
-        seed: Two integers.
-
-    Returns:
-        Tensor `(b, n, height + 2 margin, width + 2 margin, channels)`.
-    """
-    height, width = images.shape[2:4]
-    margins = [[0, 0], [0, 0], [2 * margin] * 2, [2 * margin] * 2, [0, 0]]
-    padded = tf.pad(images, margins)
-    corners = tf.random.stateless_uniform(
-        (tf.shape(images)[0], images.shape[1], 2), seed, 0, 2 * margin + 1, tf.int32
-    )
-    rows = corners[..., :1] + tf.range(height + 2 * margin)
-    columns = corners[..., 1:] + tf.range(width + 2 * margin)
-    padded = tf.gather(padded, rows, axis=2, batch_dims=2)
-    return tf.gather(padded, columns, axis=3, batch_dims=2)
+    return Batches(len(labels), batch_size, seed, make, draw)
 
 
 def held_out(images: data.Images) -> tuple[tuple, tuple]:
@@ -112,8 +85,7 @@ def held_out(images: data.Images) -> tuple[tuple, tuple]:
 
 
 def _one_each(digits):
-    batches = overlapping(*digits, HELD_OUT_SEED, len(digits[0]))
-    return tuple(part.numpy() for part in next(iter(batches)))
+    return overlapping(*digits, HELD_OUT_SEED, len(digits[0]))(0)
 
 
 def targets(pictures, labels, parts) -> tuple:
@@ -121,11 +93,10 @@ def targets(pictures, labels, parts) -> tuple:
     return pictures, {"labels": labels, "parts": parts}
 
 
-def training_batches(
-    images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int, start: int = 0
-) -> tf.data.Dataset:
+def training_batches(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int) -> Batches:
     """Returns what `overlapping` does as `CapsNet` takes it; see `targets`."""
-    return overlapping(images, labels, seed, batch_size, start).map(targets)
+    pairs = overlapping(images, labels, seed, batch_size)
+    return dataclasses.replace(pairs, make=lambda *drawn: targets(*pairs.make(*drawn)))
 
 
 def exact_match(outputs: np.ndarray, labels: np.ndarray) -> float:

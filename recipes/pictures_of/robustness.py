@@ -8,12 +8,12 @@ References:
 """
 
 import numpy as np
-import tensorflow as tf
 from scipy import ndimage
 
 from kcaps.models.architectures import PIXEL_MAX
 from kcaps.validation import fraction
-from pictures_of import batches, overlaps
+from pictures_of import sampling
+from pictures_of.batches import Batches, Change, stream
 
 MARGIN = 6  # pixels of canvas on every side of an image: 40 × 40 for MNIST, as in affNIST
 
@@ -110,10 +110,8 @@ def _translations(image, matrix):
     return np.where(first <= last, [first, last], middle)
 
 
-def placed(
-    images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int, start: int = 0
-) -> tf.data.Dataset:
-    """Returns images at random places of a wider canvas without end, the same for the same seed.
+def placed(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int) -> Batches:
+    """Returns batches of images at random places of a wider canvas, and labels.
 
     Images come in shuffled passes, shifted by whole pixels in another way in each pass.
 
@@ -122,28 +120,23 @@ def placed(
         labels: Integer array `(n,)`.
         seed: Integer from 0 to 2³² - 1.
         batch_size: Positive integer.
-        start: Number of the first batch.
 
     Returns:
-        `tf.data.Dataset` of float32 images `(batch_size, height + 12, width + 12, channels)` from 0
-        to 255, and labels `(batch_size,)`.
+        Batches of float32 images `(batch_size, height + 12, width + 12, channels)` from 0 to 255,
+        and labels `(batch_size,)`.
     """
-    images, labels = tf.constant(images), tf.constant(labels)
+    return stream(images, labels, batch_size, seed, PLACEMENT)
 
-    def read(number, indices):
-        # The pass with this number has its own seed, which this one is apart from.
-        apart = tf.random.experimental.stateless_split((seed, number), 1)[0]
-        shifted = overlaps.shifted(tf.gather(images, indices)[:, None], MARGIN, apart)
-        return tf.cast(shifted[:, 0], tf.float32), tf.gather(labels, indices)
 
-    numbered = batches.shuffled(len(images), batch_size, seed, start)
-    return numbered.map(read, num_parallel_calls=2).prefetch(2)
+PLACEMENT = Change(
+    draw=lambda rng, count: (sampling.corners(rng, count, MARGIN),),
+    apply=lambda images, corners: sampling.placed(images, corners, MARGIN),
+)
 
 
 def canvas(images: np.ndarray, seed: int) -> np.ndarray:
     """Returns each of the images once at a random place of a wider canvas, as `placed` does."""
-    seeds = tf.constant([seed, 0], tf.int64)
-    return overlaps.shifted(tf.constant(images)[:, None], MARGIN, seeds)[:, 0].numpy()
+    return PLACEMENT.apply(images, *PLACEMENT.draw(np.random.default_rng(seed), len(images)))
 
 
 def noisy(images: np.ndarray, deviation: float, seed: int) -> np.ndarray:

@@ -5,10 +5,10 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from export.command import fail
 from harness import checkpoints, tables
+from harness.feeding import Feed
 from kcaps.regression import CapsuleRegression
 from pictures_of.data import Images
 from pictures_of.distortions import distorted
@@ -33,10 +33,12 @@ def make_model(settings: DistortedSettings, images: Images) -> CapsuleRegression
         ridge=settings.ridge,
         rate=settings.rate,
     )
-    plain = tf.data.Dataset.from_tensor_slices(images.train).batch(BATCH_SIZE)
-    plain = plain.map(lambda x, y: (tf.cast(x, tf.float32), y))
+    x, y = images.train
+    rows = [slice(start, start + BATCH_SIZE) for start in range(0, len(x), BATCH_SIZE)]
+    plain = [(x[part].astype("float32"), y[part]) for part in rows]
+    batches = _batches(settings, images)
     try:
-        model.adapt(plain.concatenate(_stream(settings, images).take(_batches_of_chunk(settings))))
+        model.adapt(plain + [batches(number) for number in range(_batches_of_chunk(settings))])
     except ValueError as error:  # few images, and none of some class
         fail(error)
     return model
@@ -46,10 +48,8 @@ def _batches_of_chunk(settings):
     return math.ceil(settings.chunk / BATCH_SIZE)
 
 
-def _stream(settings, images, chunk=0):
-    """Returns batches of distorted training digits, from a chunk on."""
-    start = chunk * _batches_of_chunk(settings)
-    return distorted(*images.train, settings.seed, BATCH_SIZE, start)
+def _batches(settings, images):
+    return distorted(*images.train, settings.seed, BATCH_SIZE)
 
 
 def train(settings: DistortedSettings, images: Images, model: CapsuleRegression) -> list[dict]:
@@ -67,12 +67,12 @@ def _train(settings, images, model):
     done, rows = _restore(output, model)
     best = min((row["val_error"] for row in rows), default=math.inf)
     seconds = rows[-1]["seconds"] if rows else 0.0
-    batches = iter(_stream(settings, images, done))
+    feed, size = Feed(_batches(settings, images)), _batches_of_chunk(settings)
     chunks = math.ceil(settings.examples / settings.chunk)
     for chunk in range(done, chunks):
         started = time.perf_counter()
         model.rate = settings.rate * (1 - chunk / chunks)
-        parts = [next(batches) for _ in range(_batches_of_chunk(settings))]
+        parts = [feed[number] for number in range(chunk * size, (chunk + 1) * size)]
         x, y = (np.concatenate(part)[: settings.chunk] for part in zip(*parts, strict=True))
         try:
             history = model.fit(x, y, epochs=settings.epochs, verbose=0).history

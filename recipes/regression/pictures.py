@@ -71,7 +71,7 @@ def distortions(images: Images, seed: int, columns: int = 10, versions: int = 4)
     """Draws training digits above some of their distortions."""
     digits = images.train[0][:columns]
     repeated, sources = (np.repeat(x, versions, axis=0) for x in (digits, np.arange(len(digits))))
-    x, sources = next(iter(distorted(repeated, sources, seed, len(repeated))))
+    x, sources = distorted(repeated, sources, seed, len(repeated))(0)
     rows, columns = versions + 1, len(digits)
     title, size = "Training digits and their distortions", (columns, rows + 0.5)
     figure, axes = plots.panels(title, rows, columns, size, squeeze=False, has_grid=False)

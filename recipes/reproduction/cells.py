@@ -51,10 +51,8 @@ def train(cell: Cell, settings: StudySettings) -> dict:
         cell.method, cell.task, settings.budget, task, steps, metrics, settings.update
     )
 
-    def batches(first_step):
-        return task.batches(size, cell.seed, first_step)
-
-    history = training.fit(model, task.images, run, batches, passes, task.validation)
+    batches = task.batches(cell.seed, size)
+    history = training.fit(model, task.images, run, batches, task.validation)
     parameters = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     if model.layers[-1].name == "logits":
         model = networks.with_probabilities(model)

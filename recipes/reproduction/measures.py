@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import tree
 
+from harness.feeding import Feed
 from harness.settings import StudySettings
 from pictures_of import overlaps, robustness
 from reproduction import attacks, methods, tasks
@@ -61,8 +61,7 @@ def _subject(name, task, settings):
         name, "mnist", settings.budget, task, STEPS * ROUNDS, update=settings.update
     )
     size = min(plan.batch_size, len(task.images.train[0]))
-    # Keras' other backends take arrays.
-    x, y = tree.map_structure(np.asarray, next(iter(task.batches(size, 0, 0))))
+    x, y = task.batches(0, size)(0)
     for _ in range(3):  # the first one compiles the model
         model.train_on_batch(x, y)
     return model, x, y
@@ -112,7 +111,7 @@ def time_to_goal(cell: Cell, settings: StudySettings, start_up: float) -> dict:
         model.stop_training = logs["val_accuracy"] >= GOAL
 
     history = model.fit(
-        task.batches(size, cell.seed, 0),
+        Feed(task.batches(cell.seed, size)),
         epochs=max(1, most // INTERVAL),
         steps_per_epoch=min(INTERVAL, most),
         shuffle=False,  # the batches are shuffled already

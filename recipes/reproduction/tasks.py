@@ -1,15 +1,16 @@
 """Tasks that methods are compared on: images, batches without end, and what counts as right."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from harness.settings import ImageSettings
 from kcaps.metrics import ExactMatch
-from pictures_of import batches, data, distortions, overlaps, robustness
+from pictures_of import data, distortions, overlaps, robustness, sampling
+from pictures_of.batches import Batches, Change, stream
 
 SHIFT = 2  # pixels that images of clothes are shifted by at most
 STRENGTH = 0.5  # distortions are half as strong as in distorted_mnist.py
@@ -20,7 +21,7 @@ class Task:
     """Inputs to train on and to test, which are made of images."""
 
     images: data.Images
-    batches: Callable[[int, int, int], tf.data.Dataset]  # takes batch size, seed, first step
+    batches: Callable[[int, int], Batches]  # takes a seed and a batch size
     validation: tuple  # inputs and targets
     test: tuple  # inputs and labels
     metric: str = "accuracy"  # name of the accuracy
@@ -41,39 +42,36 @@ class Task:
         return overlaps.exact_match(outputs, self.test[1])
 
 
-def plain(images: data.Images, augment: Callable | None = None) -> Task:
-    """Returns the task of images as they are, or changed by a function as of `batches.stream`."""
+def plain(images: data.Images, change: Change | None = None) -> Task:
+    """Returns the task of images as they are, or changed at random."""
 
-    def shuffled(batch_size, seed, first_step):
-        return batches.stream(*images.train, batch_size, seed, first_step, augment)
+    def shuffled(seed, batch_size):
+        return stream(*images.train, batch_size, seed, change)
 
     return Task(images, shuffled, images.validation, images.test)
 
 
 def distorted(images: data.Images) -> Task:
     """Returns the task of digits distorted anew in each pass, and not in validation and test."""
-
-    def changed(batch_size, seed, first_step):
-        return distortions.distorted(*images.train, seed, batch_size, first_step, STRENGTH)
-
-    return Task(images, changed, images.validation, images.test)
+    return plain(images, distortions.distortion(*images.shape[:2], STRENGTH))
 
 
-def mirrored_and_shifted(batch: tf.Tensor, seed: tuple[int, int]) -> tf.Tensor:
-    """Returns images `(b, height, width, channels)`, mirrored or not, moved by whole pixels."""
-    seeds = tf.random.experimental.stateless_split(seed, 2)
-    mirrored = tf.random.stateless_uniform((len(batch), 1, 1, 1), seeds[0]) < 0.5
-    batch = tf.where(mirrored, batch[:, :, ::-1], batch)
-    return overlaps.shifted(batch[:, None], SHIFT, seeds[1])[:, 0, SHIFT:-SHIFT, SHIFT:-SHIFT]
+def _draw_moves(rng, count):
+    return rng.random(count) < 0.5, sampling.corners(rng, count, SHIFT)
+
+
+def _move(images, mirrored, corners):
+    images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return sampling.placed(images, corners, SHIFT)[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
+
+
+# Images are mirrored or not, and moved by whole pixels.
+MIRRORED_AND_SHIFTED = Change(_draw_moves, _move)
 
 
 def overlapping(images: data.Images) -> Task:
     """Returns the task of two digits in one picture, both to be found."""
-
-    def pairs(batch_size, seed, first_step):
-        made = overlaps.overlapping(*images.train, seed, batch_size, first_step)
-        return made.map(overlaps.targets)
-
+    pairs = functools.partial(overlaps.training_batches, *images.train)
     validation, test = overlaps.held_out(images)
     name = ExactMatch(overlaps.PARTS).name
     return Task(images, pairs, overlaps.targets(*validation), test[:2], name)
@@ -81,15 +79,11 @@ def overlapping(images: data.Images) -> Task:
 
 def placed(images: data.Images) -> Task:
     """Returns the task of digits at random places of a larger canvas."""
-
-    def moved(batch_size, seed, first_step):
-        return robustness.placed(*images.train, seed, batch_size, first_step)
-
     held_out = [
         (robustness.canvas(x, overlaps.HELD_OUT_SEED), labels)
         for x, labels in (images.validation, images.test)
     ]
-    return Task(images, moved, *held_out)
+    return Task(images, functools.partial(robustness.placed, *images.train), *held_out)
 
 
 TASKS = {  # names of images, and functions that make a task of them
@@ -97,7 +91,7 @@ TASKS = {  # names of images, and functions that make a task of them
     "fashion_mnist": ("fashion_mnist", plain),
     "cifar10": ("cifar10", plain),
     "distorted_mnist": ("mnist", distorted),
-    "moved_fashion_mnist": ("fashion_mnist", lambda images: plain(images, mirrored_and_shifted)),
+    "moved_fashion_mnist": ("fashion_mnist", lambda images: plain(images, MIRRORED_AND_SHIFTED)),
     "multi_mnist": ("mnist", overlapping),
     "placed_mnist": ("mnist", placed),
 }

@@ -3,7 +3,7 @@
 import keras
 
 from kcaps.routing import ROUTINGS
-from networks.small_capsnet import shift, small_capsnet
+from networks.small_capsnet import SHIFT, small_capsnet
 from search.hypermodels import NetworkHyperModel
 
 _PENALISED = ("l1", "l2")
@@ -15,7 +15,7 @@ class CapsNetHyperModel(NetworkHyperModel):
 
     def __init__(self, images, settings):
         super().__init__(images, settings)
-        self.augment = shift if images.name == "digits" else None
+        self.change = SHIFT if images.name == "digits" else None
 
     def build(self, hp):
         name = hp.Choice("routing", list(ROUTINGS), default="dynamic")

@@ -1,14 +1,13 @@
 """Search spaces of models: what `tune.py` varies, and how each model is trained."""
 
-from collections.abc import Callable
-
 import keras
 import keras_tuner
 import numpy as np
 
 from harness import training
+from harness.feeding import Feed
 from harness.settings import RunSettings
-from pictures_of import batches
+from pictures_of.batches import Change, stream
 
 
 class ImageHyperModel(keras_tuner.HyperModel):
@@ -43,9 +42,9 @@ class ImageHyperModel(keras_tuner.HyperModel):
 
 
 class NetworkHyperModel(ImageHyperModel):
-    """Space of networks that are trained by gradient steps, on images that `augment` changes."""
+    """Space of networks that are trained by gradient steps, on images that `change` changes."""
 
-    augment: Callable | None = None
+    change: Change | None = None
 
     @property
     def size(self) -> int:
@@ -60,7 +59,7 @@ class NetworkHyperModel(ImageHyperModel):
     def fit(self, hp, model, seed=0):
         return measured(
             model.fit(
-                batches.stream(*self.images.train, self.size, seed, augment=self.augment),
+                Feed(stream(*self.images.train, self.size, seed, self.change)),
                 epochs=self.trial_epochs(hp),
                 steps_per_epoch=self.steps,
                 shuffle=False,  # the batches are shuffled already
@@ -73,7 +72,7 @@ class NetworkHyperModel(ImageHyperModel):
 
     def retrain(self, hp, run, report):
         keras.utils.set_random_seed(run.seed)
-        training.train(self.build(hp), self.images, run, self.augment, report)
+        training.train(self.build(hp), self.images, run, self.change, report)
 
 
 def measured(history: dict[str, list[float]], chosen_by: str = "val_loss") -> dict[str, float]:
