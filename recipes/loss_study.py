@@ -23,7 +23,7 @@ def main():
     from losses.settings import LossSettings
 
     asked = settings.read(LossSettings, __doc__, output="studies/losses")
-    training.check_backend()
+    training.check_backend(("tensorflow",))
     output = asked.output
     made = study.open_folder(output, "study", asked.arguments)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ def main():
     from regression.settings import STUDIES, ComparisonSettings
 
     asked = settings.read(ComparisonSettings, __doc__)
-    training.check_backend(("tensorflow", "jax", "torch"))
+    training.check_backend()
     images = asked.load_images(as_published=True)
     names = ("data", "synthetic", "limit", "capsule_dim", "epochs")
     arguments = {name: getattr(asked, name) for name in names}

@@ -4,9 +4,7 @@ A cell of a table is a method on a task from one seed. Finished cells are in cel
 each with its command, commit, machine and date, and are not run again; an interrupted one goes on.
 The checkpoint folder of each cell is left there. --budget gpu has the papers' networks, and hours
 of training. --budget cpu has smaller networks and fewer passes, for minutes on two cores (an hour
-for Efficient-CapsNet): it compares methods with each other, not with the papers. With
-KERAS_BACKEND=jax networks train on JAX; pictures are made by TensorFlow on the CPU, which must be
-installed too.
+for Efficient-CapsNet): it compares methods with each other, not with the papers.
 """
 
 import dataclasses
@@ -23,7 +21,7 @@ def main():
     from reproduction.settings import Settings
 
     asked = settings.read(Settings, __doc__, output=pathlib.Path("reproduction/"))
-    training.check_backend(("tensorflow", "jax"))
+    training.check_backend()
     # Cells without updates are the same under either, and go on with that of the folder.
     if asked.cells and not asked.has_updates():
         begun_with = study.arguments_in(asked.output, "reproduction")

@@ -4,7 +4,7 @@ from export.command import set_up
 
 
 def main():
-    set_up(backend="tensorflow")
+    set_up()
     from harness import settings, tables
     from reproduction import iterations
 

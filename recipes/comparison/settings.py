@@ -47,7 +47,8 @@ class ComparisonSettings(StudySettings):
     @property
     def arguments(self) -> dict:
         """All that makes the study what it is, as plain values."""
-        return {"data": self.data, "synthetic": self.synthetic, "limit": self.limit}
+        names = ("data", "precision", "synthetic", "limit")
+        return {name: getattr(self, name) for name in names}
 
     def count_steps(self, model: str) -> int:
         """Returns how many steps a model is trained for at most."""

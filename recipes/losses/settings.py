@@ -103,6 +103,11 @@ class LossSettings(StudySettings):
     @classmethod
     def add_rules(cls, parser: Parser) -> None:
         parser.refuse(
+            ["--precision"],
+            lambda args: args.precision != "float32",
+            "networks that are trained side by side compute in float32",
+        )
+        parser.refuse(
             ["--label-noise", "--units"],
             lambda args: "mnist" not in _names(args.study),
             "only --study mnist uses it",

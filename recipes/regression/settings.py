@@ -11,6 +11,13 @@ _ARCHITECTURE = "which classes a capsule tells from which"
 STUDIES = ("updates", "initialisations")
 
 
+def refuse_precision(parser: Parser) -> None:
+    """Tells the parser that EM computes in float32 at least, and takes no other `--precision`."""
+    parser.refuse(
+        ["--precision"], lambda args: args.precision != "float32", "EM needs float32 at least"
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RegressionSettings(DistributedSettings):
     """Settings of `capsule_regression.py`."""
@@ -25,6 +32,11 @@ class RegressionSettings(DistributedSettings):
         type=positive(int),
     )
     ridge: float = option(0.0, "precision of a prior on the weights", type=non_negative)
+
+    @classmethod
+    def add_rules(cls, parser: Parser) -> None:
+        refuse_precision(parser)
+
     momentum: float = option(0.9, "of steps of EM", type=non_negative)
     sweep: bool = option(
         False,
@@ -43,6 +55,7 @@ class RegressionSettings(DistributedSettings):
             lambda args: args.sweep,
             "--sweep has all architectures, and the capsules of --dims",
         )
+        refuse_precision(parser)
         parser.refuse(["--seed"], None, "EM starts from the data, and draws nothing at random")
 
 
@@ -70,6 +83,10 @@ class DistortedSettings(RunSettings):
     )
     ridge: float = option(0.0, "precision of a prior on the weights", type=non_negative)
 
+    @classmethod
+    def add_rules(cls, parser: Parser) -> None:
+        refuse_precision(parser)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonSettings(StudySettings):
@@ -89,6 +106,7 @@ class ComparisonSettings(StudySettings):
 
     @classmethod
     def add_rules(cls, parser: Parser) -> None:
+        refuse_precision(parser)
         parser.refuse(
             ["--levels", "--draws"],
             lambda args: args.study != "initialisations",

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import KerasTensor, ops
 
 from kcaps.models.architectures import PIXEL_MAX
@@ -86,6 +85,17 @@ def _gradient(total, images, labels):
                 return total(x, y)
 
         return jax.jit(jax.grad(stateless))
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        def of_torch(x, y):
+            x = ops.convert_to_tensor(x).requires_grad_()
+            return ops.convert_to_numpy(torch.autograd.grad(total(x, y), x)[0])
+
+        return of_torch
+
+    import tensorflow as tf
 
     # The function is traced once, for batches of any size.
     pixels = tf.TensorSpec((None, *images.shape[1:]), tf.float32)

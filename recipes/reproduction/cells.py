@@ -84,6 +84,7 @@ def _run(cell, settings, count):
         "training": dataclasses.asdict(plan),
         "options": methods.options_of(cell.method, cell.task),
         "backend": keras.backend.backend(),
+        "precision": settings.precision,
         "synthetic": settings.synthetic,
         "limit": settings.limit,
         "batch_size": size,

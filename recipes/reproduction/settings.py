@@ -80,6 +80,7 @@ class Settings(StudySettings):
         note += f", {self.epochs} epochs" if self.epochs else ""
         has_other = self.update != UPDATES[0] and self.has_updates()
         note += f", {self.update} updates" if has_other else ""
+        note += f", {self.precision}" if self.precision != "float32" else ""
         note += f", at most {self.limit} images" if self.limit else ""
         note += ", synthetic images" if self.synthetic else ""
         return f"{TABLES[self.table].title} ({note})"
@@ -87,7 +88,7 @@ class Settings(StudySettings):
     @property
     def study(self) -> dict:
         """Values that all tables in a folder of results have in common."""
-        names = ("budget", "epochs", "update", "synthetic", "limit")
+        names = ("budget", "epochs", "update", "precision", "synthetic", "limit")
         return {name: getattr(self, name) for name in names}
 
     def path(self, ending: str) -> pathlib.Path:

@@ -24,7 +24,7 @@ HYPERMODELS = {
 }
 # A search with other values of these is another one; --max-trials may be raised.
 _STUDY = ("model", "data", "budget", "tuner", "executions", "epochs", "batch_size")
-_STUDY += ("seed", "limit", "synthetic")
+_STUDY += ("seed", "precision", "limit", "synthetic")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
