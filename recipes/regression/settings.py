@@ -33,10 +33,6 @@ class RegressionSettings(DistributedSettings):
     )
     ridge: float = option(0.0, "precision of a prior on the weights", type=non_negative)
 
-    @classmethod
-    def add_rules(cls, parser: Parser) -> None:
-        refuse_precision(parser)
-
     momentum: float = option(0.9, "of steps of EM", type=non_negative)
     sweep: bool = option(
         False,
