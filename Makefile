@@ -4,9 +4,10 @@ BIN := .venv/bin
 OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
 PARALLEL := --numprocesses 2 --durations 15
+MINUTES := 9
 MUTMUT := OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 .venv-mutants/bin/mutmut
 
-.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench
+.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench campaign
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -55,6 +56,10 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/regression.py
 	$(BIN)/python benchmarks/loss_study.py
 	$(BIN)/python benchmarks/generators.py
+
+# All that needs a GPU, in order of value. Started again, it goes on.
+campaign: .venv/installed
+	$(BIN)/python benchmarks/campaign.py --minutes $(MINUTES)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,13 +1,23 @@
 """Tables of capsule layers and networks: their speed, their memory, and how both grow."""
 
+import concurrent.futures
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
-from device import memory, wait
-from subjects import INPUT_DIM, NUM_CLASSES, OUTPUT_DIM, layer_call, make_layer, step_calls
-from timing import interleaved, milliseconds, table, verdict
+from device import gpu_name, memory, wait
+from stored_votes import WAYS, StoredVotes
+from subjects import (
+    INPUT_DIM,
+    NUM_CLASSES,
+    OUTPUT_DIM,
+    layer_call,
+    layer_inference,
+    make_layer,
+    step_calls,
+)
+from timing import interleaved, milliseconds, quartiles, table, verdict
 
 from kcaps.routing import DynamicRouting
 
@@ -21,6 +31,8 @@ REFERENCE = {
     "batches": (16, 32, 64, 128, 256, 512),
     "inputs": (288, 576, 1152, 2304),
     "iterations": (1, 2, 3, 5, 10, 20),
+    # Batch size and input capsules. The reference networks have 1,152 and, on CIFAR-10, 4,096.
+    "votes": ((1, 1152), (32, 1152), (128, 1152), (512, 1152), (128, 288), (32, 4096)),
 }
 QUICK = {
     "batch_size": 8,
@@ -31,6 +43,7 @@ QUICK = {
     "batches": (4, 8),
     "inputs": (36, 72),
     "iterations": (1, 3),
+    "votes": ((4, 36), (8, 72)),
 }
 # Upper bounds of ratios with TensorFlow on a CPU, at the reference sizes.
 LAYER_TARGETS = {"dynamic": 0.30, "l1": 0.04, "l2": 0.04}
@@ -51,10 +64,11 @@ def layer_section(args):
         name: layer_call(make_layer(name, args.num_inputs), args.batch_size)
         for name in ("textbook", *args.routings)
     }
-    seconds = interleaved(rows, args.repeats)
+    seconds = interleaved(rows, args.repeats, args.calls, args.threads)
     lines = []
     for name, values in seconds.items():
         ratio = np.median(values / seconds["textbook"])
+        args.records.add("layer", name, quartiles(values), of_textbook=f"{ratio:.4f}")
         target = args.targets and LAYER_TARGETS.get(name)
         lines.append((name, *milliseconds(values), f"{ratio:.3f}", verdict(ratio, target)))
     table(
@@ -70,13 +84,15 @@ def step_section(args):
     rows = {}
     for name in ("convolutions", "textbook", *args.routings):
         rows |= step_calls(name, args.batch_size, args.filters, args.types)
-    seconds = interleaved(rows, args.repeats)
+    seconds = interleaved(rows, args.repeats, args.calls, args.threads)
     lines = []
     for name, values in seconds.items():
-        line = [name, *milliseconds(values)]
+        line, ratios = [name, *milliseconds(values)], {}
         for baseline, targets in (("convolutions", FLOOR_TARGETS), ("textbook", STEP_TARGETS)):
             ratio = np.median(values / seconds[baseline])
+            ratios[f"of_{baseline}"] = f"{ratio:.4f}"
             line += [f"{ratio:.3f}", verdict(ratio, args.targets and targets.get(name))]
+        args.records.add("step", name, quartiles(values), **ratios)
         lines.append(line)
     table(
         f"Training step of the whole network: batch {args.batch_size}, {args.filters} filters, "
@@ -95,18 +111,61 @@ def print_peak(args):
     print(before, memory()[1])
 
 
+def votes_section(args):
+    """Prints the speed of factored and of stored votes, in training and in inference."""
+    lines = []
+    for batch, num_inputs in args.votes:
+        routings = {"factored": "dynamic"} | {f"stored, {way}": StoredVotes(way) for way in WAYS}
+        layers = {name: make_layer(routing, num_inputs) for name, routing in routings.items()}
+        for what, call in (("training", layer_call), ("inference", layer_inference)):
+            rows = {name: call(layer, batch) for name, layer in layers.items()}
+            seconds = interleaved(rows, args.repeats, args.calls, args.threads)
+            for name, values in seconds.items():
+                ratio = np.median(values / seconds["factored"])
+                args.records.add(
+                    "votes",
+                    f"{name}, {what}",
+                    quartiles(values),
+                    batch_size=batch,
+                    num_inputs=num_inputs,
+                    of_factored=f"{ratio:.4f}",
+                )
+                sizes = str(batch), str(num_inputs)
+                lines.append((what, *sizes, name, *milliseconds(values), f"{ratio:.3f}"))
+    table(
+        f"Dynamic routing from factored and from stored votes: {INPUT_DIM} → {NUM_CLASSES} × "
+        f"{OUTPUT_DIM} components",
+        ("pass", "batch", "input capsules", "votes", "ms", "quartiles", "of factored"),
+        lines,
+    )
+
+
+def measure_peak(args, name):
+    """Returns MiB before the first call of a layer and at the peak, of a fresh process."""
+    command = [sys.executable, PROGRAM, "--peak", name, "--precision", args.precision]
+    process = subprocess.run([*command, *["--quick"] * args.quick], capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{name}: exit code {process.returncode}\n{process.stderr}")
+    return tuple(map(float, process.stdout.split()))
+
+
 def memory_section(args):
     """Prints the peak memory of the layers, each in a process of its own."""
-    used, lines = {}, []
-    for name in ("textbook", *args.routings):
-        command = [sys.executable, PROGRAM, "--peak", name, *["--quick"] * args.quick]
-        process = subprocess.run(command, capture_output=True, text=True)
-        if process.returncode:
-            raise RuntimeError(f"{name}: exit code {process.returncode}\n{process.stderr}")
-        before, peak = map(float, process.stdout.split())
+    used, lines, names = {}, [], ("textbook", *args.routings)
+    # A GPU's memory holds several, each of which is counted by its own allocator.
+    with concurrent.futures.ThreadPoolExecutor(1 if gpu_name() is None else 4) as pool:
+        peaks = list(pool.map(lambda name: measure_peak(args, name), names))
+    for name, (before, peak) in zip(names, peaks, strict=True):
         used[name] = peak - before
         ratio = used[name] / used["textbook"]
         target = args.targets and MEMORY_TARGETS.get(name)
+        args.records.add(
+            "memory",
+            name,
+            batch_size=args.memory_batch,
+            mib=f"{used[name]:.1f}",
+            of_textbook=f"{ratio:.4f}",
+        )
         lines.append(
             (name, f"{before:.0f}", f"{used[name]:.0f}", f"{ratio:.3f}", verdict(ratio, target))
         )
@@ -130,7 +189,10 @@ def scaling_section(args):
         layer = make_layer(DynamicRouting(size), args.num_inputs)
         rows["dynamic", "iterations", size] = layer_call(layer, args.batch_size)
     curves = {}
-    for (name, axis, size), values in interleaved(rows, args.repeats).items():
+    for (name, axis, size), values in interleaved(
+        rows, args.repeats, args.calls, args.threads
+    ).items():
+        args.records.add("scaling", f"{name}, {axis}", quartiles(values), note=size)
         curves.setdefault((name, axis), []).append((size, 1e3 * np.median(values)))
     lines, growth = [], []
     for (name, axis), points in curves.items():
@@ -158,5 +220,6 @@ SECTIONS = {
     "layer": layer_section,
     "step": step_section,
     "scaling": scaling_section,
+    "votes": votes_section,
     "memory": memory_section,
 }

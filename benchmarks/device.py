@@ -1,5 +1,6 @@
-"""Gradients, waiting, memory and the machine's name, which differ between backends."""
+"""Gradients, steps, waiting, memory and the machine's name, which differ between backends."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -50,6 +51,79 @@ def gradient_function(layer):
         return poses, tape.gradient(poses, [inputs, layer.kernel.value], upstream)
 
     return gradient
+
+
+def step_function(model, images, labels):
+    """Returns a function without arguments that trains a compiled model for one step on a batch.
+
+    On JAX and torch the batch stays on the device, and the function does not wait for the step:
+    on a GPU, whose steps take about a millisecond, Keras' `train_on_batch` would time the copies of
+    the batch, and on JAX those of the state in and out of the variables.
+    """
+    if BACKEND == "tensorflow":
+        return lambda: model.train_on_batch(images, labels)
+    batch = tuple(keras.ops.convert_to_tensor(x) for x in (images, labels))
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    model.make_train_function()
+    if BACKEND == "torch":
+        return lambda: model.train_function([batch])
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = tuple([variable.value for variable in group] for group in groups)
+
+    def step():
+        nonlocal state  # Keras' function takes the memory of the old state for the new one.
+        logs, state = model.train_function(state, iter([batch]))
+        return logs
+
+    return step
+
+
+def inference_function(model):
+    """Returns a function from a batch on the device to the outputs, as a server would compile it.
+
+    It leaves PyTorch eager, as Keras does.
+    """
+    if BACKEND == "jax":
+        import jax
+
+        values = [
+            [variable.value for variable in group]
+            for group in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        call = jax.jit(lambda values, x: model.stateless_call(*values, x, training=False)[0])
+        return lambda x: call(values, x)
+    if BACKEND == "torch":
+        import torch
+
+        def infer(x):
+            with torch.inference_mode():
+                return model(x, training=False)
+
+        return infer
+
+    import tensorflow as tf
+
+    return tf.function(lambda x: model(x, training=False))
+
+
+def compiling_threads():
+    """Returns how many programs to compile at a time, which pays where XLA compiles for a GPU."""
+    return min(8, os.cpu_count()) if BACKEND == "jax" else 1
+
+
+def use_tensor_cores():
+    """Has PyTorch multiply in TF32 and try out convolutions, as JAX does on a GPU."""
+    if BACKEND == "torch":
+        import torch
+
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
 
 
 def wait(result):

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from device import gpu_name, gradient_function
+from device import gpu_name, gradient_function, inference_function, step_function
 from keras import ops
 from textbook import TextbookCaps, squash
 
@@ -30,9 +30,21 @@ def layer_call(layer, batch_size):
     # Capsules of lengths around one half, as PrimaryCaps gives them.
     inputs = rng.normal(scale=0.2, size=(batch_size, layer.kernel.shape[0], INPUT_DIM))
     upstream = rng.normal(size=(batch_size, NUM_CLASSES, OUTPUT_DIM))
-    inputs, upstream = (ops.convert_to_tensor(x, dtype="float32") for x in (inputs, upstream))
+    dtype = layer.compute_dtype
+    inputs, upstream = (ops.convert_to_tensor(x, dtype=dtype) for x in (inputs, upstream))
     gradient = gradient_function(layer)
     return lambda: gradient(inputs, upstream)
+
+
+def layer_inference(layer, batch_size):
+    """Returns a function without arguments: poses of one random batch."""
+    inputs = keras.Input(layer.kernel.shape[:2], dtype=layer.compute_dtype)
+    model = keras.Model(inputs, layer(inputs))
+    shape = (batch_size, *layer.kernel.shape[:2])
+    capsules = np.random.default_rng(0).normal(scale=0.2, size=shape)
+    capsules = ops.convert_to_tensor(capsules, dtype=layer.compute_dtype)
+    infer = inference_function(model)
+    return lambda: infer(capsules)
 
 
 def difference_to_textbook(num_inputs):
@@ -80,7 +92,7 @@ def network(name, filters, types):
 
 
 def mean_square(_, features):
-    return ops.mean(ops.square(features), axis=(1, 2, 3))
+    return ops.mean(ops.square(ops.cast(features, "float32")), axis=(1, 2, 3))
 
 
 def step_calls(name, batch_size, filters, types):
@@ -92,7 +104,7 @@ def step_calls(name, batch_size, filters, types):
     def step(loss="margin", **options):
         model = network(name, filters, types)
         model.compile("adam", loss=loss, **options)  # Keras chooses about XLA in every row
-        return lambda: model.train_on_batch(images, labels)
+        return step_function(model, images, labels)
 
     if name == "convolutions":
         return {name: step(mean_square)}

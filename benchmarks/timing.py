@@ -1,5 +1,6 @@
 """Interleaved timing, and the cells and tables that show it."""
 
+import concurrent.futures
 import random
 import time
 
@@ -7,8 +8,19 @@ import numpy as np
 from device import wait
 
 
-def interleaved(rows, repeats):
-    """Returns seconds of each function in the dict `rows`: a dict of arrays of `repeats` values."""
+def interleaved(rows, repeats, calls=1, threads=1):
+    """Returns seconds of each function in the dict `rows`: a dict of arrays of `repeats` values.
+
+    Args:
+        rows: Functions without arguments, by name.
+        repeats: Values of each function.
+        calls: Calls of a value, which the device may queue. On a GPU a single one would time what
+            Python does to start it.
+        threads: Threads that make the first calls, which compile.
+    """
+    if threads > 1:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            wait(list(pool.map(lambda function: function(), rows.values())))
     for function in rows.values():
         for _ in range(2):  # compiles
             wait(function())
@@ -18,8 +30,10 @@ def interleaved(rows, repeats):
         shuffle(order)
         for name in order:
             start = time.perf_counter()
-            wait(rows[name]())
-            seconds[name][repeat] = time.perf_counter() - start
+            for _ in range(calls):
+                result = rows[name]()
+            wait(result)
+            seconds[name][repeat] = (time.perf_counter() - start) / calls
     return seconds
 
 
@@ -28,9 +42,14 @@ def clocks():
     return np.array([time.perf_counter(), time.process_time()])
 
 
+def quartiles(seconds):
+    """Returns the lower quartile, the median and the upper quartile."""
+    return np.quantile(seconds, (0.25, 0.5, 0.75))
+
+
 def milliseconds(seconds):
     """Returns two cells: the median and the quartiles."""
-    low, median, high = 1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))
+    low, median, high = 1e3 * quartiles(seconds)
     return f"{median:.4g}", f"{low:.4g} – {high:.4g}"
 
 
