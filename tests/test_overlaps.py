@@ -63,7 +63,7 @@ def test_partners_are_drawn_evenly_from_the_other_classes():
 
 def test_the_same_pictures_for_the_same_seed_from_any_batch_on(digits):
     whole = take(overlaps.overlapping(*digits, 7, 20), 6)
-    later = take(overlaps.overlapping(*digits, 7, 20, start=4), 2)
+    later = take(overlaps.overlapping(*digits, 7, 20), 2, start=4)
     other = take(overlaps.overlapping(*digits, 8, 20), 1)
     for expected, received in zip(whole[4:], later, strict=True):
         for one, two in zip(expected, received, strict=True):
@@ -78,7 +78,7 @@ def test_one_class_is_refused(digits):
 
 def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
     keras.utils.set_random_seed(0)
-    x = next(iter(overlaps.overlapping(*digits, 0, 4)))[0].numpy()
+    x = overlaps.overlapping(*digits, 0, 4)(0)[0]
     model = capsnet(x.shape[1:], 10, filters=4, num_primary_capsules=2, decoder_units=(8, 8))
     found, rebuilt = overlap_plots.rebuild(model, x)
     lengths = model.predict(x, verbose=0)

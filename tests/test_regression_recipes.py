@@ -186,17 +186,14 @@ def test_the_published_order():
 
 
 def test_distorted_digits():
-    import tensorflow as tf
-
     from pictures_of.distortions import distorted
 
     images = np.zeros((30, 28, 28, 1), "uint8")
     images[:, 8:20, 8:20] = 255
     labels = np.arange(30) % 10
     stream = distorted(images, labels, seed=5, batch_size=20)
-    assert stream.cardinality() in (tf.data.INFINITE_CARDINALITY, tf.data.UNKNOWN_CARDINALITY)
-    batches = list(stream.take(9).as_numpy_iterator())
-    for (x, y), (again, same) in zip(batches, stream.take(9).as_numpy_iterator(), strict=True):
+    batches = take(stream, 9)
+    for (x, y), (again, same) in zip(batches, take(stream, 9), strict=True):
         np.testing.assert_array_equal(x, again)
         np.testing.assert_array_equal(y, same)
         assert x.shape == (20, 28, 28, 1) and x.dtype == np.float32
@@ -209,13 +206,11 @@ def test_distorted_digits():
     passes = np.concatenate([y for _, y in batches]).reshape(6, 30)
     for labels_of_pass in passes:  # each pass has every image once
         np.testing.assert_array_equal(np.bincount(labels_of_pass), np.full(10, 3))
-    (later, _), *_ = distorted(images, labels, 5, 20, start=4).take(1).as_numpy_iterator()
-    np.testing.assert_array_equal(later, batches[4][0])
-    (other, _), *_ = distorted(images, labels, 6, 20).take(1).as_numpy_iterator()
+    other, _ = distorted(images, labels, 6, 20)(0)
     assert np.any(other != batches[0][0])
     assert np.abs(batches[0][0] - images[0]).mean() > 15
     for strength, least, most in [(0.0, 0, 0), (0.1, 1, 4)]:
-        (x, y), *_ = distorted(images, labels, 5, 20, strength=strength).take(1).as_numpy_iterator()
+        x, y = distorted(images, labels, 5, 20, strength=strength)(0)
         assert least <= np.abs(x - images[0]).mean() <= most and (y == batches[0][1]).all()
 
 

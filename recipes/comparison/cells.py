@@ -13,7 +13,6 @@ from comparison.models import BASELINES
 from comparison.settings import LONG, REGRESSION, SHORT, ComparisonSettings
 from export.command import fail
 from harness import checkpoints, run_folder, study, tables
-from harness.feeding import Feed
 from harness.run_folder import Run
 from harness.training import take_epochs, timer
 from networks import baselines as networks
@@ -91,13 +90,12 @@ def _train_network(run, images, steps):
     curve = _open_curve(run, images, network, interval)
     batch_size = min(baseline.batch_size, len(x))
     run = dataclasses.replace(run, batch_size=batch_size)
-    done = run_folder.epochs_done(run.output)
-    feed = Feed(stream(x, y, batch_size, run.seed), done * interval)
+    batches = stream(x, y, batch_size, run.seed)
     test = tuple(part[: baseline.curve_images] for part in images.test)
     backup = checkpoints.Backup(run.output / checkpoints.STATE)
     callbacks = [keras.callbacks.TerminateOnNaN(), curve, backup]
     try:
-        take_epochs(network, run, feed, interval, test, callbacks, verbose=2)
+        take_epochs(network, run, batches, interval, test, callbacks)
     except OSError as error:
         fail(f"{run.output} cannot be used: {error!r}")
     if not np.isfinite(curve.rows[-1]["loss"]):

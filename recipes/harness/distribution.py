@@ -81,19 +81,18 @@ def start(settings):
     return dataclasses.replace(settings, output=output)
 
 
-def feed(batches: Batches, first: int, check: Callable | None = None) -> object:
-    """Returns batches from a first one on, without end, as Keras takes them.
+def share(
+    batches: Batches, first: int, check: Callable | None = None
+) -> "tf.distribute.DistributedDataset":
+    """Returns batches from a first one on, without end, of which each replica takes an equal part.
 
-    Under a strategy, each replica takes an equal part of a batch, in order, and each worker makes
-    only the parts of its own replicas.
+    Each worker makes only the parts of its own replicas.
 
     Args:
         batches: The batches.
         first: Number of the first one.
         check: As for `Feed`.
     """
-    if not _has_strategy():
-        return Feed(batches, first, check)
     strategy = tf.distribute.get_strategy()
     share = batches.size // strategy.num_replicas_in_sync
 
@@ -101,13 +100,13 @@ def feed(batches: Batches, first: int, check: Callable | None = None) -> object:
         """Returns the batches of a worker's replicas, of one after the other."""
         own = context.num_replicas_in_sync // context.num_input_pipelines * share
         start = context.input_pipeline_id * own
-        whole = Feed(batches, first, check, slice(start, start + own))
+        whole = Feed(batches, check=check, part=slice(start, start + own))
         signature = tree.map_structure(
-            lambda rows: tf.TensorSpec((share, *rows.shape[1:]), rows.dtype), whole[0]
+            lambda rows: tf.TensorSpec((share, *rows.shape[1:]), rows.dtype), whole[first]
         )
 
         def generate():
-            for number in itertools.count():
+            for number in itertools.count(first):
                 batch = whole[number]
                 for begin in range(0, own, share):
                     rows = operator.itemgetter(slice(begin, begin + share))
@@ -118,14 +117,14 @@ def feed(batches: Batches, first: int, check: Callable | None = None) -> object:
     return strategy.distribute_datasets_from_function(parts)
 
 
-def _has_strategy():
+def has_strategy():
     """Returns whether several devices or workers share a step: TensorFlow's strategies alone."""
     return keras.backend.backend() == "tensorflow" and tf.distribute.has_strategy()
 
 
 def check_same(epochs: int) -> None:
     """Ends the program where workers found checkpoints of different numbers of epochs."""
-    if not _has_strategy():
+    if not has_strategy():
         return
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -147,7 +146,7 @@ def finish(output: pathlib.Path, model: keras.Model) -> keras.Model:
         output: Checkpoint folder, whose `model.keras` holds the model too.
         model: The trained model.
     """
-    if not _has_strategy():
+    if not has_strategy():
         return model
     strategy = tf.distribute.get_strategy()
     tf.distribute.experimental_set_strategy(None)

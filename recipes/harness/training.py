@@ -3,7 +3,9 @@
 import contextlib
 import math
 import os
+import sys
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from export.command import fail, fail_unread
 from harness import checkpoints, distribution, plots, run_folder, settings, tables
 from harness.divergence import Watch
+from harness.feeding import Feed
 from harness.provenance import gpu_name
 from harness.run_folder import Run
 from harness.settings import CapsNetSettings, RunSettings
@@ -121,8 +124,7 @@ def fit(
     watch = Watch(steps)
     callbacks = _callbacks(output, history, images.is_synthetic, watch)
     with _interruptions_told(model, run, watch, callbacks):
-        feed = distribution.feed(batches, run_folder.epochs_done(output) * steps, watch.look_at)
-        take_epochs(model, run, feed, steps, validation, callbacks)
+        take_epochs(model, run, batches, steps, validation, callbacks, watch.look_at)
     history = run_folder.read_history(output / "history.csv")
     watch.check(history, output)
     model.load_weights(output / "model.keras")
@@ -132,38 +134,50 @@ def fit(
 def take_epochs(
     model: keras.Model,
     run: Run,
-    feed: object,
+    batches: Batches,
     steps: int,
     validation: tuple,
     callbacks: list[keras.callbacks.Callback],
-    verbose: str | int = "auto",
+    check: Callable | None = None,
 ) -> None:
     """Trains a compiled model for the epochs of its run that are not done yet.
 
     Args:
         model: Compiled model.
         run: The run, whose folder is open.
-        feed: Batches from the first one of these epochs on, as of `distribution.feed`.
+        batches: Batches of the training images.
         steps: Steps of an epoch.
         validation: What Keras takes as validation data.
         callbacks: Keras' callbacks, in order; `checkpoints.Backup` should be the last one.
-        verbose: What Keras prints of each epoch, as in `keras.Model.fit`.
+        check: As for `harness.feeding.Feed`.
     """
-    if gpu_name() is not None and keras.backend.backend() != "torch":
-        # Between two executions the GPU waits for Python, and its loss is read. torch has no such
-        # setting in Keras.
-        model.steps_per_execution = min(STEPS_ON_GPU, steps)
+    done = run_folder.epochs_done(run.output)
+    if distribution.has_strategy():
+        feed, length = distribution.share(batches, done * steps, check), steps
+    else:
+        feed, length = Feed(batches, steps, check), None  # it has one of its own
+        callbacks = [feed.starting(), *callbacks]
+        _execute_together(model, steps)
     model.fit(
         feed,
-        initial_epoch=run_folder.epochs_done(run.output),
+        initial_epoch=done,
         epochs=run.epochs,
-        steps_per_epoch=steps,
+        steps_per_epoch=length,
         shuffle=False,  # the batches are shuffled already
         validation_data=validation,
         validation_batch_size=run.batch_size,
         callbacks=callbacks,
-        verbose=verbose,
+        verbose="auto" if sys.stdout.isatty() else 2,
     )
+
+
+def _execute_together(model, steps):
+    """Has a GPU take several steps between two looks at the loss, for which it would wait.
+
+    Keras has no such setting on torch.
+    """
+    if gpu_name() is not None and keras.backend.backend() != "torch":
+        model.steps_per_execution = min(STEPS_ON_GPU, steps)
 
 
 def timer() -> keras.callbacks.Callback:
