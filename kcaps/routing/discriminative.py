@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.activations import squash
+from kcaps.backend.compiling import product_dtype
 from kcaps.labels import k_hot
 from kcaps.routing.routing import Routing
 from kcaps.validation import boolean, non_negative, one_of
@@ -25,6 +26,9 @@ def folded_sum(inputs, kernel, coefficients):
     """
     inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
     num_inputs, input_dim, num_outputs, output_dim = kernel.shape
+    dtype = keras.backend.result_type(inputs.dtype, kernel.dtype)
+    inputs = ops.cast(inputs, product_dtype(inputs.dtype))
+    kernel = ops.cast(kernel, product_dtype(kernel.dtype))
     coefficients = ops.reshape(
         ops.cast(coefficients, kernel.dtype), (num_inputs, 1, num_outputs, 1)
     )
@@ -33,7 +37,7 @@ def folded_sum(inputs, kernel, coefficients):
         ops.reshape(inputs, (-1, num_inputs * input_dim)),
         ops.reshape(folded, (num_inputs * input_dim, num_outputs * output_dim)),
     )
-    return ops.reshape(sums, (-1, num_outputs, output_dim))
+    return ops.cast(ops.reshape(sums, (-1, num_outputs, output_dim)), dtype)
 
 
 def signed_labels(labels, num_classes: int, balanced: bool):

@@ -116,7 +116,8 @@ class EMRouting(Routing):
         self.built = True
 
     def iterate(self, inputs, kernel):
-        votes = ops.cast(self.votes(inputs, kernel), "float32")
+        # A rounding of the votes would be magnified where their variances are small.
+        votes = self.votes(ops.cast(inputs, "float32"), ops.cast(kernel, "float32"))
         active = ops.expand_dims(ops.minimum(safe_norm(inputs), 1.0), -1)  # (b, i, 1)
         biases = [ops.cast(b, "float32") for b in (self.activation_bias, self.cost_bias)]
         num_inputs, _, num_outputs, _ = kernel.shape

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from kcaps.backend.compiling import product_dtype
+
 
 def softmax_over_outputs(logits, leaky: bool = False):
     """Returns the softmax over the first axis, the output capsules.
@@ -33,6 +35,9 @@ class Votes:
         Σ_i c_ij û_j|i      = Σ_i (c_ij u_i) W_ij, one product for each output capsule
         ⟨û_j|i, t_j⟩        = ⟨u_i, W_ij t_j⟩, likewise
 
+    Results have the dtype of the capsules, but for agreements, which are float32. XLA on a CPU has
+    no products of half precision, and computes these in float32 (`product_dtype`).
+
     All of them have the output capsules first, the layout of those products: sums and targets
     `(j, b, d)`, couplings and agreements `(j, b, i)`. `batch_first` turns them round.
 
@@ -61,7 +66,10 @@ class Votes:
     """
 
     def __init__(self, inputs, kernel, components_first: bool = False):
-        self.inputs, self.kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+        inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
+        self.dtype = keras.backend.result_type(inputs.dtype, kernel.dtype)
+        self.inputs = ops.cast(inputs, product_dtype(inputs.dtype))
+        self.kernel = ops.cast(kernel, product_dtype(kernel.dtype))
         self.num_inputs, self.input_dim, self.num_outputs, self.output_dim = self.kernel.shape
         self._fan_in = self.num_inputs * self.input_dim
         self._components_first = components_first
@@ -87,7 +95,7 @@ class Votes:
             return ops.matmul(flat, kernel * share)
         flat_kernel = ops.reshape(self.kernel, (self._fan_in, -1))  # (i·k, j·d)
         sums = ops.reshape(ops.matmul(flat, flat_kernel), (-1, self.num_outputs, self.output_dim))
-        return batch_first(sums) * share
+        return ops.cast(batch_first(sums) * share, self.dtype)
 
     def uniform(self, share=None):
         """Returns equal couplings and the sums that they give.
@@ -119,7 +127,8 @@ class Votes:
         weighted = ops.reshape(couplings * self._arranged, (self.num_outputs, -1, self._fan_in))
         # The kernel has its long axis last here too: the other way round, its gradient takes
         # several times as long.
-        return ops.matmul(weighted, ops.transpose(self._by_output, (0, 2, 1)))
+        sums = ops.matmul(weighted, ops.transpose(self._by_output, (0, 2, 1)))
+        return ops.cast(sums, self.dtype)
 
     def agreement(self, targets, keepdims: bool = False):
         """Returns inner products `⟨û_j|i, t_j⟩`, summed in float32.
@@ -151,7 +160,8 @@ class Votes:
         by_input = ops.transpose(self.inputs, (1, 0, 2))  # (i, b, k)
         kernels = ops.reshape(self.kernel, (self.num_inputs, self.input_dim, -1))  # (i, k, j·d)
         votes = ops.transpose(ops.matmul(by_input, kernels), (1, 0, 2))  # (b, i, j·d)
-        return ops.reshape(votes, (-1, self.num_inputs, self.num_outputs, self.output_dim))
+        votes = ops.reshape(votes, (-1, self.num_inputs, self.num_outputs, self.output_dim))
+        return ops.cast(votes, self.dtype)
 
 
 def batch_first(poses):
