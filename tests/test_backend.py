@@ -17,8 +17,9 @@ from kcaps.backend.arrays import available_dtype, batched, needs_batches
 from kcaps.backend.compiling import compiled
 from kcaps.backend.replicas import Replicated
 from kcaps.backend.steps import minimise, run_step, state_beside_metrics
-from kcaps.layers import ConcurrentCaps, DigitCaps
-from kcaps.routing import Votes
+from kcaps.layers import CapsuleLength, ConcurrentCaps, DigitCaps, PrimaryCaps
+from kcaps.models import CapsNet
+from kcaps.routing import ROUTINGS, Votes
 
 BACKEND = keras.backend.backend()
 
@@ -295,3 +296,25 @@ def test_keras_on_another_backend_leaves_tensorflow_out():
     environment = {**os.environ, "KERAS_BACKEND": backend}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert result.stdout.split() == [backend.encode(), b"False"], result.stderr
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="tensors have a device of their own on torch")
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("routing", list(ROUTINGS))
+def test_no_tensor_is_made_on_another_device(routing, precision):
+    """On the device `meta`, which stands for a GPU here: it has shapes and no values."""
+    import torch
+
+    keras.config.set_dtype_policy(precision)
+    image = keras.Input((8, 8, 1))
+    poses = DigitCaps(3, 4, routing=routing)(PrimaryCaps(2, 4, kernel_size=3, strides=2)(image))
+    decoder = keras.Sequential([keras.Input((3, 4)), keras.layers.Flatten()])
+    decoder.add(keras.layers.Dense(64))
+    decoder.add(keras.layers.Reshape((8, 8, 1)))
+    model = CapsNet(image, CapsuleLength()(poses), decoder=decoder)
+    model.compile("adam", metrics=["accuracy"])
+    x, y = np.full((2, 8, 8, 1), 9.0, "float32"), np.array([0, 2])
+    model.train_on_batch(x, y)
+    with keras.StatelessScope(), keras.device("meta"), torch.no_grad():
+        logs = model.test_step((torch.ones(x.shape), torch.zeros(2, dtype=torch.int64)))
+    assert {value.device.type for value in logs.values()} == {"meta"}

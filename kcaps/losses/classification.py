@@ -153,7 +153,7 @@ def chebyshev(classes, probabilities):
     >>> round(float(loss[0]), 4)  # 0.5
     0.5
     """
-    return ops.max(_absolute(classes - probabilities), axis=-1, initial=0.0)
+    return ops.amax(_absolute(classes - probabilities), axis=-1)
 
 
 def _shortfall(y_true, y_pred):

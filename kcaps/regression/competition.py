@@ -109,8 +109,8 @@ class AllVersusAll(Architecture):
 
 
 def _maximum(values):
-    """Returns the maxima of the last axis, for values from 0 on; of an empty batch also."""
-    return namespace(values).max(values, axis=-1, keepdims=True, initial=0.0)
+    """Returns the maxima of the last axis; not by `max`, which refuses an empty batch on torch."""
+    return namespace(values).amax(values, axis=-1, keepdims=True)
 
 
 def _largest(values):

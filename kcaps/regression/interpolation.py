@@ -280,6 +280,8 @@ def squared_lengths(means):
     longest = _LONGEST[keras.backend.standardize_dtype(means.dtype)]
     # The bound is of the largest component, so that the joint length cannot exceed it.
     bound = longest / (num_capsules * capsule_dim) ** 0.5
-    largest = ops.max(ops.abs(means), axis=(-2, -1), keepdims=True, initial=bound)  # (..., 1, 1)
+    largest = ops.maximum(
+        ops.amax(ops.abs(means), axis=(-2, -1), keepdims=True), bound
+    )  # (..., 1, 1)
     scale = ops.stop_gradient(bound / largest)
     return ops.sum(ops.square(means * scale), axis=-1)

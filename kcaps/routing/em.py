@@ -121,7 +121,7 @@ class EMRouting(Routing):
         active = ops.expand_dims(ops.minimum(safe_norm(inputs), 1.0), -1)  # (b, i, 1)
         biases = [ops.cast(b, "float32") for b in (self.activation_bias, self.cost_bias)]
         num_inputs, _, num_outputs, _ = kernel.shape
-        assigned = ops.full((1, num_inputs, num_outputs), 1.0 / num_outputs, "float32")
+        assigned = ops.ones((1, num_inputs, num_outputs), "float32") / num_outputs
         for t in range(1, self.num_iterations + 1):
             inverse_temperature = self.inverse_temperature * (1 - 0.95**t)
             means, variances, logits = _maximization(

@@ -18,8 +18,10 @@ def softmax_over_outputs(logits, leaky: bool = False):
     Returns:
         Tensor of the same shape.
     """
-    smallest = 0.0 if leaky else -float("inf")  # An empty batch has a maximum too.
-    largest = ops.stop_gradient(ops.max(logits, axis=0, keepdims=True, initial=smallest))
+    # Not `ops.max`, which refuses an empty batch on torch.
+    largest = ops.stop_gradient(ops.amax(logits, axis=0, keepdims=True))
+    if leaky:
+        largest = ops.maximum(largest, 0.0)
     powers = ops.exp(logits - largest)
     total = ops.sum(powers, axis=0, keepdims=True)
     return powers / (total + ops.exp(-largest) if leaky else total)
@@ -108,7 +110,8 @@ class Votes:
             sums `(num_outputs, batch, output_dim)`.
         """
         share = 1.0 / self.num_outputs if share is None else share
-        couplings = ops.full((1, self.num_inputs, self.num_outputs), share, "float32")
+        # Not `ops.full`, whose value Keras fetches from the device on torch.
+        couplings = share * ops.ones((1, self.num_inputs, self.num_outputs), "float32")
         return couplings, self.sum(share)
 
     def weighted_sum(self, couplings):

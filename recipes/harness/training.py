@@ -13,15 +13,14 @@ import numpy as np
 from export.command import fail, fail_unread
 from harness import checkpoints, distribution, plots, run_folder, settings, tables
 from harness.divergence import Watch
+from harness.executions import take_steps_together
 from harness.feeding import Feed
-from harness.provenance import gpu_name
 from harness.run_folder import Run
 from harness.settings import CapsNetSettings, RunSettings
 from pictures_of import data
 from pictures_of.batches import Batches, Change, stream
 
 BACKENDS = ("tensorflow", "jax", "torch")
-STEPS_ON_GPU = 32  # in one execution
 
 
 def begin(
@@ -157,7 +156,7 @@ def take_epochs(
     else:
         feed, length = Feed(batches, steps, check), None  # it has one of its own
         callbacks = [feed.starting(), *callbacks]
-        _execute_together(model, steps)
+        take_steps_together(model, steps)
     model.fit(
         feed,
         initial_epoch=done,
@@ -169,15 +168,6 @@ def take_epochs(
         callbacks=callbacks,
         verbose="auto" if sys.stdout.isatty() else 2,
     )
-
-
-def _execute_together(model, steps):
-    """Has a GPU take several steps between two looks at the loss, for which it would wait.
-
-    Keras has no such setting on torch.
-    """
-    if gpu_name() is not None and keras.backend.backend() != "torch":
-        model.steps_per_execution = min(STEPS_ON_GPU, steps)
 
 
 def timer() -> keras.callbacks.Callback:
