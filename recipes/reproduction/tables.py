@@ -15,6 +15,7 @@ ALL_ROUTINGS = tuple(f"{name}{NO_DECODER}" for name in ROUTINGS)
 BEST_KNOWN = {
     "mnist": "0.13",
     "distorted_mnist": "0.13",
+    "moved_mnist": "0.13",
     "fashion_mnist": "3.09",
     "moved_fashion_mnist": "3.09",
     "cifar10": "0.5",
@@ -98,6 +99,11 @@ TABLES = {
         "Efficient-CapsNet (Mazzia et al., 2021), trained on distorted digits and moved clothes",
         {"distorted_mnist": ("efficient_capsnet",), "moved_fashion_mnist": ("efficient_capsnet",)},
         {("distorted_mnist", "efficient_capsnet"): "0.26, best 0.16"},
+    ),
+    "moved": Table(
+        "Digits moved by up to two pixels in training, and clothes mirrored, too",
+        {"moved_mnist": ROUTED, "moved_fashion_mnist": ROUTED},
+        {("moved_mnist", "dynamic"): "0.25 (Sabour et al., 2017)"},
     ),
     "routings": Table(
         "All routings on one network, without a decoder",

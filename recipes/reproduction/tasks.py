@@ -12,7 +12,7 @@ from kcaps.metrics import ExactMatch
 from pictures_of import data, distortions, overlaps, robustness, sampling
 from pictures_of.batches import Batches, Change, stream
 
-SHIFT = 2  # pixels that images of clothes are shifted by at most
+SHIFT = 2  # pixels that images are shifted by at most, as by Sabour et al.
 STRENGTH = 0.5  # distortions are half as strong as in distorted_mnist.py
 
 
@@ -65,8 +65,9 @@ def _move(images, mirrored, corners):
     return sampling.placed(images, corners, SHIFT)[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
 
 
-# Images are mirrored or not, and moved by whole pixels.
+# Images are mirrored or not, and moved by whole pixels; digits are not mirrored.
 MIRRORED_AND_SHIFTED = Change(_draw_moves, _move)
+SHIFTED = Change(lambda rng, count: (np.zeros(count, bool), _draw_moves(rng, count)[1]), _move)
 
 
 def overlapping(images: data.Images) -> Task:
@@ -91,6 +92,7 @@ TASKS = {  # names of images, and functions that make a task of them
     "fashion_mnist": ("fashion_mnist", plain),
     "cifar10": ("cifar10", plain),
     "distorted_mnist": ("mnist", distorted),
+    "moved_mnist": ("mnist", lambda images: plain(images, SHIFTED)),
     "moved_fashion_mnist": ("fashion_mnist", lambda images: plain(images, MIRRORED_AND_SHIFTED)),
     "multi_mnist": ("mnist", overlapping),
     "placed_mnist": ("mnist", placed),

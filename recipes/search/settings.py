@@ -99,10 +99,10 @@ def read(description: str) -> Settings:
     """Returns what the command line asks for, with the model's own epochs and batch size."""
     asked = settings.read(Settings, description)
     training.check(asked)
-    if asked.budget == "gpu" and not (asked.model in METHODS and asked.data in methods.PUBLISHED):
+    if asked.budget != "cpu" and not (asked.model in METHODS and asked.data in methods.PUBLISHED):
         names = ", ".join(name for name in data.SHAPES if name in methods.PUBLISHED)
         fail(
-            f"--budget gpu is not for --model {asked.model} on --data {asked.data}: give one of "
+            f"--budget {asked.budget} is not for --model {asked.model} on --data {asked.data}: give one of "
             f"{', '.join(METHODS)} on one of {names}"
         )
     epochs, batch_size = HYPERMODELS[asked.model].defaults(asked)
