@@ -3,8 +3,9 @@
 A cell of a table is a method on a task from one seed. Finished cells are in cells.csv in --output,
 each with its command, commit, machine and date, and are not run again; an interrupted one goes on.
 The checkpoint folder of each cell is left there. --budget gpu has the papers' networks, and hours
-of training; --budget gpu_minutes has them with twenty passes along a cosine. --budget cpu has smaller networks and fewer passes, for minutes on two cores (an hour
-for Efficient-CapsNet): it compares methods with each other, not with the papers.
+of training; gpu_minutes has them too, and twenty passes along a cosine. --budget cpu has smaller
+networks and fewer passes, for minutes on two cores (an hour for Efficient-CapsNet): it compares
+methods with each other, not with the papers.
 """
 
 import dataclasses

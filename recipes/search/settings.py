@@ -102,8 +102,8 @@ def read(description: str) -> Settings:
     if asked.budget != "cpu" and not (asked.model in METHODS and asked.data in methods.PUBLISHED):
         names = ", ".join(name for name in data.SHAPES if name in methods.PUBLISHED)
         fail(
-            f"--budget {asked.budget} is not for --model {asked.model} on --data {asked.data}: give one of "
-            f"{', '.join(METHODS)} on one of {names}"
+            f"--budget {asked.budget} is not for --model {asked.model} on --data {asked.data}: "
+            f"give one of {', '.join(METHODS)} on one of {names}"
         )
     epochs, batch_size = HYPERMODELS[asked.model].defaults(asked)
     return dataclasses.replace(
