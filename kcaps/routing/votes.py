@@ -94,7 +94,7 @@ class Votes:
             if keras.backend.standardize_dtype(kernel.dtype) != "float32":
                 return ops.matmul(flat, kernel) * share
             # With the kernel, the share is one constant in an exported graph.
-            return ops.matmul(flat, kernel * share)
+            return ops.cast(ops.matmul(flat, kernel * share), self.dtype)
         flat_kernel = ops.reshape(self.kernel, (self._fan_in, -1))  # (i·k, j·d)
         sums = ops.reshape(ops.matmul(flat, flat_kernel), (-1, self.num_outputs, self.output_dim))
         return ops.cast(batch_first(sums) * share, self.dtype)
