@@ -34,9 +34,13 @@ def read_arguments() -> argparse.Namespace:
         "--data-dir", default="data", metavar="FOLDER", help="with mnist.npz, fashion_mnist.npz, …"
     )
     parser.add_argument(
-        "--checkpoint", metavar="FOLDER", help="with model.keras and exported ONNX files"
+        "--checkpoint",
+        metavar="FOLDER",
+        help="with a model, and exported ONNX files, for inference (default: one of Table II)",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="jobs whose names begin so")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="names of jobs, or beginnings of them"
+    )
     parser.add_argument("--precision", default="mixed_bfloat16", help="of training")
     parser.add_argument("--epochs", help="of Table II (default: the papers')", **number)
     parser.add_argument("--seeds", default=3, help="of Table II, at last", **number)
@@ -62,14 +66,13 @@ def chosen_jobs(args: argparse.Namespace) -> list:
         quick=args.quick,
     )
     jobs = plan.jobs()
-    for start in args.only or ():
-        if not any(job.name.startswith(start) for job in jobs):
-            fail(f"--only must be beginnings of names, see --list. Received: {start}")
-    return [
-        job
-        for job in jobs
-        if job.name.startswith(tuple(args.only or ("",))) and importlib.util.find_spec(job.backend)
-    ]
+    names, chosen = [job.name for job in jobs], set()
+    for start in args.only or [""]:
+        found = [start] if start in names else [name for name in names if name.startswith(start)]
+        if not found:
+            fail(f"--only must be names of jobs or their beginnings, see --list. Received: {start}")
+        chosen |= set(found)
+    return [job for job in jobs if job.name in chosen and importlib.util.find_spec(job.backend)]
 
 
 def gpu() -> dict[str, str]:

@@ -52,7 +52,8 @@ class Plan:
     Args:
         output: Folder of results.
         data_dir: Folder of `mnist.npz` and the other images.
-        checkpoint: Checkpoint folder with exported files, or None.
+        checkpoint: Checkpoint folder whose model and exported files the inference is timed of, or
+            None for the one that a job of Table II has trained.
         precision: Precision of training.
         epochs: Passes over the images of Table II and of MultiMNIST, or None for the papers'.
         seeds: Seeds of Table II in all.
@@ -85,11 +86,11 @@ class Plan:
 
     def _bench(self, name, backend, sections, *words, **options):
         words = [BENCH, "--only", sections, "--csv", f"{self.output}/{name}/bench.csv", *words]
-        if "memory" not in sections:
-            words += ["--batch-size", "128"] * (not self.quick)
+        if sections != "memory":
+            words += ["--repeats", "1"] if self.quick else ["--batch-size", "128"]
         if sections != "votes":
             words += ["--routings", "l2" if self.quick else ROUTINGS]
-        words += ["--quick", "--repeats", "1"] * self.quick
+        words += ["--quick"] * self.quick
         options = {"alone": True, "seconds": 90.0} | options
         return Job(name, tuple(words), name, backend, **options)
 
@@ -115,7 +116,7 @@ class Plan:
     def _images(self, *names):
         """Returns words that choose images, and the files that these need."""
         if self.quick:
-            return ["--synthetic", "--limit", "200"], ()
+            return ["--synthetic", "--limit", "200", "--precision", self.precision], ()
         words = ["--data-dir", self.data_dir, "--precision", self.precision]
         return words, tuple(f"{self.data_dir}/{name}.npz" for name in names)
 
@@ -151,13 +152,13 @@ class Plan:
 
     def _inferences(self):
         """Returns the jobs that time the same model in each runtime."""
-        folder = self.checkpoint or "--checkpoint"
-        found = []
+        trained = f"{self.output}/table2-mnist-dynamic/mnist/dynamic-0"
+        folder, found = self.checkpoint or trained, []
         for runtime in ("onnxruntime", "jax", "torch"):
             name = f"inference-{runtime}"
             words = [INFERENCE, "--model", folder, "--csv", f"{self.output}/{name}/inference.csv"]
             words += ["--onnx"] * (runtime == "onnxruntime") + ["--quick"] * self.quick
             backend = "jax" if runtime == "onnxruntime" else runtime
-            options = {"alone": True, "seconds": 75.0, "needs": (folder,)}
+            options = {"alone": True, "seconds": 75.0, "needs": (f"{folder}/model.keras",)}
             found.append(Job(name, tuple(words), name, backend, **options))
         return found

@@ -63,9 +63,8 @@ class Campaign:
         waiting = [job for job in self._jobs if not self._is_done(job)]
         try:
             while waiting or self._running:
-                waiting = [job for job in waiting if not self._cannot_begin(job)]
-                while waiting and self._may_begin(waiting[0]):
-                    self._begin(waiting.pop(0))
+                while waiting and self._is_settled(waiting[0]):
+                    waiting.pop(0)
                 self._collect()
                 time.sleep(POLL)
         finally:
@@ -74,12 +73,18 @@ class Campaign:
     def _is_done(self, job):
         return self.rows.get(job.name, {}).get("status") == DONE
 
-    def _cannot_begin(self, job):
-        """Returns whether a job lacks files or time; one that lacks files gets its row."""
+    def _is_settled(self, job):
+        """Begins a job if its turn has come; returns whether there is no more to do for it."""
+        if self._end - GRACE - time.monotonic() < job.least:
+            return True
+        if not self._may_begin(job):
+            return False
+        # Files that an earlier job writes are there by now.
         if missing := [name for name in job.needs if not os.path.exists(name)]:
             self._record(job, LEFT_OUT, f"needs {missing[0]}")
-            return True
-        return self._end - GRACE - time.monotonic() < job.least
+        else:
+            self._begin(job)
+        return True
 
     def _may_begin(self, job):
         running = [other for other, *_ in self._running.values()]

@@ -1,5 +1,6 @@
 """Gradients, steps, waiting, memory and the machine's name, which differ between backends."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -115,6 +116,15 @@ def inference_function(model):
 def compiling_threads():
     """Returns how many programs to compile at a time, which pays where XLA compiles for a GPU."""
     return min(8, os.cpu_count()) if BACKEND == "jax" else 1
+
+
+def full_precision():
+    """Returns a context in which JAX multiplies float32 matrices in float32 on a GPU, too."""
+    if BACKEND == "jax":
+        import jax
+
+        return jax.default_matmul_precision("highest")
+    return contextlib.nullcontext()
 
 
 def use_tensor_cores():

@@ -116,9 +116,6 @@ def measure_onnx(args, batches, records):
 
     from export import runtime
 
-    paths = sorted(args.model.glob("*.onnx"))
-    if not paths:
-        fail(f"{args.model} holds no ONNX file: export one with `python -m export.onnx`")
     provider = "cpu" if args.quick else "cuda"
     name = f"ONNX Runtime {onnxruntime.__version__}, {provider}"
     try:
@@ -129,6 +126,9 @@ def measure_onnx(args, batches, records):
         records.write()
         print(f"{name}: {error} Available: {available}.")
         return
+    paths = sorted(args.model.glob("*.onnx"))
+    if not paths:
+        fail(f"{args.model} holds no ONNX file: export one with `python -m export.onnx`")
     args.threads = 1
     measure(onnx_rows(paths, provider, batches), name, args, records)
 
@@ -137,11 +137,11 @@ def main():
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     program.set_up()
     args = read_arguments()
+    import keras
     from device import BACKEND, compiling_threads, gpu_name, use_tensor_cores, versions
     from records import Records
 
     from export.checkpoint import CheckpointError, load
-    from export.inference import inference_model
 
     batches = BATCHES[:2] if args.quick else BATCHES
     args.calls, args.threads = 10 if gpu_name() else 1, compiling_threads()
@@ -150,10 +150,11 @@ def main():
     if args.onnx:
         return measure_onnx(args, batches, records)
     try:
-        model = inference_model(load(args.model).model)
+        model = load(args.model).model
     except CheckpointError as error:
         fail(error)
     use_tensor_cores()
+    model = keras.Model(model.input, model.output)  # without what is for training alone
     measure(keras_rows(model, args.precisions, batches), BACKEND, args, records)
 
 

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from device import gpu_name, gradient_function, inference_function, step_function
+from device import full_precision, gpu_name, gradient_function, inference_function, step_function
 from keras import ops
 from textbook import TextbookCaps, squash
 
@@ -55,12 +55,13 @@ def difference_to_textbook(num_inputs):
     """
     ours, textbook = (make_layer("dynamic", num_inputs), make_layer("textbook", num_inputs))
     textbook.kernel.assign(ours.kernel)
-    pairs = zip(
-        *(keras.tree.flatten(layer_call(layer, 8)()) for layer in (ours, textbook)), strict=True
-    )
-    pairs = [tuple(map(ops.convert_to_numpy, pair)) for pair in pairs]
+    with full_precision():
+        pairs = zip(
+            *(keras.tree.flatten(layer_call(layer, 8)()) for layer in (ours, textbook)), strict=True
+        )
+        pairs = [tuple(map(ops.convert_to_numpy, pair)) for pair in pairs]
     difference = np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs])
-    tolerance = 1e-4 if gpu_name() is None else 1e-2  # GPUs multiply matrices in TF32
+    tolerance = 1e-4 if gpu_name() is None else 1e-2  # TensorFlow multiplies in TF32
     if not difference <= tolerance:
         raise RuntimeError(
             "The textbook layer and kcaps' dynamic routing do not compute the same: they differ "

@@ -186,6 +186,33 @@ def test_stored_votes_route_as_factored_ones(benchmarks, rng, way):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_a_job_may_need_what_another_makes(benchmarks, tmp_path):
+    made = tmp_path / "made"
+    jobs = [
+        job("makes", f"import time; time.sleep(0.5); {writes(made, 'm')}"),
+        job("needs", writes(made, "n"), needs=(str(made),), alone=True),
+    ]
+    rows = run(tmp_path / "out", jobs)
+    assert rows["needs"]["status"] == "done" and made.read_text() == "mn"
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("precision", ("float16", "bfloat16"))
+def test_a_model_in_half_precision_has_the_same_weights(benchmarks, rng, precision):
+    from device_inference import with_precision
+
+    from kcaps.models import capsnet
+
+    sizes = {"filters": 4, "num_primary_capsules": 2, "decoder_units": None}
+    model = capsnet((28, 28, 1), 3, **sizes)
+    half = with_precision(model, precision)
+    assert {str(variable.dtype) for variable in half.weights} == {precision}
+    images = rng.integers(256, size=(4, 28, 28, 1)).astype("float32")
+    lengths = [keras.ops.convert_to_numpy(net(images)).astype("float32") for net in (model, half)]
+    np.testing.assert_allclose(*lengths, atol=0.02)
+    assert np.abs(lengths[0]).max() > 0.02
+
+
 def test_termination_ends_the_jobs(tmp_path):
     """A job is a session of its own, and would outlive a campaign that just ends."""
     words = ["--quick", "--output", tmp_path, "--only", "bench-jax"]
