@@ -32,6 +32,9 @@ def read_arguments():
     parser.add_argument("--batch-size", help="of layer and step (default: 64)", **size)
     parser.add_argument("--repeats", help="runs of each row (default: 11)", **size)
     parser.add_argument("--calls", help="calls of a run (default: 1; 10 on a GPU)", **size)
+    parser.add_argument(
+        "--threads", help="programs compiled at once (default: JAX up to 8)", **size
+    )
     program.add_names(parser, "--only", SECTIONS, "SECTION,...", "tables to print")
     program.add_names(parser, "--routings", ROUTINGS, "NAME,...", "rows of layer, step and memory")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of all rows")
@@ -51,8 +54,8 @@ def read_arguments():
     args = parser.parse_args()
     sizes = QUICK if args.quick else REFERENCE
     on_gpu = gpu_name() is not None
-    args = argparse.Namespace(**{"calls": 10 if on_gpu else 1} | sizes | vars(args))
-    args.threads = compiling_threads()
+    defaults = {"calls": 10 if on_gpu else 1, "threads": compiling_threads()}
+    args = argparse.Namespace(**defaults | sizes | vars(args))
     args.num_inputs = POSITIONS * args.types
     args.targets = (
         sizes is REFERENCE
