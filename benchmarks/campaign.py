@@ -42,7 +42,7 @@ def read_arguments() -> argparse.Namespace:
         "--only", nargs="+", metavar="NAME", help="names of jobs, or beginnings of them"
     )
     parser.add_argument("--precision", default="mixed_bfloat16", help="of training")
-    parser.add_argument("--epochs", help="of Table II (default: the papers')", **number)
+    parser.add_argument("--epochs", help="of Table II (default: 20)", **number)
     parser.add_argument("--seeds", default=3, help="of Table II, at last", **number)
     parser.add_argument("--parallel", default=3, help="trainings at once", **number)
     parser.add_argument("--archive", type=pathlib.Path, help="a .tar.gz of all small results")

@@ -55,7 +55,7 @@ class Plan:
         checkpoint: Checkpoint folder whose model and exported files the inference is timed of, or
             None for the one that a job of Table II has trained.
         precision: Precision of training.
-        epochs: Passes over the images of Table II and of MultiMNIST, or None for the papers'.
+        epochs: Passes over the training images, or None for those of the budget `gpu_minutes`.
         seeds: Seeds of Table II in all.
         quick: Whether all sizes are tiny.
     """
@@ -71,10 +71,14 @@ class Plan:
     def jobs(self) -> list[Job]:
         """Returns all jobs, those of most value first."""
         trained = [(task, name) for name in METHODS for task in ("mnist", "fashion_mnist")]
+        moved = [("moved_mnist", "mnist"), ("moved_fashion_mnist", "fashion_mnist")]
         on_cifar10 = [("cifar10", name) for name in ON_CIFAR10]
+        first, later = self._benches()
         return [
-            *self._benches(),
+            *first,
             *(self._cell(task, name) for task, name in trained),
+            *(self._moved(*task, name) for name in ("dynamic", "l2") for task in moved),
+            *later,
             *self._memories(),
             *(self._cell(*pair) for pair in on_cifar10),
             *self._inferences(),
@@ -95,13 +99,14 @@ class Plan:
         return Job(name, tuple(words), name, backend, **options)
 
     def _benches(self):
-        """Returns the jobs that time layers, steps and votes."""
+        """Returns the jobs that time layers, steps and votes, and those for half precision."""
         half = ("--precision", "mixed_bfloat16")
         return [
             self._bench("bench-jax", "jax", "layer,step"),
-            self._bench("bench-jax-bfloat16", "jax", "step,layer", *half),
             self._bench("votes-jax", "jax", "votes"),
             self._bench("bench-torch", "torch", "layer,step,votes"),
+        ], [
+            self._bench("bench-jax-bfloat16", "jax", "step,layer", *half),
             self._bench("votes-jax-bfloat16", "jax", "votes", *half),
             self._bench("bench-torch-bfloat16", "torch", "step,layer,votes", *half),
         ]
@@ -129,10 +134,9 @@ class Plan:
 
     def _reproduce(self, table, task, method, seeds, epochs, **options):
         words = [REPRODUCE, table, "--tasks", task, "--methods", method, "--seeds", str(seeds)]
-        words += ["--budget", "cpu" if self.quick else "gpu"]
+        words += ["--budget", "cpu" if self.quick else "gpu_minutes"]
         words += ["--epochs", str(1 if self.quick else epochs)] * bool(self.quick or epochs)
-        images = "mnist" if task == "multi_mnist" else task
-        return self._study(words=words, images=images, **options)
+        return self._study(words=words, **({"images": task} | options))
 
     def _cell(self, task, method, seeds=1):
         folder = f"table2-{task}-{method}"
@@ -140,10 +144,13 @@ class Plan:
         options = {"name": name, "folder": folder, "seconds": 240.0 * seeds}
         return self._reproduce("table2", task, method, seeds, self.epochs, **options)
 
+    def _moved(self, task, images, method):
+        options = {"name": f"{task}-{method}", "images": images}
+        return self._reproduce("moved", task, method, 1, self.epochs, **options)
+
     def _multi_mnist(self, method):
-        # The papers' 475 passes are 200,000 steps, which take longer than all the rest.
-        name, epochs = f"multi_mnist-{method}", self.epochs or 40
-        return self._reproduce("multi_mnist", "multi_mnist", method, 1, epochs, name=name)
+        options = {"name": f"multi_mnist-{method}", "images": "mnist"}
+        return self._reproduce("multi_mnist", "multi_mnist", method, 1, self.epochs, **options)
 
     def _baselines(self, name, model, seeds):
         words = [BASELINES, "--data", "cifar10", "--models", model, "--seeds", str(seeds)]

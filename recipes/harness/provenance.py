@@ -25,13 +25,16 @@ def here() -> dict[str, str]:
 
 
 def commit(mark: str = "+") -> str:
-    """Returns the commit's short name, with a mark where files differ; nothing without git."""
+    """Returns the commit's short name, with a mark where files differ.
+
+    Without git it is what the environment variable `KCAPS_COMMIT` says, or nothing.
+    """
     folder = str(pathlib.Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", f"--dirty={mark}", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return os.environ.get("KCAPS_COMMIT", "")
 
 
 def machine() -> str:
