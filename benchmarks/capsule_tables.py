@@ -113,25 +113,26 @@ def print_peak(args):
 
 def votes_section(args):
     """Prints the speed of factored and of stored votes, in training and in inference."""
-    lines = []
+    rows, lines = {}, []
     for batch, num_inputs in args.votes:
         routings = {"factored": "dynamic"} | {f"stored, {way}": StoredVotes(way) for way in WAYS}
-        layers = {name: make_layer(routing, num_inputs) for name, routing in routings.items()}
-        for what, call in (("training", layer_call), ("inference", layer_inference)):
-            rows = {name: call(layer, batch) for name, layer in layers.items()}
-            seconds = interleaved(rows, args.repeats, args.calls, args.threads)
-            for name, values in seconds.items():
-                ratio = np.median(values / seconds["factored"])
-                args.records.add(
-                    "votes",
-                    f"{name}, {what}",
-                    quartiles(values),
-                    batch_size=batch,
-                    num_inputs=num_inputs,
-                    of_factored=f"{ratio:.4f}",
-                )
-                sizes = str(batch), str(num_inputs)
-                lines.append((what, *sizes, name, *milliseconds(values), f"{ratio:.3f}"))
+        for name, routing in routings.items():
+            layer = make_layer(routing, num_inputs)
+            rows["training", batch, num_inputs, name] = layer_call(layer, batch)
+            rows["inference", batch, num_inputs, name] = layer_inference(layer, batch)
+    seconds = interleaved(rows, args.repeats, args.calls, args.threads)
+    for (what, batch, num_inputs, name), values in seconds.items():
+        ratio = np.median(values / seconds[what, batch, num_inputs, "factored"])
+        args.records.add(
+            "votes",
+            f"{name}, {what}",
+            quartiles(values),
+            batch_size=batch,
+            num_inputs=num_inputs,
+            of_factored=f"{ratio:.4f}",
+        )
+        line = (what, str(batch), str(num_inputs), name)
+        lines.append((*line, *milliseconds(values), f"{ratio:.3f}"))
     table(
         f"Dynamic routing from factored and from stored votes: {INPUT_DIM} → {NUM_CLASSES} × "
         f"{OUTPUT_DIM} components",
