@@ -187,7 +187,8 @@ def _missing(error):
     """Returns what to do about a package or backend that cannot be imported, or None."""
     backend = os.environ.get("KERAS_BACKEND")
     if isinstance(error, ValueError) and str(error).startswith("Unable to import backend"):
-        return f"KERAS_BACKEND must be 'tensorflow', or unset. Received: {backend!r}"
+        known = "'tensorflow', 'jax' or 'torch', or unset"
+        return f"KERAS_BACKEND must be {known}. Received: {backend!r}"
     if not isinstance(error, ImportError):
         return None
     module = (error.name or _module_on(error.__traceback__)).split(".")[0]

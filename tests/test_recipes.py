@@ -12,7 +12,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import exporting
 from export import command
@@ -21,6 +20,7 @@ from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
 from pictures_of import data
+from pictures_of.batches import Change
 from programs import OFFLINE, RECIPES, refused
 
 
@@ -119,7 +119,7 @@ def test_resume_without_a_run_starts_one_and_repeats_a_finished_one(monkeypatch,
     assert after | {"training_seconds": 0} == json.loads(before) | {"training_seconds": 0}
 
 
-def fit_tiny(monkeypatch, output, callback=None, augment=None):
+def fit_tiny(monkeypatch, output, callback=None, change=None):
     """A run of two epochs with something that happens in the second; returns its arguments."""
 
     def spoilt(*arguments):
@@ -133,7 +133,7 @@ def fit_tiny(monkeypatch, output, callback=None, augment=None):
     image = keras.Input(images.shape)
     model = keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), metrics=["accuracy"])
-    training.train(model, images, settings.run, augment)
+    training.train(model, images, settings.run, change)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
@@ -181,10 +181,10 @@ def test_saving_again_makes_no_optimizer(monkeypatch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
-def diverge(monkeypatch, output, capsys, callback=None, augment=None):
+def diverge(monkeypatch, output, capsys, callback=None, change=None):
     """A run that stops in its second epoch; returns its one line, and checks what it leaves."""
     with pytest.raises(SystemExit) as stop:
-        fit_tiny(monkeypatch, output, callback, augment)
+        fit_tiny(monkeypatch, output, callback, change)
     assert stop.value.code == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "what was saved before is still there" in message.lower()
@@ -197,11 +197,17 @@ def diverge(monkeypatch, output, capsys, callback=None, augment=None):
 
 
 def test_nan_is_reported_where_it_enters(monkeypatch, tmp_path, capsys):
-    def augment(images, seed):  # 54 images, batches of 16: steps 3 to 5 are of the second epoch
-        spoilt = tf.tensor_scatter_nd_update(images, [[2, 7, 7, 0], [5, 0, 0, 0]], [np.nan, np.inf])
-        return tf.where(seed[1] == 4, spoilt, images)
+    def spoil(images, draws):
+        images = images.astype("float32")
+        if 0.25 in draws:
+            images[2, 7, 7, 0], images[5, 0, 0, 0] = np.nan, np.inf
+        return images
 
-    message = diverge(monkeypatch, tmp_path / "run", capsys, augment=augment)
+    def draw(rng, count):  # 54 images, batches of 16: steps 3 to 5 are of the second epoch
+        is_step_4 = rng.random() == np.random.default_rng([0, 1, 4]).random()
+        return (np.full(count, 0.25 if is_step_4 else 0.5),)
+
+    message = diverge(monkeypatch, tmp_path / "run", capsys, change=Change(draw, spoil))
     assert "2 of 16 images hold NaN or infinity: step 4, epoch 2, batch 2 of 3" in message
     assert "images 2 5 of the batch" in message and "goes on after 1 epochs" in message
 
@@ -457,15 +463,15 @@ def test_a_missing_package_is_named(tmp_path, module, package, program, argument
 
 
 @pytest.mark.parametrize(
-    ("backend", "blocked", "message"),
+    ("recipe", "backend", "blocked", "message"),
     [
-        ("jax", "", "this recipe's KERAS_BACKEND must be 'tensorflow', or unset. Received: 'jax'"),
-        ("nonsense", "", "KERAS_BACKEND must be 'tensorflow', or unset. Received: 'nonsense'"),
-        ("torch", "torch", "KERAS_BACKEND is 'torch', which cannot be imported: unset it, or"),
+        ("tune", "jax", "", "KERAS_BACKEND must be 'tensorflow', or unset. Received: 'jax'"),
+        ("digits", "nonsense", "", "'jax' or 'torch', or unset. Received: 'nonsense'"),
+        ("digits", "torch", "torch", "KERAS_BACKEND is 'torch', which cannot be imported: unset"),
     ],
 )
-def test_another_backend(tmp_path, backend, blocked, message):
-    assert message in without(tmp_path, blocked, "recipes/digits.py", KERAS_BACKEND=backend)
+def test_another_backend(tmp_path, recipe, backend, blocked, message):
+    assert message in without(tmp_path, blocked, f"recipes/{recipe}.py", KERAS_BACKEND=backend)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import onnx_outputs
 from exporting import recipe_here as recipe
-from programs import RECIPES, rows
+from programs import RECIPES, rows, take
 
 pytestmark = pytest.mark.tensorflow
 QUICK = ("--data", "digits", "--limit", 400)
@@ -178,11 +178,18 @@ def test_too_few_images_and_bad_arguments(tmp_path):
 
 def test_the_published_order():
     """Places of the first published MNIST images, whose labels there are 5, 0, 4, 1 and 9."""
-    from pictures_of.data import _published_order
+    import tensorflow as tf
 
-    order = _published_order(60_000)
-    assert order[:5].tolist() == [34_387, 44_061, 55_295, 41_320, 25_019]
-    np.testing.assert_array_equal(np.sort(order), np.arange(60_000))
+    from pictures_of import sources
+
+    places = tf.range(60_000)
+    images, labels = sources._in_published_order("train", {"image": places, "label": -places})
+    assert images[:5].tolist() == [34_387, 44_061, 55_295, 41_320, 25_019]
+    np.testing.assert_array_equal(np.sort(images), np.arange(60_000))
+    np.testing.assert_array_equal(labels, -images)
+    numbered = {"image": places[:3], "label": places[:3], "id": tf.constant(["b", "c", "a"])}
+    images, labels = sources._in_published_order("train", numbered)
+    assert images.tolist() == labels.tolist() == [2, 0, 1]
 
 
 def test_distorted_digits():

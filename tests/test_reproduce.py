@@ -10,7 +10,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import exporting
 from export import checkpoint
@@ -111,8 +110,8 @@ def test_schedules(small):
 
 def test_clothes_are_mirrored_and_shifted(rng):
     image = rng.integers(1, 255, size=(6, 5, 1)).astype("float32")
-    batch = tf.constant(np.repeat(image[None], 200, axis=0))
-    found = tasks.mirrored_and_shifted(batch, (1, 2)).numpy()
+    batch, change = np.repeat(image[None], 200, axis=0), tasks.MIRRORED_AND_SHIFTED
+    found = change.apply(batch, *change.draw(np.random.default_rng(1), 200))
     padded = [np.pad(x, [(2, 2), (2, 2), (0, 0)]) for x in (image, image[:, ::-1])]
     possible = [
         x[row : row + 6, column : column + 5]
@@ -123,8 +122,12 @@ def test_clothes_are_mirrored_and_shifted(rng):
     matches = [[np.array_equal(x, y) for y in possible] for x in found]
     assert np.all(np.sum(matches, 1) == 1)  # each is one of the 50
     assert np.sum(matches, 0).astype(bool).sum() > 40  # 49 expected
-    again = tasks.mirrored_and_shifted(batch, (1, 2)).numpy()
+    again = change.apply(batch, *change.draw(np.random.default_rng(1), 200))
     np.testing.assert_array_equal(found, again)
+    change = tasks.SHIFTED
+    found = change.apply(batch, *change.draw(np.random.default_rng(1), 200))
+    matches = np.sum([[np.array_equal(x, y) for y in possible] for x in found], 0)
+    assert matches[:25].all() and not matches[25:].any()  # digits are not mirrored
 
 
 def test_table(small, tmp_path, monkeypatch):

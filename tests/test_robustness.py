@@ -104,7 +104,7 @@ def test_digits_at_random_places(rng):
         corners.append((row, column))
     assert np.ptp(corners, axis=0).tolist() == [12, 12] and len(set(corners)) > 70
     for one, two in zip(
-        batches[3:], take(robustness.placed(images, labels, 4, 16, start=3), 2), strict=True
+        batches[3:], take(robustness.placed(images, labels, 4, 16), 2, start=3), strict=True
     ):
         for expected, received in zip(one, two, strict=True):
             np.testing.assert_array_equal(received, expected)
