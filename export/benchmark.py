@@ -118,6 +118,7 @@ def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
     import tensorflow as tf
 
     from export import runtime
+    from export.half import half_dtypes
 
     _, fixed, metadata = runtime.read(onnx_path)
     runtime.check_unchanged(onnx_path)
@@ -136,10 +137,16 @@ def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
         return [value.numpy() for value in served(image=image).values()]
 
     used = session.get_providers()[0].removesuffix("ExecutionProvider")
+    # Keras and the SavedModel compute in the precision of the user's layers, the file in its own.
+    own = " and ".join(half_dtypes(model)) or "float32"
     return {
         f"ONNX Runtime, {used}, {metadata['precision']}": _bound(session, provider),
-        "TensorFlow, SavedModel": lambda batch: functools.partial(serve, tf.constant(batch)),
-        "Keras, predict_on_batch": lambda batch: functools.partial(model.predict_on_batch, batch),
+        f"TensorFlow, SavedModel, {own}": lambda batch: functools.partial(
+            serve, tf.constant(batch)
+        ),
+        f"Keras, predict_on_batch, {own}": lambda batch: functools.partial(
+            model.predict_on_batch, batch
+        ),
     }
 
 

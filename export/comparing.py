@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from export.command import first_line
+from export.half import Half, half_dtypes
 from export.images import Images
-from export.parity import BATCH_SIZES, Comparison, compare, wider
+from export.parity import BATCH_SIZES, Comparison, class_output, compare, wider
+from export.reference import Reference
 from export.variation import steady_outputs
 
 
 def compare_model(
-    reference: keras.Model,
+    reference: Reference,
     candidate: Callable,
     test_images: Images,
     tolerance: float,
@@ -22,11 +23,14 @@ def compare_model(
 ) -> Comparison:
     """Compares an exported file with the Keras model that it should compute.
 
+    If that is a float32 copy of a model in half precision, the model is computed beside it on the
+    same images: the accuracy before the export is that of the model.
+
     Random images may lie outside of what a model was made for, so that all its outputs are at
     their limits: an output is called steady on them only if it is steady on darker ones, too.
 
     Args:
-        reference: The Keras model, of `export.inference.inference_model`.
+        reference: The Keras model, as an `export.reference.Reference`.
         candidate: Function from images to a dict of arrays: the exported file.
         test_images: The `export.images.Images` to compare on.
         tolerance, batch_sizes, same_classes: As for `export.parity.compare`; a wider tolerance is
@@ -36,10 +40,14 @@ def compare_model(
         ValueError: if the model itself cannot be computed on the images.
         ParityError: if the names or shapes of the outputs differ, or the file does not run.
     """
-    run = _runner(reference, test_images)
-    images = test_images.test.astype(reference.inputs[0].dtype)
-    tolerance, labels = wider(tolerance, reference), test_images.labels
-    comparison = compare(run, candidate, images, tolerance, labels, batch_sizes, same_classes)
+    run = _runner(reference.model, test_images)
+    both = _Both(run, reference.original and _runner(reference.original, test_images))
+    images = test_images.test.astype(reference.model.inputs[0].dtype)
+    tolerance, labels = wider(tolerance, reference.model), test_images.labels
+    comparison = compare(both, candidate, images, tolerance, labels, batch_sizes, same_classes)
+    if reference.original is not None:
+        outcome = both.outcome(" and ".join(half_dtypes(reference.original)), labels, len(images))
+        comparison = dataclasses.replace(comparison, accuracy_before=outcome.accuracy, half=outcome)
     if test_images.is_random and comparison.steady:
         both = np.concatenate([images, darker(images)])
         size = batch_sizes[-1]
@@ -49,6 +57,50 @@ def compare_model(
         }
         comparison = dataclasses.replace(comparison, steady=steady_outputs(outputs, both))
     return comparison
+
+
+class _Both:
+    """A model in float32, and the model in half precision that it was copied from, if any.
+
+    It gives the outputs of the former, and keeps what their difference is told by.
+    """
+
+    def __init__(self, run, run_original):
+        self._run, self._run_original = run, run_original
+        self._differences, self._classes = [], []
+
+    def __call__(self, images):
+        outputs = self._run(images)
+        if self._run_original is not None:
+            before = self._run_original(images)
+            self._differences += [_difference(before[name], x) for name, x in outputs.items()]
+            name = class_output(outputs)
+            if name is not None:
+                self._classes.append([x[name].argmax(-1) for x in (before, outputs)])
+        return outputs
+
+    def outcome(self, dtype, labels, count):
+        """Returns the `Half` of the last `count` images, whose batches came last."""
+        known = {"dtype": dtype, "difference": max(self._differences), "images": count}
+        if not self._classes:
+            return Half(**known)
+        before, after = np.concatenate(self._classes, axis=1)[:, -count:]
+        known["changed"] = int(np.sum(before != after))
+        if labels is None:
+            return Half(**known)
+        is_right, is_right_after = before == labels, after == labels
+        return Half(
+            **known,
+            gained=int(np.sum(is_right_after & ~is_right)),
+            lost=int(np.sum(is_right & ~is_right_after)),
+            accuracy=float(np.mean(is_right)),
+        )
+
+
+def _difference(one, other):
+    """Returns the largest difference of two arrays, as a share of the largest value beyond 1."""
+    one, other = (np.asarray(x).astype("float64") for x in (one, other))
+    return float(np.abs(one - other).max() / max(1.0, np.abs(other).max()))
 
 
 def darker(images: np.ndarray) -> np.ndarray:

@@ -99,11 +99,11 @@ class Onnx(Target):
             proto = precision.to_float16(proto)
             job.done("float16", "convolutions and products in half precision")
         elif self.precision == "int8":
-            pixels = job.test_images.calibration.astype(job.reference.inputs[0].dtype)
+            pixels = job.test_images.calibration.astype(job.reference.model.inputs[0].dtype)
             proto = precision.to_int8(proto, pixels, job.path.parent)
             job.done("int8", f"convolutions, ranges from {len(pixels)} training images")
         metadata = self._metadata(job.checkpoint)
-        graph.finish(proto, list(job.reference.output), self.batch_size, metadata)
+        graph.finish(proto, list(job.reference.model.output), self.batch_size, metadata)
         job.done("check", graph.check(proto))
         onnx.save(proto, job.path)
 

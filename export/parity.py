@@ -10,6 +10,7 @@ import numpy as np
 from export import variation
 from export.command import first_line
 from export.errors import ParityError
+from export.half import Half, half_dtypes
 from kcaps.routing import EMRouting
 
 BATCH_SIZES = (1, 7, 64)
@@ -55,13 +56,16 @@ class Comparison:
     """The outcome of a comparison: a list of `Row`, and the steady outputs of the model.
 
     The accuracies are the shares of the test images that Keras and the file classify rightly, or
-    None.
+    None. Where the file was exported from a float32 copy of a model in half precision, the rows
+    are differences to that copy, `accuracy_before` is that of the model itself, and `half` tells
+    how the two differ.
     """
 
     rows: list
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     steady: tuple = ()
+    half: Half | None = None
 
     @property
     def largest_difference(self) -> float:
@@ -74,8 +78,11 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        """Lines on what makes the comparison say little; none for a normal model."""
-        return [variation.warning(self.steady)] if self.steady else []
+        """Lines on what a user should look at: steady outputs, and another accuracy in float32."""
+        lines = [variation.warning(self.steady)] if self.steady else []
+        if self.half is not None and self.half.warning is not None:
+            lines.append(self.half.warning)
+        return lines
 
     @property
     def differences(self) -> str:
@@ -90,7 +97,8 @@ class Comparison:
         text = self.differences
         if self.accuracy_before is not None:
             before, after = 100 * self.accuracy_before, 100 * self.accuracy_after
-            text += f", test accuracy {before:.2f} % before, {after:.2f} % after"
+            dtype = f" (Keras in {self.half.dtype})" if self.half is not None else ""
+            text += f", test accuracy {before:.2f} % before{dtype}, {after:.2f} % after"
         return text
 
     def verify(self) -> None:
@@ -114,10 +122,9 @@ def wider(tolerance: float, model: keras.Model) -> float:
     That is so in half precision, and with EM routing: its exponents are squares divided by small
     variances, of whose rounding the softmax makes more.
     """
-    layers = list(_layers(model))
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers):
+    if half_dtypes(model):
         return max(tolerance, HALF_TOLERANCE)
-    if any(isinstance(getattr(layer, "routing", None), EMRouting) for layer in layers):
+    if any(isinstance(getattr(layer, "routing", None), EMRouting) for layer in _layers(model)):
         return max(tolerance, EM_TOLERANCE)
     return tolerance
 
@@ -182,13 +189,22 @@ def compare(
     largest = {name: np.abs(value.astype("float64")).max() for name, value in expected.items()}
     rows = [row for output in outputs for row in _rows(*output, tolerance, largest)]
     steady = variation.steady_outputs(expected, images)
-    name = "class_lengths" if "class_lengths" in expected else next(iter(expected))
-    if expected[name].ndim != 2:
+    name = class_output(expected)
+    if name is None:
         return Comparison(rows, steady=steady)
     before, after = (x[name].argmax(-1) for x in (expected, received))
     rows.append(_class_row(expected[name], before, after, tolerance, same_classes))
     shares = (None, None) if labels is None else [np.mean(x == labels) for x in (before, after)]
     return Comparison(rows, *(x if x is None else float(x) for x in shares), steady)
+
+
+def class_output(outputs: dict) -> str | None:
+    """Returns the name of the output of classes, or None where there is none.
+
+    It is `class_lengths`, or else the output that comes first, and a matrix.
+    """
+    name = "class_lengths" if "class_lengths" in outputs else next(iter(outputs))
+    return name if outputs[name].ndim == 2 else None
 
 
 def _class_row(values, before, after, tolerance, same_classes):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import keras
 
     from export.parity import Comparison
+    from export.reference import Reference
 
 _CHECKPOINT_FILES = ("model.keras", "run.json", "report.json", "history.csv", "backup")
 
@@ -27,14 +28,14 @@ class Job:
     """One export on its way: the model, the images, and the steps that are done.
 
     Args:
-        reference: The Keras model that the file must compute.
+        reference: The Keras model that the file must compute, an `export.reference.Reference`.
         test_images: The images to compare on.
         checkpoint: The checkpoint of the model, or None.
         path: Path to write to, in a folder that is removed at the end.
         show: Function of one line of text, called after each step, or None.
     """
 
-    reference: "keras.Model"
+    reference: "Reference"
     test_images: Images
     checkpoint: Checkpoint | None
     path: pathlib.Path
@@ -70,7 +71,7 @@ class Target:
         raise NotImplementedError
 
     def compare(self, job: Job) -> "Comparison":
-        """Opens what was written, and compares it with `job.reference`.
+        """Opens what was written, and compares it with the model of `job.reference`.
 
         Raises:
             ParityError: if it does not load or does not compute the same.
@@ -90,6 +91,10 @@ class Target:
     def folds_scales(self) -> bool:
         """Tells whether the scales of pixels may be multiplied into kernels."""
         return True
+
+    def keeps_half_precision(self) -> bool:
+        """Tells whether layers in half precision stay so; otherwise, they are copied to float32."""
+        return False
 
     def default_path(self, checkpoint: Checkpoint) -> pathlib.Path:
         """Returns where the export of a checkpoint lies, unless its user says otherwise."""
@@ -111,25 +116,25 @@ class Target:
 
         `export.onnx.export_onnx` explains the arguments.
         """
-        from export.fold import fold
-        from export.inference import inference_model
+        from export.reference import Reference
 
         path = pathlib.Path(path)
         self.refuse(path)
-        reference = inference_model(model, self.with_decoder)
-        test_images = images.choose(test_images, checkpoint, reference.inputs[0])
+        reference = Reference.of(model, self.with_decoder, not self.keeps_half_precision())
+        test_images = images.choose(test_images, checkpoint, reference.model.inputs[0])
         self.refuse_images(test_images)
         companions = self.companions(path, checkpoint)
         places = [path, report_path(path), *companions]
         with files.aside(places, self.overwrite) as folder:
             job = Job(reference, test_images, checkpoint, folder / self.file_name, on_step)
-            job.folded, lines = fold(reference, scales=self.folds_scales())
-            job.done("fold", "; ".join(lines) or "nothing to multiply into kernels")
+            self._fold(job)
             self.write(job)
             comparison = self.compare(job)
             steady = ", ".join(output.output for output in comparison.steady)
             steady = f"; hardly varied: {steady}" if steady else ""
             job.done("compare", f"{test_images}, {comparison.differences}{steady}")
+            if comparison.half is not None:
+                job.done("half", str(comparison.half))
             report = Report(job.steps, comparison, str(test_images), self.describe(job))
             texts = [report.json(), *(text(job.path) for text in companions.values())]
             made = [job.path, *(folder / f"text{number}" for number in range(len(texts)))]
@@ -137,6 +142,21 @@ class Target:
                 file.write_text(text, encoding="utf-8")
             files.put(dict(zip(places, made, strict=True)), folder)
         return report
+
+    def _fold(self, job):
+        """Multiplies into kernels what may be, after the step to float32 if there was one."""
+        from export.fold import fold
+        from export.half import half_dtypes
+
+        if job.reference.original is not None:
+            found = " and ".join(half_dtypes(job.reference.original))
+            job.done("float32", f"layers that Keras computes in {found} are exported in float32")
+        kept = half_dtypes(job.reference.model)
+        if kept:  # products of kernels would be rounded once more, or once less
+            job.folded, lines = job.reference.model, [f"nothing, in {' and '.join(kept)}"]
+        else:
+            job.folded, lines = fold(job.reference.model, scales=self.folds_scales())
+        job.done("fold", "; ".join(lines) or "nothing to multiply into kernels")
 
 
 def export_checkpoint(

@@ -37,12 +37,14 @@ class Report:
 
     def json(self) -> str:
         before, after = self.comparison.accuracy_before, self.comparison.accuracy_after
+        half = self.comparison.half
         content = {
             **self.about,
             "largest_difference": self.largest_difference,
             "largest_relative_difference": self.largest_relative_difference,
             "warnings": self.warnings,
             "accuracy": None if before is None else {"before": before, "after": after},
+            "half_precision": half and dataclasses.asdict(half),
             "images": self.images,
             "comparison": [dataclasses.asdict(row) for row in self.rows],
             "steps": self.steps,

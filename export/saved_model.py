@@ -74,6 +74,9 @@ class SavedModel(pipeline.Target):
         if os.path.lexists(path) and not (path / "saved_model.pb").is_file():
             raise ValueError(f"{path} exists and is not a SavedModel. Give another output folder.")
 
+    def keeps_half_precision(self):
+        return True  # TensorFlow computes what Keras does, to the last bit on the same machine
+
     def write(self, job):
         import keras
         import tensorflow as tf
@@ -105,10 +108,12 @@ class SavedModel(pipeline.Target):
 
     def describe(self, job):
         import kcaps
+        from export.half import half_dtypes
 
         return {
             "format": "saved_model",
             "kcaps": kcaps.__version__,
+            "precision": " and ".join(half_dtypes(job.reference.model)) or "float32",
             "tolerance": self.tolerance,
             "checkpoint_sha256": job.checkpoint and job.checkpoint.sha256,
         }

@@ -33,10 +33,21 @@ def summarize(folder: str | os.PathLike) -> str:
         report = json.loads(onnx_report.read_text())
         difference = _number(report, "largest_difference", sys.float_info.max)
         parts.append(f"largest difference Keras to ONNX Runtime {difference:.1e}")
+        if report.get("half_precision"):
+            parts.append(_accuracies(report))
         parts += [f"warning: {line}" for line in report.get("warnings", [])]
     files = [name for name in ("model.keras", *EXPORTS) if (folder / name).exists()]
     parts.append("files: " + ", ".join(str(folder / name) for name in files))
     return " · ".join(parts)
+
+
+def _accuracies(report):
+    """Returns a part on a file whose model computes in half precision, as its report tells it."""
+    text = f"computed in {report['half_precision']['dtype']} by Keras, exported in float32"
+    if report["accuracy"] is None:
+        return text
+    shares = [100 * _number(report["accuracy"], name, 1) for name in ("before", "after")]
+    return f"{text}: test accuracy {shares[0]:.2f} % before, {shares[1]:.2f} % after"
 
 
 def _number(report, name, largest):

@@ -62,14 +62,14 @@ def verify_onnx(
     True
     """
     from export import precision, runtime
-    from export.inference import inference_model
+    from export.reference import Reference
 
     path = pathlib.Path(path)
     precision.check_drop(max_accuracy_drop)
     outputs, size, metadata = runtime.read(path)
     runtime.check_unchanged(path)
-    reference = inference_model(model, "reconstruction" in outputs)
-    test_images = images.choose(test_images, checkpoint, reference.inputs[0])
+    reference = Reference.of(model, "reconstruction" in outputs)
+    test_images = images.choose(test_images, checkpoint, reference.model.inputs[0])
     comparison = runtime.compare_session(
         reference,
         runtime.open_session(path, provider),
@@ -109,6 +109,8 @@ def main() -> None:
     except ParityError as error:
         command.fail(f"{path}: {error}", code=1)
     print("\n".join(map(str, comparison.rows)))
+    if comparison.half is not None:
+        print(f"  {comparison.half}")
     print(f"✓ {path} agrees with {args.model} on {test_images}: {comparison.summary}")
     pipeline.print_warnings(comparison)
 
