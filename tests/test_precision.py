@@ -42,7 +42,7 @@ def test_gradients_of_routings(rng, gradient, name, training):
 
         def poses(inputs, kernel, routing=layer.routing):
             outputs = routing(inputs, kernel, training=training)
-            return ops.cast(outputs, "float32") * weights
+            return ops.cast(outputs, "float32") * ops.convert_to_tensor(weights)
 
         found[policy] = gradient(poses, inputs, kernel)
     for mixed, exact in zip(found["mixed_bfloat16"], found["float32"], strict=True):
