@@ -6,6 +6,7 @@ python -m export.summary --model ckpt/
 import json
 import os
 import pathlib
+import re
 import sys
 
 from export.command import Parser, fail, set_up
@@ -43,7 +44,10 @@ def summarize(folder: str | os.PathLike) -> str:
 
 def _accuracies(report):
     """Returns a part on a file whose model computes in half precision, as its report tells it."""
-    text = f"computed in {report['half_precision']['dtype']} by Keras, exported in float32"
+    dtype = report["half_precision"]["dtype"]
+    if not isinstance(dtype, str) or not re.fullmatch("[a-z0-9 ]{1,30}", dtype):
+        raise ValueError(f"'dtype' must be the name of a dtype, received {dtype!r:.80}")
+    text = f"computed in {dtype} by Keras, exported in float32"
     if report["accuracy"] is None:
         return text
     shares = [100 * _number(report["accuracy"], name, 1) for name in ("before", "after")]
