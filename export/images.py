@@ -70,7 +70,8 @@ def of_run(run: dict, limit: int | None = None) -> Images | None:
         if source.get("loader") == "tensorflow-datasets":
             return _prepared(source["name"], source.get("data_dir"), limit)
         if source.get("loader") == "npz":
-            return _of_splits(source["name"], limit, lambda: read_keras_file(source["file"]))
+            file = source["file"]
+            return _of_splits(source["name"], limit, lambda: read_keras_file(file))
         if source.get("loader") == "keras.datasets":
             return _kept_by_keras(source["name"], limit)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
@@ -141,7 +142,8 @@ def read_keras_file(path: str | pathlib.Path) -> tuple[tuple, tuple]:
     Raises:
         OSError, ValueError, KeyError: for a file that is not there or is no such archive.
     """
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a file open that it opened and cannot read.
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         return _with_axes((file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test"))
 
 
@@ -166,10 +168,10 @@ def _of_splits(name, limit, read):
     """Returns images of what a function reads, or None where it fails."""
     try:
         (train, _), (test, labels) = read()
+        calibration = train[:CALIBRATION_IMAGES]
+        return Images(test[:limit], labels[:limit], calibration, f"test images of {name}")
     except Exception:  # not there, or damaged in any way
         return None
-    calibration = train[:CALIBRATION_IMAGES]
-    return Images(test[:limit], labels[:limit], calibration, f"test images of {name}")
 
 
 def _prepared(name, data_dir, limit):

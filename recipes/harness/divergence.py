@@ -13,7 +13,7 @@ class Diverged(SystemExit):
 
 
 class Watch(keras.callbacks.Callback):
-    """Ends training at the first images or the first loss that are not finite, and remembers them.
+    """Ends training at images or a loss that are not finite, which it remembers, and at Ctrl-C.
 
     Args:
         steps: Steps of an epoch.
@@ -24,6 +24,7 @@ class Watch(keras.callbacks.Callback):
         self.steps = steps
         self.images = None  # a step, which of its images are not finite, and how many it has
         self.loss = None  # the step after which the loss is not finite
+        self.interrupted = False  # by Ctrl-C, whose error Keras drops while it waits for JAX
 
     def look_at(self, step: int, batch: tuple, part: slice = slice(None)) -> None:
         """Raises a `ValueError` at a batch with images that are not finite, and remembers them.
@@ -46,6 +47,8 @@ class Watch(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        if self.interrupted:
+            raise KeyboardInterrupt
         # `batch` is the last one of those of an execution. The loss is a mean over the epoch so
         # far: from the first that is not finite on, none is.
         if self.loss is None and not np.isfinite(logs["loss"]):

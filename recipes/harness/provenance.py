@@ -27,14 +27,17 @@ def here() -> dict[str, str]:
 def commit(mark: str = "+") -> str:
     """Returns the commit's short name, with a mark where files differ.
 
-    Without git it is what the environment variable `KCAPS_COMMIT` says, or nothing.
+    The environment variable `KCAPS_COMMIT` says it of a copy without git. Without either it is
+    nothing.
     """
+    if name := os.environ.get("KCAPS_COMMIT"):
+        return name
     folder = str(pathlib.Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", f"--dirty={mark}", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("KCAPS_COMMIT", "")
+        return ""
 
 
 def machine() -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -202,7 +204,8 @@ def _interruptions_told(model, run, watch, callbacks):
         return f"{run.how_to_resume} goes on after {run_folder.epochs_done(output)} epochs"
 
     try:
-        yield
+        with _interrupting(watch):
+            yield
     except KeyboardInterrupt:
         if not (output / "model.keras").exists():
             checkpoints.write_model(model, output / "model.keras")
@@ -233,6 +236,26 @@ def _interruptions_told(model, run, watch, callbacks):
             if isinstance(callback, keras.callbacks.CSVLogger):
                 with contextlib.suppress(OSError):
                     callback.on_train_end()
+
+
+@contextlib.contextmanager
+def _interrupting(watch):
+    """Context in which the watch knows of Ctrl-C, too."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number, frame):
+        watch.interrupted = True
+        before(number, frame)
+
+    # Other threads than the first have no signals; others than Python's own handlers are kept.
+    has_signals = threading.current_thread() is threading.main_thread() and callable(before)
+    if has_signals:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if has_signals:
+            signal.signal(signal.SIGINT, before)
 
 
 def write_report(
