@@ -15,7 +15,8 @@ import tensorflow as tf
 
 import em_on_replicas
 import exporting
-from harness import run_folder
+from harness import distribution, run_folder
+from pictures_of.batches import Batches
 
 RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
 # Sums of float32 in another order: a few roundings of 1.2e-7 a step, which later steps carry on.
@@ -132,6 +133,27 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path):
         np.testing.assert_allclose(b, a, **close)
     reports = [json.loads((f / "report.json").read_text()) for f in (tmp_path / "single", output)]
     assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"]
+
+
+def test_a_worker_makes_its_own_part_of_a_batch_alone():
+    made = []
+
+    def make(indices, draws):
+        made.append(indices)
+        return np.stack([indices, draws], axis=1).astype("float32"), {"label": indices}
+
+    batches = Batches(50, 12, seed=3, make=make, draw=lambda rng, size: (rng.random(size),))
+    whole = [batches(number) for number in range(5, 8)]
+    made.clear()
+    for worker in (0, 1):  # with two replicas each
+        context = tf.distribute.InputContext(2, worker, 4)
+        parts = distribution.own_parts(batches, 5, None, context).take(6).as_numpy_iterator()
+        for number, (x, labels) in enumerate(parts):
+            batch, replica = divmod(number, 2)
+            rows = slice(6 * worker + 3 * replica, 6 * worker + 3 * replica + 3)
+            np.testing.assert_array_equal(x, whole[batch][0][rows])
+            np.testing.assert_array_equal(labels["label"], whole[batch][1]["label"][rows])
+    assert {len(indices) for indices in made} == {6}
 
 
 def test_a_recipe_on_two_devices(tmp_path):

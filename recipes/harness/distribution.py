@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import functools
 import itertools
 import json
 import operator
@@ -86,35 +87,39 @@ def share(
 ) -> "tf.distribute.DistributedDataset":
     """Returns batches from a first one on, without end, of which each replica takes an equal part.
 
-    Each worker makes only the parts of its own replicas.
-
     Args:
         batches: The batches.
         first: Number of the first one.
         check: As for `Feed`.
     """
-    strategy = tf.distribute.get_strategy()
-    share = batches.size // strategy.num_replicas_in_sync
+    make = functools.partial(own_parts, batches, first, check)
+    return tf.distribute.get_strategy().distribute_datasets_from_function(make)
 
-    def parts(context):
-        """Returns the batches of a worker's replicas, of one after the other."""
-        own = context.num_replicas_in_sync // context.num_input_pipelines * share
-        start = context.input_pipeline_id * own
-        whole = Feed(batches, check=check, part=slice(start, start + own))
-        signature = tree.map_structure(
-            lambda rows: tf.TensorSpec((share, *rows.shape[1:]), rows.dtype), whole[first]
-        )
 
-        def generate():
-            for number in itertools.count(first):
-                batch = whole[number]
-                for begin in range(0, own, share):
-                    rows = operator.itemgetter(slice(begin, begin + share))
-                    yield tree.map_structure(rows, batch)
+def own_parts(
+    batches: Batches, first: int, check: Callable | None, context: "tf.distribute.InputContext"
+) -> "tf.data.Dataset":
+    """Returns the parts of batches that a worker's replicas take, of one after the other.
 
-        return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
+    The worker makes no others. Arguments are those of `share`, and what TensorFlow says of the
+    worker.
+    """
+    share = batches.size // context.num_replicas_in_sync
+    own = context.num_replicas_in_sync // context.num_input_pipelines * share
+    start = context.input_pipeline_id * own
+    feed = Feed(batches, check=check, part=slice(start, start + own))
+    signature = tree.map_structure(
+        lambda rows: tf.TensorSpec((share, *rows.shape[1:]), rows.dtype), feed[first]
+    )
 
-    return strategy.distribute_datasets_from_function(parts)
+    def generate():
+        for number in itertools.count(first):
+            batch = feed[number]
+            for begin in range(0, own, share):
+                rows = operator.itemgetter(slice(begin, begin + share))
+                yield tree.map_structure(rows, batch)
+
+    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
 
 
 def has_strategy():
