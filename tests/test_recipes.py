@@ -400,30 +400,40 @@ def test_a_file_is_no_data_folder(tmp_path, capsys):
     assert "--data-dir must be a folder" in line
 
 
-# The packages in BLOCKED cannot be imported; NAMELESS leaves their names out of the errors.
+# The program that `sitecustomize.py` of a folder in PYTHONPATH is. Packages in BLOCKED are as if
+# they were not installed; with NAMELESS they are, and their import fails without their names.
 BLOCKER = """
+import importlib.machinery
 import os
-import sys
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in os.environ["BLOCKED"].split(","):
-            if "NAMELESS" in os.environ:
-                raise ImportError("blocked")
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-sys.meta_path.insert(0, Blocker())
+class Broken:
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        raise ImportError("blocked")
+
+
+find = importlib.machinery.PathFinder.find_spec
+
+
+def find_spec(name, path=None, target=None):
+    if name.split(".")[0] not in os.environ["BLOCKED"].split(","):
+        return find(name, path, target)
+    if "NAMELESS" in os.environ:
+        return importlib.machinery.ModuleSpec(name, Broken(), is_package=True)
+
+
+importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)
 """
-
-
-TFDS = "tensorflow_datasets", "tensorflow-datasets"  # the module, and the package that has it
 
 
 def without(folder, blocked, program, *arguments, **environment):
     """A program that runs where packages are missing, to its refusal; returns the one line."""
     (folder / "sitecustomize.py").write_text(BLOCKER)
     environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(folder), **environment}
-    environment["BLOCKED"] = blocked
+    environment |= {"BLOCKED": blocked, "KERAS_HOME": str(folder / "keras")}
     command = [sys.executable, RECIPES.parent / program, *arguments, "--output", folder / "a/b"]
     options = {"capture_output": True, "text": True, "cwd": folder}
     result = subprocess.run([*map(str, command)], env=environment, **options)
@@ -433,11 +443,18 @@ def without(folder, blocked, program, *arguments, **environment):
     return result.stderr
 
 
+def named(line, package):
+    """Whether a line says how to install a package."""
+    return line.startswith(
+        f"error: {package} is needed and cannot be imported (kcaps["
+    ) and line.endswith(f"python -m pip install {package}\n")
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("module", "package", "program", "arguments"),
     [
         ("tensorflow", "tensorflow", "recipes/digits.py", ()),
-        (*TFDS, "recipes/mnist.py", ()),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in [
@@ -446,8 +463,6 @@ def without(folder, blocked, program, *arguments, **environment):
                 ("scipy", "scipy", "recipes/cifar10.py", ("--synthetic",)),
                 ("keras_tuner", "keras-tuner", "recipes/tune.py", ()),
                 ("grpc", "grpcio", "recipes/tune.py", ()),
-                (*TFDS, "recipes/loss_study.py", ("--study", "mnist")),
-                (*TFDS, "recipes/reproduce.py", ("table2",)),
                 ("tensorflow", "tensorflow", "recipes/routing_iterations.py", ()),
                 ("psutil", "psutil", "benchmarks/soak.py", ()),
                 ("tensorflow", "tensorflow", "benchmarks/soak.py", ()),
@@ -457,9 +472,26 @@ def without(folder, blocked, program, *arguments, **environment):
 )
 @pytest.mark.parametrize("nameless", [{}, {"NAMELESS": "1"}])
 def test_a_missing_package_is_named(tmp_path, module, package, program, arguments, nameless):
-    line = without(tmp_path, module, program, *arguments, **nameless)
-    assert f"error: {package} is needed and cannot be imported (kcaps[" in line
-    assert line.endswith(f"python -m pip install {package}\n")
+    assert named(without(tmp_path, module, program, *arguments, **nameless), package)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("recipes/mnist.py", ()),
+        pytest.param("recipes/loss_study.py", ("--study", "mnist"), marks=pytest.mark.long),
+        pytest.param("recipes/reproduce.py", ("table2",), marks=pytest.mark.long),
+    ],
+)
+def test_without_tensorflow_datasets(tmp_path, program, arguments):
+    """Keras downloads in its place, where it is not installed. Where it is broken, it is named."""
+    line = without(tmp_path, "tensorflow_datasets", program, *arguments)
+    assert "data set 'mnist' could not be downloaded (" in line
+    for way_out in ("network", "mnist.npz in Keras' own format", "--synthetic", "digits.py"):
+        assert way_out in line
+    broken = without(tmp_path, "tensorflow_datasets", program, *arguments, NAMELESS="1")
+    assert named(broken, "tensorflow-datasets")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def load(
             paper on capsule regression, and not a tenth.
     """
     if synthetic:
-        train, test, class_names, source = _synthetic(SHAPES[name], limit)
+        train, test, class_names, source = _synthetic(SHAPES[name])
     elif name == "digits":
         train, test, class_names, source = sources.digits()
     else:
@@ -115,8 +115,11 @@ def _check(name, images, labels, num_classes):
         )
 
 
-def _synthetic(shape, limit):
-    """Returns images of ten smooth random patterns, one a class, each shifted and noisy."""
+def _synthetic(shape):
+    """Returns images of ten smooth random patterns, one a class, each shifted and noisy.
+
+    They are the same in every program, whatever the limit of each: some read those of others.
+    """
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)
@@ -125,7 +128,7 @@ def _synthetic(shape, limit):
     patterns /= np.abs(patterns).max((1, 2, 3), keepdims=True)
     splits = []
     for size in (SYNTHETIC_TRAIN, SYNTHETIC_TEST):
-        labels = rng.integers(10, size=min(size, limit or size))
+        labels = rng.integers(10, size=size)
         shifts = rng.integers(-1, 2, size=(len(labels), 2))
         images = np.stack(
             [np.roll(patterns[y], shift, (0, 1)) for y, shift in zip(labels, shifts, strict=True)]

@@ -33,15 +33,31 @@ def make_model(settings: DistortedSettings, images: Images) -> CapsuleRegression
         ridge=settings.ridge,
         rate=settings.rate,
     )
-    x, y = images.train
-    rows = [slice(start, start + BATCH_SIZE) for start in range(0, len(x), BATCH_SIZE)]
-    plain = [(x[part].astype("float32"), y[part]) for part in rows]
-    batches = _batches(settings, images)
     try:
-        model.adapt(plain + [batches(number) for number in range(_batches_of_chunk(settings))])
+        model.adapt(_PlainAndDistorted(settings, images))
     except ValueError as error:  # few images, and none of some class
         fail(error)
     return model
+
+
+class _PlainAndDistorted:
+    """The plain training digits and the first chunk of distorted ones, in batches.
+
+    They are made when they are asked for, which can be more than once. A list of them would count
+    as one array.
+    """
+
+    def __init__(self, settings, images):
+        self.settings, self.images = settings, images
+
+    def __iter__(self):
+        x, y = self.images.train
+        for start in range(0, len(x), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            yield x[rows].astype("float32"), y[rows]
+        yield from map(
+            _batches(self.settings, self.images), range(_batches_of_chunk(self.settings))
+        )
 
 
 def _batches_of_chunk(settings):
