@@ -12,11 +12,10 @@ from export.command import fail, set_up
 
 def main():
     set_up()
-    from harness import run_folder, training
+    from harness import run_folder
     from search import folder, results, settings, trials
 
     asked = settings.read(__doc__.splitlines()[0])
-    training.check_backend(("tensorflow",))  # which keras-tuner imports
     trials.set_up()
     role = trials.read_role()
     folder.check(asked)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import psutil
 
 from export.command import fail
 from harness import provenance, run_folder, study, tables
@@ -125,6 +124,8 @@ def step_times(settings: StudySettings) -> list[dict]:
 
 def times_to_goal(settings: StudySettings) -> list[dict]:
     """Returns times from the program's start until enough of the validation images are right."""
+    import psutil
+
     start_up = time.time() - psutil.Process().create_time()
 
     def measure(cell, settings):

@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 
+import keras
+
 from export.command import Parser, fail, positive
 from harness import settings, training
 from harness.run_folder import Run
@@ -61,6 +63,11 @@ class Settings(RunSettings):
         def is_regression(args):
             return args.model == "capsule_regression"
 
+        parser.refuse(
+            ["--export"],
+            lambda args: keras.backend.backend() != "tensorflow",
+            "exporters need TensorFlow: python -m export.onnx --model FOLDER writes it later",
+        )
         parser.refuse(
             ["--budget"],
             lambda args: args.model not in METHODS,
