@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+import programs
+
 BACKEND = keras.backend.backend()
 
 if BACKEND == "tensorflow":
@@ -24,13 +26,8 @@ else:
         "test_distribution.py",
         "test_imports.py",
         "test_docs.py",
-        "test_kills.py",
         "test_loss_study.py",
-        "test_overlaps.py",
-        "test_recipes.py",
         "test_regression_recipes.py",
-        "test_reproduce.py",
-        "test_robustness.py",
         "test_tune.py",
     ]
     collect_ignore_glob = ["test_export*.py", "test_fuzzing*.py"]
@@ -64,12 +61,10 @@ def two_devices():
 @pytest.fixture(scope="session")
 def digits_checkpoint(tmp_path_factory):
     """A checkpoint of the digits recipe, trained for a moment on real images. Read it only."""
-    import exporting
-
     folder = tmp_path_factory.mktemp("digits") / "ckpt"
-    recipe = exporting.ROOT / "recipes/digits.py"
+    recipe = programs.ROOT / "recipes/digits.py"
     arguments = ("--limit", 600, "--epochs", 3, "--routing", "l1", "--output", folder)
-    result = exporting.python(recipe, *arguments, cwd=folder.parent)
+    result = programs.python(recipe, *arguments, cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     return folder
 

@@ -1,13 +1,6 @@
 """Helpers of the tests of the exporters."""
 
-import contextlib
-import io
-import os
-import pathlib
-import runpy
-import subprocess
 import sys
-from unittest import mock
 
 import numpy as np
 import onnx
@@ -15,30 +8,11 @@ import onnxruntime
 import pytest
 
 from kcaps.models import capsnet
+from programs import ROOT, python, recipe_here
 
-ROOT = pathlib.Path(__file__).parents[1]
+__all__ = ["ROOT", "python", "recipe_here"]  # which tests of exporters need, too
+
 FORBIDDEN = {"Shape", "Gather", "Loop", "If"}
-
-
-def python(*arguments, cwd):
-    """A Python program in a folder of its own, so that nothing is imported from the checkout."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
-
-
-def recipe_here(name, *arguments):
-    """A recipe run in this process, which saves the start of another, as a finished process."""
-    path = ROOT / "recipes" / f"{name}.py"
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    command = [str(path), *map(str, arguments)]
-    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    with mock.patch.object(sys, "argv", command), streams[0], streams[1]:
-        try:
-            runpy.run_path(str(path), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-    return subprocess.CompletedProcess(command, code or 0, out.getvalue(), err.getvalue())
 
 
 def small(routing, **options):

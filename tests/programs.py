@@ -1,11 +1,19 @@
 """Helpers of tests that run programs and read what these write."""
 
+import contextlib
 import csv
+import io
+import os
 import pathlib
+import runpy
+import subprocess
+import sys
+from unittest import mock
 
 import pytest
 
-RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
 # A closed port of this machine: no download can start, whatever the network.
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
 
@@ -29,3 +37,24 @@ def rows(path):
 def take(batches, count, start=0):
     """Returns so many batches from one on, each a list of arrays."""
     return [list(batches(number)) for number in range(start, start + count)]
+
+
+def python(*arguments, cwd):
+    """A Python program in a folder of its own, so that nothing is imported from the checkout."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def recipe_here(name, *arguments):
+    """A recipe run in this process, which saves the start of another, as a finished process."""
+    path = ROOT / "recipes" / f"{name}.py"
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    command = [str(path), *map(str, arguments)]
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with mock.patch.object(sys, "argv", command), streams[0], streams[1]:
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+    return subprocess.CompletedProcess(command, code or 0, out.getvalue(), err.getvalue())

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import kcaps
-from exporting import recipe_here as recipe
 from losses import cells, findings, summary
 from losses.settings import LossSettings
 from losses.stacks import Stack
+from programs import recipe_here as recipe
 from programs import rows
 
 pytestmark = pytest.mark.tensorflow

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-import exporting
+import programs
 from kcaps.models import capsnet
 from pictures_of import data, overlap_plots, overlaps
 from programs import take
@@ -95,7 +95,7 @@ def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
 def test_recipe(tmp_path):
     arguments = ("--synthetic", "--limit", 40, "--epochs", 1, "--batch-size", 12, "--routing", "l1")
     arguments = (*arguments, "--output", tmp_path / "ckpt")
-    result = exporting.recipe_here("multi_mnist", *arguments)
+    result = programs.recipe_here("multi_mnist", *arguments)
     assert result.returncode == 0, result.stderr
     assert "both digits right in" in result.stdout.splitlines()[-1]
     report = json.loads((tmp_path / "ckpt/report.json").read_text())
@@ -111,6 +111,6 @@ def test_recipe(tmp_path):
 @pytest.mark.parametrize("recipe", [("multi_mnist",), ("reproduce", "multi_mnist")])
 def test_too_few_images_are_one_line(tmp_path, recipe):
     arguments = (*recipe, "--synthetic", "--limit", 5, "--output", tmp_path / "ckpt")
-    result = exporting.recipe_here(*arguments)
+    result = programs.recipe_here(*arguments)
     assert result.returncode == 2 and "Give a larger --limit" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 """The recipes: their folder, going on where they stopped, and one line for bad input."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-import exporting
+import programs
 from export import command
 from harness import checkpoints, run_folder, training
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
@@ -312,12 +313,16 @@ def test_folders_that_hold_something(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_data_that_cannot_be_had(tmp_path, name):
+def test_data_that_cannot_be_had(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     arguments = ("--data-dir", tmp_path / "data", "--output", tmp_path / "ckpt")
     result = recipe(name, *arguments)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    for way_out in ("network", "--data-dir", "--synthetic", "recipes/digits.py"):
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    if not importlib.util.find_spec("tensorflow"):
+        assert f"data holds no {name}.npz, and what tensorflow-datasets has" in result.stderr
+        result = recipe(name, *arguments[2:])
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+    for way_out in ("network", "--data-dir", f"{name}.npz", "--synthetic", "recipes/digits.py"):
         assert way_out in result.stderr
     assert not (tmp_path / "ckpt").exists() and not (tmp_path / "data").exists()
 
@@ -329,7 +334,7 @@ def test_recipes_run_on_synthetic_images(tmp_path, name):
     """The whole published network, for two steps."""
     arguments = ("--synthetic", "--limit", 20, "--batch-size", 8, "--epochs", 1)
     arguments = (*arguments, "--routing", "l1", "--output", tmp_path / "ckpt")
-    result = exporting.recipe_here(name, *arguments)
+    result = programs.recipe_here(name, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("test accuracy")
     assert "synthetic" in result.stdout.splitlines()[-1]
@@ -366,7 +371,7 @@ def test_a_recipe_of_ones_own(tmp_path):
 def test_study_of_iterations(monkeypatch, tmp_path):
     run_tiny(monkeypatch, tmp_path / "ckpt", "--epochs", 1, routing="dynamic")
     study = ("routing_iterations", "--iterations", 6, "--images", 60, "--model")
-    result = exporting.recipe_here(*study, tmp_path / "ckpt")
+    result = programs.recipe_here(*study, tmp_path / "ckpt")
     assert result.returncode == 0, result.stderr
     rows = read_csv(tmp_path / "ckpt/routing_iterations.csv")
     assert (tmp_path / "ckpt/routing_iterations.png").exists()
@@ -379,7 +384,7 @@ def test_study_of_iterations(monkeypatch, tmp_path):
     assert report["test_images"] == 60
     assert float(values["accuracy"][2]) == pytest.approx(report["test_accuracy"])
     run_tiny(monkeypatch, tmp_path / "other", "--epochs", 1)
-    result = exporting.recipe_here(*study, tmp_path / "ckpt", "--data-dir", "flowers")
+    result = programs.recipe_here(*study, tmp_path / "ckpt", "--data-dir", "flowers")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "error: --data-dir must be left out: " in result.stderr
     result = recipe(*study, tmp_path / "other")
@@ -387,6 +392,7 @@ def test_study_of_iterations(monkeypatch, tmp_path):
     assert "was trained with DiscriminativeRouting, not dynamic routing" in result.stderr
 
 
+@pytest.mark.tensorflow
 def test_a_damaged_data_folder(monkeypatch, tmp_path, capsys):
     folder = tmp_path / "mnist/3.0.1"
     folder.mkdir(parents=True)
@@ -497,7 +503,10 @@ def test_without_tensorflow_datasets(tmp_path, program, arguments):
 @pytest.mark.parametrize(
     ("recipe", "backend", "blocked", "message"),
     [
-        ("tune", "jax", "", "KERAS_BACKEND must be 'tensorflow', or unset. Received: 'jax'"),
+        pytest.param(
+            *("tune", "jax", "", "KERAS_BACKEND must be 'tensorflow', or unset. Received: 'jax'"),
+            marks=pytest.mark.tensorflow,
+        ),
         ("digits", "nonsense", "", "'jax' or 'torch', or unset. Received: 'nonsense'"),
         ("digits", "torch", "torch", "KERAS_BACKEND is 'torch', which cannot be imported: unset"),
     ],

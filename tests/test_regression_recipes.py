@@ -12,8 +12,8 @@ from export import checkpoint
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import onnx_outputs
-from exporting import recipe_here as recipe
 from programs import RECIPES, rows, take
+from programs import recipe_here as recipe
 
 pytestmark = pytest.mark.tensorflow
 QUICK = ("--data", "digits", "--limit", 400)

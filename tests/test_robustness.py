@@ -166,7 +166,7 @@ def test_attacks_raise_the_loss_within_their_bounds(build, rng):
     def leads(x):
         outputs = model.predict(np.asarray(x, "float32"), verbose=0)
         others = np.where(np.eye(CLASSES, dtype=bool)[labels], -np.inf, outputs)
-        found = attacks.lead(labels, ops.convert_to_tensor(outputs)).numpy()
+        found = ops.convert_to_numpy(attacks.lead(labels, ops.convert_to_tensor(outputs)))
         np.testing.assert_allclose(
             found, others.max(1) - outputs[np.arange(7), labels], rtol=1e-5, atol=1e-7
         )
