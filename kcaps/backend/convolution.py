@@ -1,4 +1,4 @@
-"""Convolutions with strides in training, where TensorFlow computes them without a GPU."""
+"""Convolutions with strides in training, where TensorFlow or JAX computes them on a CPU."""
 
 import functools
 import math
@@ -19,12 +19,13 @@ if IS_TENSORFLOW:
 
 
 def convolve_in_training(conv: keras.layers.Conv2D, inputs):
-    """Returns `conv(inputs)`, computed in the way that trains fastest on TensorFlow without a GPU.
+    """Returns `conv(inputs)`, computed in the way that trains fastest on a CPU.
 
-    In float32, XLA computes the forward pass, in three quarters of TensorFlow's time, and
-    TensorFlow the gradients, for which XLA takes fifty times as long. In bfloat16, wide kernels
-    are convolved by `convolve_by_phases`. Where neither saves time (without strides, in float16,
-    on a GPU and on other backends), and outside of `tf.function`, this is the plain call.
+    On TensorFlow in float32, XLA computes the forward pass, in three quarters of TensorFlow's time,
+    and TensorFlow the gradients, for which XLA takes fifty times as long: on JAX, which has no
+    others, `convolve_by_phases` avoids the worst of them. It also convolves with wide kernels in
+    bfloat16 on TensorFlow. Where neither saves time (without strides, in float16, on a GPU and on
+    torch), and outside of `tf.function`, this is the plain call.
 
     Args:
         conv: Built `keras.layers.Conv2D` with a bias and without an activation.
@@ -33,23 +34,29 @@ def convolve_in_training(conv: keras.layers.Conv2D, inputs):
     Returns:
         Features as `conv` gives them.
     """
-    is_plain = (
-        not IS_TENSORFLOW
-        or tf.executing_eagerly()
-        or max(conv.strides) == 1
-        or conv.data_format != "channels_last"
-        or tf.config.list_physical_devices("GPU")
-    )
-    if not is_plain and conv.compute_dtype == "float32":
+    if max(conv.strides) == 1 or conv.data_format != "channels_last" or not _is_on_cpu():
+        return conv(inputs)
+    if IS_TENSORFLOW and conv.compute_dtype == "float32":
         return _convolve_by_xla(inputs, conv.kernel, conv.strides, conv.padding) + conv.bias
-    if is_plain or conv.compute_dtype != "bfloat16" or not gains_by_phases(conv):
+    if IS_TENSORFLOW and (conv.compute_dtype != "bfloat16" or not gains_by_phases(conv)):
         return conv(inputs)
     kernel, bias = (ops.cast(x, conv.compute_dtype) for x in (conv.kernel, conv.bias))
     return convolve_by_phases(inputs, kernel, conv.strides, conv.padding) + bias
 
 
+def _is_on_cpu():
+    """Returns whether TensorFlow, in a graph, or JAX computes on a CPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    return (
+        IS_TENSORFLOW and not tf.executing_eagerly() and not tf.config.list_physical_devices("GPU")
+    )
+
+
 def gains_by_phases(conv: keras.layers.Conv2D) -> bool:
-    """Returns whether `convolve_by_phases` takes less time than TensorFlow's own gradients.
+    """Returns whether `convolve_by_phases` takes less time than TensorFlow's gradients in bfloat16.
 
     They are slow for many channels; and zeros that fill up a kernel must not double its products.
     """
@@ -85,7 +92,9 @@ def convolve_by_phases(inputs, kernel, strides: tuple, padding: str):
     The pixels of a block, of the size of the strides, become channels of one pixel, and so do the
     kernel's, after zeros have filled it up to whole blocks. TensorFlow's gradients in bfloat16 are
     several times slower than its products of matrices: that of the inputs with strides, and that
-    of the kernel always, which is therefore one product for each pixel of the smaller kernel.
+    of the kernel always, which is therefore one product for each pixel of the smaller kernel. For
+    the gradient of the inputs with strides, XLA on a CPU takes a hundred times as long as for
+    these products, of which all is made on JAX.
 
     Args:
         inputs: Features `(batch, height, width, channels)`, all but the batch known.
@@ -132,6 +141,8 @@ def _in_blocks(maps, margins, strides):
 
 def _convolve_without_strides(maps, kernel):
     """Returns a valid convolution whose gradient in the kernel is made of products of matrices."""
+    if not IS_TENSORFLOW:
+        return _sum_of_products(maps, kernel)
     rows, columns, channels, filters = kernel.shape
     options = {"strides": [1, 1, 1, 1], "padding": "VALID"}
 
@@ -156,3 +167,17 @@ def _convolve_without_strides(maps, kernel):
         return outputs, gradients
 
     return convolve(maps, kernel)
+
+
+def _sum_of_products(maps, kernel):
+    """Returns a valid convolution as one product of matrices for each pixel of the kernel."""
+    rows, columns, channels, filters = kernel.shape
+    height, width = maps.shape[1] - rows + 1, maps.shape[2] - columns + 1
+    products = [
+        ops.matmul(
+            ops.reshape(maps[:, y : y + height, x : x + width], (-1, channels)), kernel[y, x]
+        )
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    return ops.reshape(sum(products), (-1, height, width, filters))
