@@ -85,8 +85,6 @@ def no_archive(path):
     path.write_bytes(b"no archive")
 
 
-# NumPy leaves a damaged archive open until its exception is gone.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [pathlib.Path.unlink, cut, without_labels, pickled, no_archive])
 def test_files_that_cannot_be_read_are_not_at_hand(tmp_path, arrays, damage):
     path = saved(tmp_path, arrays)
