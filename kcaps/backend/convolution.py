@@ -87,14 +87,12 @@ def _convolve_by_xla(inputs, kernel, strides, padding):
 
 
 def convolve_by_phases(inputs, kernel, strides: tuple, padding: str):
-    """Returns a convolution with strides as one without, of maps that are smaller and deeper.
+    """Returns a convolution with strides as one without, of the maps and kernel of `in_phases`.
 
-    The pixels of a block, of the size of the strides, become channels of one pixel, and so do the
-    kernel's, after zeros have filled it up to whole blocks. TensorFlow's gradients in bfloat16 are
-    several times slower than its products of matrices: that of the inputs with strides, and that
-    of the kernel always, which is therefore one product for each pixel of the smaller kernel. For
-    the gradient of the inputs with strides, XLA on a CPU takes a hundred times as long as for
-    these products, of which all is made on JAX.
+    TensorFlow's gradients in bfloat16 are several times slower than its products of matrices: that
+    of the inputs with strides, and that of the kernel always, which is therefore one product for
+    each pixel of the smaller kernel. For the gradient of the inputs with strides, XLA on a CPU
+    takes a hundred times as long as for these products, of which all is made on JAX.
 
     Args:
         inputs: Features `(batch, height, width, channels)`, all but the batch known.
@@ -105,6 +103,16 @@ def convolve_by_phases(inputs, kernel, strides: tuple, padding: str):
     Returns:
         Features `(batch, new height, new width, filters)`.
     """
+    return _convolve_without_strides(*in_phases(inputs, kernel, strides, padding))
+
+
+def in_phases(inputs, kernel, strides: tuple, padding: str) -> tuple:
+    """Returns smaller and deeper maps and kernel, whose valid convolution is that with strides.
+
+    The pixels of a block, of the size of the strides, become channels of one pixel, and so do the
+    kernel's, after zeros have filled it up to whole blocks. Arguments are those of
+    `convolve_by_phases`.
+    """
     *window, channels, filters = kernel.shape
     blocks = [math.ceil(size / stride) for size, stride in zip(window, strides, strict=True)]
     sizes = zip(inputs.shape[1:3], window, blocks, strides, strict=True)
@@ -114,7 +122,7 @@ def convolve_by_phases(inputs, kernel, strides: tuple, padding: str):
     ]
     flat = ops.reshape(kernel, (1, *window, channels * filters))
     flat = _in_blocks(flat, filled, strides)  # (1, h, w, s·t·c·f)
-    return _convolve_without_strides(maps, ops.reshape(flat, (*blocks, -1, filters)))
+    return maps, ops.reshape(flat, (*blocks, -1, filters))
 
 
 def _margins(size, window, blocks, stride, padding):
