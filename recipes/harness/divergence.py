@@ -49,10 +49,10 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self.interrupted:
             raise KeyboardInterrupt
-        # `batch` is the last one of those of an execution. The loss is a mean over the epoch so
-        # far: from the first that is not finite on, none is.
+        # `batch` is the last one of those of an execution, as if no epoch ended within one. The
+        # loss is a mean over the epoch so far: from the first that is not finite on, none is.
         if self.loss is None and not np.isfinite(logs["loss"]):
-            self.loss = self.epoch * self.steps + batch
+            self.loss = self.epoch * self.steps + min(batch, self.steps - 1)
             self.model.stop_training = True
 
     def place(self, step: int, executed: int = 1) -> str:
