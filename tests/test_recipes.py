@@ -24,6 +24,8 @@ from pictures_of import data
 from pictures_of.batches import Change
 from programs import OFFLINE, RECIPES, refused
 
+BACKEND = keras.backend.backend()
+
 
 def recipe(name, *arguments, **options):
     environment = {**os.environ, **OFFLINE}
@@ -328,7 +330,13 @@ def test_data_that_cannot_be_had(monkeypatch, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.long), "cifar10"]
+    "name",
+    [
+        "mnist",
+        pytest.param("fashion_mnist", marks=pytest.mark.long),
+        # XLA takes minutes for it on one core.
+        pytest.param("cifar10", marks=[pytest.mark.long] if BACKEND == "jax" else []),
+    ],
 )
 def test_recipes_run_on_synthetic_images(tmp_path, name):
     """The whole published network, for two steps."""

@@ -82,7 +82,7 @@ def _file(name, path):
     """Returns the images of a file of Keras' format."""
     try:
         train, test = read_keras_file(path)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files fail in many ways
         fail(f"{path} is not a file of images in Keras' format: {first_line(error)}")
     return train, test, CLASS_NAMES[name], {"loader": "npz", "file": str(path.resolve())}
 
