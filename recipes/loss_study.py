@@ -18,12 +18,13 @@ from export.command import set_up
 def main():
     set_up()
     from harness import settings, study, training
-    from losses import cells, pictures, summary
-    from losses.findings import findings
     from losses.settings import LossSettings
 
     asked = settings.read(LossSettings, __doc__, output="studies/losses")
     training.check_backend(("tensorflow",))
+    from losses import cells, pictures, summary
+    from losses.findings import findings
+
     output = asked.output
     made = study.open_folder(output, "study", asked.arguments)
     started = time.perf_counter()
