@@ -157,7 +157,7 @@ def take_epochs(
         feed, length = distribution.share(batches, done * steps, check), steps
     else:
         feed, length = Feed(batches, steps, check), None  # it has one of its own
-        callbacks = [feed.starting(), *callbacks]
+        callbacks = [feed.starting(), _seed_of_epochs(run.seed), *callbacks]
         take_steps_together(model, steps)
     model.fit(
         feed,
@@ -170,6 +170,23 @@ def take_epochs(
         callbacks=callbacks,
         verbose="auto" if sys.stdout.isatty() else 2,
     )
+
+
+def _seed_of_epochs(seed):
+    """Returns a callback that gives each epoch random numbers of its own on torch.
+
+    On other backends, Keras counts what its layers draw, and the count is among their variables.
+    On torch, dropout without a seed takes torch's own numbers.
+    """
+
+    def begin(epoch, logs):
+        if keras.backend.backend() == "torch":
+            import torch
+
+            (number,) = np.random.SeedSequence([seed, epoch]).generate_state(1)
+            torch.manual_seed(int(number))
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin=begin)
 
 
 def timer() -> keras.callbacks.Callback:
