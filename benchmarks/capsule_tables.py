@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 from device import gpu_name, memory, wait
-from stored_votes import WAYS, StoredVotes
+from stored_votes import ForcedVotes
 from subjects import (
     INPUT_DIM,
     NUM_CLASSES,
@@ -115,9 +115,8 @@ def votes_section(args):
     """Prints the speed of factored and of stored votes, in training and in inference."""
     rows, lines = {}, []
     for batch, num_inputs in args.votes:
-        routings = {"factored": "dynamic"} | {f"stored, {way}": StoredVotes(way) for way in WAYS}
-        for name, routing in routings.items():
-            layer = make_layer(routing, num_inputs)
+        for name in ("factored", "stored"):
+            layer = make_layer(ForcedVotes(name == "stored"), num_inputs)
             rows["training", batch, num_inputs, name] = layer_call(layer, batch)
             rows["inference", batch, num_inputs, name] = layer_inference(layer, batch)
     seconds = interleaved(rows, args.repeats, args.calls, args.threads)

@@ -1,57 +1,38 @@
-"""Dynamic routing from stored votes, beside kcaps' products of capsules and kernel."""
+"""Dynamic routing with votes of one kind, whichever kind the library would choose."""
 
-from keras import ops
+import contextvars
 
-from kcaps.activations import squash
-from kcaps.routing import Routing
+from kcaps.routing import DynamicRouting, stored_votes
 
-WAYS = ("products", "reductions")
+# A variable of the context, because threads compile rows at the same time.
+_FORCED = contextvars.ContextVar("forced", default=None)
+_prefers_stored_votes = stored_votes.prefers_stored_votes
 
 
-class StoredVotes(Routing):
-    """Dynamic routing that builds the tensor of votes once, and computes with it thereafter.
+def _rule(*args):
+    forced = _FORCED.get()
+    return _prefers_stored_votes(*args) if forced is None else forced
 
-    The votes have `batch · num_inputs · num_outputs · output_dim` entries, each read in every sum
-    and every agreement. `kcaps.routing.DynamicRouting` computes the same from tensors with
-    `input_dim` instead of `output_dim`, at the price of products with the kernel.
+
+class ForcedVotes(DynamicRouting):
+    """Dynamic routing whose votes are stored, or factored, on all devices and for all sizes.
 
     Args:
-        way: `"products"`, by a matrix product for each example and output capsule, or
-            `"reductions"`, by multiplying and adding, which a compiler can fuse.
-        num_iterations: Positive integer. Defaults to 3.
-        **kwargs: Base layer keyword arguments.
+        stored: Whether the votes are stored.
+        **kwargs: Arguments of `kcaps.routing.DynamicRouting`.
     """
 
-    def __init__(self, way: str, num_iterations: int = 3, **kwargs):
+    def __init__(self, stored: bool, **kwargs):
         super().__init__(**kwargs)
-        self.way, self.num_iterations = way, num_iterations
+        self.stored = stored
 
-    def call(self, inputs, kernel):
-        votes = self.votes(inputs, kernel)  # (b, i, j, d)
-        poses = squash(ops.sum(votes, axis=1) / votes.shape[2])  # (b, j, d)
-        if self.way == "products":
-            votes = ops.transpose(votes, (0, 2, 1, 3))  # (b, j, i, d)
-        logits = 0.0
-        for _ in range(self.num_iterations - 1):
-            logits = logits + ops.cast(self._agreement(votes, poses), "float32")
-            poses = squash(self._weighted_sum(votes, logits))
-        return poses
-
-    def _agreement(self, votes, poses):
-        if self.way == "products":
-            return ops.squeeze(ops.matmul(votes, ops.expand_dims(poses, -1)), -1)  # (b, j, i)
-        return ops.sum(votes * ops.expand_dims(poses, 1), axis=-1)  # (b, i, j)
-
-    def _weighted_sum(self, votes, logits):
-        if self.way == "products":
-            couplings = ops.cast(ops.softmax(logits, axis=1), votes.dtype)
-            return ops.squeeze(ops.matmul(ops.expand_dims(couplings, 2), votes), 2)
-        couplings = ops.cast(ops.softmax(logits, axis=2), votes.dtype)
-        return ops.sum(votes * ops.expand_dims(couplings, -1), axis=1)
+    def call(self, inputs, kernel, components_first=False, training=None):
+        stored_votes.prefers_stored_votes = _rule  # It leaves other routings as they are.
+        token = _FORCED.set(self.stored)
+        try:
+            return super().call(inputs, kernel, components_first, training)
+        finally:
+            _FORCED.reset(token)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "way": self.way,
-            "num_iterations": self.num_iterations,
-        }
+        return {**super().get_config(), "stored": self.stored}

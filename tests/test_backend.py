@@ -262,7 +262,10 @@ def test_dtypes_that_there_are():
     ],
 )
 def test_votes_have_the_fast_layout_at_inference(rng, monkeypatch, name, concurrent):
-    """Components come first where TensorFlow runs the operations one by one, not in XLA."""
+    """Components come first where TensorFlow runs the operations one by one, not in XLA.
+
+    It never stores votes: `votes_of` takes the factored ones.
+    """
     received = []
 
     class RecordedVotes(Votes):
@@ -271,11 +274,11 @@ def test_votes_have_the_fast_layout_at_inference(rng, monkeypatch, name, concurr
             super().__init__(inputs, kernel, components_first)
 
     layer = DigitCaps(3, 4, routing=name)
-    module = f"kcaps.routing.{name}"
     if concurrent:
-        layer, module = ConcurrentCaps([layer]), "kcaps.layers.concurrent_caps"
+        layer = ConcurrentCaps([layer])
     layer.build((None, 6, 5))
-    monkeypatch.setattr(f"{module}.Votes", RecordedVotes)
+    module = "uniform" if name == "uniform" else "stored_votes"
+    monkeypatch.setattr(f"kcaps.routing.{module}.Votes", RecordedVotes)
     capsules = rng.normal(size=(2, 6, 5)).astype("float32")
     poses = []
     for training in (False, True):

@@ -171,19 +171,35 @@ def test_the_jobs_have_names_of_their_own(benchmarks):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("way", ("products", "reductions"))
-def test_stored_votes_route_as_factored_ones(benchmarks, rng, way):
-    from stored_votes import StoredVotes
+@pytest.mark.parametrize("training", (True, False))
+def test_votes_of_either_kind_are_timed(benchmarks, rng, monkeypatch, training):
+    from stored_votes import ForcedVotes
 
-    from kcaps.routing import DynamicRouting
+    from kcaps.routing import DynamicRouting, StoredVotes, Votes, stored_votes
 
+    built = []
+
+    def note(cls):
+        def make(*args):
+            built.append(cls)
+            return cls(*args)
+
+        return make
+
+    monkeypatch.setattr(stored_votes, "prefers_stored_votes", stored_votes.prefers_stored_votes)
+    for cls in (Votes, StoredVotes):
+        monkeypatch.setattr(stored_votes, cls.__name__, note(cls))
     capsules = rng.normal(size=(3, 12, 8)).astype("float32")
     kernel = rng.normal(scale=0.5, size=(12, 8, 5, 4)).astype("float32")
-    ours, theirs = (
-        keras.ops.convert_to_numpy(routing(capsules, kernel))
-        for routing in (StoredVotes(way), DynamicRouting())
+    factored, stored, free = (
+        keras.ops.convert_to_numpy(routing(capsules, kernel, training=training))
+        for routing in (ForcedVotes(False), ForcedVotes(True), DynamicRouting())
     )
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stored, factored, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(free, factored, rtol=1e-5, atol=1e-6)
+    # The library's own rule stays for other routings.
+    usual = Votes if keras.backend.backend() == "tensorflow" else StoredVotes
+    assert built == [Votes, StoredVotes, usual]
 
 
 def test_a_job_may_need_what_another_makes(benchmarks, tmp_path):

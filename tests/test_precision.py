@@ -11,7 +11,7 @@ from kcaps.backend.compiling import product_dtype
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
-from kcaps.routing import ROUTINGS, Routing, Votes
+from kcaps.routing import ROUTINGS, Routing, StoredVotes, Votes
 
 BACKEND = keras.backend.backend()
 EPSILON = 2.0**-8  # This is half of the distance of bfloat16 numbers at 1, the largest rounding.
@@ -107,13 +107,14 @@ def test_squash_rounds_once(rng, function):
     )
 
 
+@pytest.mark.parametrize("way", [Votes, StoredVotes])
 @pytest.mark.parametrize("components_first", [False, True])
-def test_agreements_are_float32(rng, components_first):
+def test_agreements_are_float32(rng, way, components_first):
     """Their softmax is, then: routings take it of nothing else."""
     inputs, kernel = (
         ops.cast(rng.normal(size=shape), "bfloat16") for shape in ((3, 6, 4), (6, 4, 5, 8))
     )
-    votes = Votes(inputs, kernel, components_first)
+    votes = way(inputs, kernel, components_first)
     assert keras.backend.standardize_dtype(votes.sum().dtype) == "bfloat16"
     assert keras.backend.standardize_dtype(votes.agreement(votes.sum()).dtype) == "float32"
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import types
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ from keras import ops
 import references
 from kcaps import routing as routings
 from kcaps.activations import squash
-from kcaps.layers import DigitCaps
+from kcaps.backend import compiling
+from kcaps.layers import ConcurrentCaps, DigitCaps
 from kcaps.routing import (
     DiscriminativeRouting,
     DynamicRouting,
@@ -20,6 +22,7 @@ from kcaps.routing import (
     InvertedAttentionRouting,
     Routing,
     SelfAttentionRouting,
+    StoredVotes,
     Votes,
     batch_first,
     em,
@@ -167,36 +170,216 @@ def test_gradients_equal_numerical_ones(problem, gradient, make, reference, comp
         assert float(gradients[which][index]) == pytest.approx(slope, rel=2e-3, abs=2e-4)
 
 
+either_way = pytest.mark.parametrize("way", [Votes, StoredVotes])
+
+
+@either_way
 @pytest.mark.parametrize("components_first", [False, True])
-def test_votes_equal_the_dense_tensor(rng, problem, components_first):
+def test_votes_equal_the_dense_tensor(rng, problem, way, components_first):
     inputs, kernel = problem
     votes = np.einsum("bik,ikjd->bijd", *(x.astype("float64") for x in problem))
-    factored = Votes(inputs, kernel, components_first)
-    np.testing.assert_allclose(factored.dense(), votes, atol=1e-5)
+    received = way(inputs, kernel, components_first)
+    np.testing.assert_allclose(received.dense(), votes, atol=1e-5)
     total = votes.sum(1).transpose(1, 0, 2)
-    np.testing.assert_allclose(factored.sum(), total, atol=1e-5)
-    couplings, sums = factored.uniform()
+    np.testing.assert_allclose(received.sum(), total, atol=1e-5)
+    couplings, sums = received.uniform()
     np.testing.assert_allclose(couplings, np.full((1, 6, 5), 0.2), atol=1e-7)
     np.testing.assert_allclose(sums, total / 5, atol=1e-5)
     couplings = rng.normal(size=(5, 4, 6)).astype("float32")
     expected = np.einsum("jbi,bijd->jbd", couplings, votes)
-    np.testing.assert_allclose(factored.weighted_sum(couplings), expected, atol=1e-5)
+    np.testing.assert_allclose(received.weighted_sum(couplings), expected, atol=1e-5)
     targets = rng.normal(size=(5, 4, 4)).astype("float32")
     expected = np.einsum("jbd,bijd->jbi", targets, votes)
-    np.testing.assert_allclose(factored.agreement(targets), expected, atol=1e-5)
-    kept = factored.agreement(targets, keepdims=True)
+    np.testing.assert_allclose(received.agreement(targets), expected, atol=1e-5)
+    kept = received.agreement(targets, keepdims=True)
     assert tuple(kept.shape) == ((5, 4, 1, 6) if components_first else (5, 4, 6, 1))
-    np.testing.assert_allclose(factored.as_couplings(kept), expected.transpose(1, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(received.as_couplings(kept), expected.transpose(1, 2, 0), atol=1e-5)
     np.testing.assert_allclose(
-        factored.weighted_sum(kept), factored.weighted_sum(ops.cast(expected, "float32")), atol=1e-4
+        received.weighted_sum(kept), received.weighted_sum(ops.cast(expected, "float32")), atol=1e-4
     )
 
 
+@either_way
 @pytest.mark.parametrize("components_first", [False, True])
-def test_sums_in_half_precision_keep_their_digits(components_first):
+def test_gradients_of_votes(rng, problem, gradient, way, components_first):
+    """Sums and agreements are one trilinear form, in which couplings and targets change places."""
+    couplings = rng.normal(size=(5, 4, 6)).astype("float32")
+    targets = rng.normal(size=(5, 4, 4)).astype("float32")
+    x, w, c, t = (array.astype("float64") for array in (*problem, couplings, targets))
+    by_input = np.einsum("jbi,jbd,ikjd->bik", c, t, w)
+    by_kernel = np.einsum("jbi,jbd,bik->ikjd", c, t, x)
+    by_couplings = np.einsum("jbd,bik,ikjd->jbi", t, x, w)
+    by_targets = np.einsum("jbi,bik,ikjd->jbd", c, x, w)
+
+    def sums(x, w, c):
+        return way(x, w, components_first).weighted_sum(c) * ops.convert_to_tensor(targets)
+
+    def agreements(x, w, t):
+        return way(x, w, components_first).agreement(t) * ops.convert_to_tensor(couplings)
+
+    expected = (by_input, by_kernel, by_couplings)
+    for received, exact in zip(gradient(sums, *problem, couplings), expected, strict=True):
+        np.testing.assert_allclose(received, exact, atol=2e-5)
+    expected = (by_input, by_kernel, by_targets)
+    for received, exact in zip(gradient(agreements, *problem, targets), expected, strict=True):
+        np.testing.assert_allclose(received, exact, atol=2e-5)
+
+
+@either_way
+def test_detached_votes_are_constants(rng, problem, gradient, way):
+    couplings = rng.normal(size=(5, 4, 6)).astype("float32")
+    targets = rng.normal(size=(5, 4, 4)).astype("float32")
+
+    def total(inputs, kernel):
+        votes = way(inputs, kernel)
+        votes.agreement(targets)  # The votes themselves stay as they are.
+        constant = votes.detached()
+        assert type(constant) is way
+        parts = (
+            constant.agreement(targets),
+            constant.weighted_sum(couplings),
+            constant.sum(),
+            constant.dense(),
+        )
+        return sum(ops.sum(part) for part in parts) + 0.0 * ops.sum(inputs) * ops.sum(kernel)
+
+    assert all(not values.any() for values in gradient(total, *problem))
+    constant = way(*problem).detached()
+    np.testing.assert_allclose(
+        constant.agreement(targets), Votes(*problem).agreement(targets), atol=1e-5
+    )
+
+
+@either_way
+def test_votes_of_no_examples(problem, way):
+    votes = way(problem[0][:0], problem[1])
+    agreement = votes.agreement(votes.sum(), keepdims=True)
+    assert tuple(agreement.shape) == (5, 0, 6, 1)
+    assert tuple(votes.weighted_sum(agreement).shape) == (5, 0, 4)
+    assert tuple(votes.as_couplings(agreement).shape) == (0, 6, 5)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "num_inputs", "training", "expected"),
+    [
+        (("jax", "cpu"), 512, 1152, True, True),
+        (("jax", "cpu"), 1024, 1152, True, False),
+        (("jax", "cpu"), 1, 1152, False, True),
+        (("jax", "cpu"), 8, 1152, None, True),
+        (("jax", "cpu"), 32, 1152, False, False),
+        (("jax", "cpu"), 32, 1152, None, False),
+        (("jax", "gpu"), 32, 4096, True, True),
+        (("jax", "gpu"), 128, 1152, True, False),
+        (("jax", "gpu"), 32, 1152, False, True),
+        (("jax", "gpu"), 32, 4096, False, False),
+        (("torch", "cpu"), 32, 4096, True, True),
+        (("torch", "cpu"), 32, 4096, False, True),
+        (("torch", "cpu"), 128, 1152, False, False),
+        (("torch", "cuda"), 128, 1152, True, True),
+        (("torch", "cuda"), 512, 1152, True, False),
+        (("torch", "cuda"), 512, 1152, False, True),
+        (("torch", "meta"), 1, 1152, True, False),
+        (("jax", "tpu"), 1, 1152, True, False),
+        (("tensorflow", None), 1, 1152, True, False),
+        (("torch", "cuda"), None, 1152, True, False),
+        (("torch", "cuda"), 0, 1152, True, True),
+    ],
+)
+def test_which_votes_are_stored(monkeypatch, device, batch, num_inputs, training, expected):
+    monkeypatch.setattr(compiling, "_device_of", lambda tensor: device)
+
+    def is_stored(input_dim, dtype):
+        inputs = types.SimpleNamespace(shape=(batch, num_inputs, input_dim), dtype=dtype)
+        kernel = types.SimpleNamespace(shape=(num_inputs, input_dim, 10, 16), dtype=dtype)
+        return compiling.prefers_stored_votes(inputs, kernel, training)
+
+    assert is_stored(8, "float32") == expected
+    assert not is_stored(7, "float32")  # The votes have more than twice its components.
+    # XLA for a CPU computes in float32, where there is JAX.
+    assert is_stored(8, "bfloat16") == (expected and BACKEND == "jax")
+
+
+def test_the_rule_is_told_whether_a_model_trains(monkeypatch, rng):
+    seen = []
+
+    def rule(inputs, kernel, training):
+        seen.append((tuple(inputs.shape), tuple(kernel.shape), training))
+        return False
+
+    monkeypatch.setattr("kcaps.routing.stored_votes.prefers_stored_votes", rule)
+    capsules = ops.convert_to_tensor(rng.normal(size=(2, 6, 3)).astype("float32"))
+    for name in ("dynamic", "self_attention", "inverted_attention", "concurrent"):
+        concurrent = name == "concurrent"
+        layer = DigitCaps(5, 4, routing="inverted_attention" if concurrent else name)
+        layer = ConcurrentCaps([layer]) if concurrent else layer
+        layer.build((None, 6, 3))
+        for training in (True, False, None):
+            seen.clear()
+            layer(capsules, training=training)
+            # Outside of a model, Keras takes a call that nobody says trains for inference.
+            assert {bool(known) for _, _, known in seen} == {bool(training)}, (name, seen)
+            assert {shapes[:2] for shapes in seen} == {((2, 6, 3), (6, 3, 5, 4))}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        DynamicRouting,
+        functools.partial(DynamicRouting, stop_gradient=True, leaky=True),
+        functools.partial(DynamicRouting, tolerance=0.05),
+        SelfAttentionRouting,
+        functools.partial(InvertedAttentionRouting, 3),
+    ],
+)
+def test_routings_are_the_same_of_stored_votes(monkeypatch, problem, gradient, make, training):
+    inputs, kernel = problem
+    inputs = np.concatenate([inputs, 1e3 * inputs[:1], np.zeros_like(inputs[:1])])
+    found = []
+    for is_stored in (False, True):
+        rule = "kcaps.routing.stored_votes.prefers_stored_votes"
+        monkeypatch.setattr(rule, lambda *args, is_stored=is_stored: is_stored)
+        routing = make()
+        build(routing, problem)
+        poses = call(routing, inputs, kernel, training)
+        if training or BACKEND != "tensorflow":  # There, Keras has no largest of no logits.
+            assert call(routing, inputs[:0], kernel, training).shape == (0, 5, 4)
+        gradients = gradient(
+            lambda u, w, routing=routing: ops.square(routing(u, w, training=training)),
+            inputs[[0, 1, 2, 3, 5]],
+            kernel,
+        )
+        found.append([poses, *gradients])
+    for factored, stored in zip(*found, strict=True):
+        assert np.isfinite(stored).all()
+        np.testing.assert_allclose(stored, factored, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="tensors have a device of their own on torch")
+@either_way
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_votes_stay_on_their_device(way, dtype):
+    """On the device `meta`, which stands for a GPU here: it has shapes and no values."""
+    import torch
+
+    inputs, kernel = (
+        torch.ones(shape, dtype=getattr(torch, dtype), device="meta")
+        for shape in ((2, 6, 3), (6, 3, 5, 4))
+    )
+    with keras.device("meta"):
+        votes = way(inputs, kernel)
+        agreement = votes.detached().agreement(votes.sum(), keepdims=True)
+        tensors = (agreement, votes.weighted_sum(agreement), votes.dense(), *votes.uniform())
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@either_way
+@pytest.mark.parametrize("components_first", [False, True])
+def test_sums_in_half_precision_keep_their_digits(way, components_first):
     """A share of a small kernel would be below the smallest normal number of float16."""
     inputs, kernel = np.full((2, 6, 3), 64, "float16"), np.full((6, 3, 5, 4), 2.0**-14, "float16")
-    votes = Votes(inputs, kernel, components_first)
+    votes = way(inputs, kernel, components_first)
     sums = ops.convert_to_numpy(ops.cast(votes.sum(1 / 700), "float32"))
     np.testing.assert_allclose(sums, np.full((5, 2, 4), 18 * 2.0**-8 / 700), rtol=2e-3)
     agreement = votes.agreement(ops.full((5, 2, 4), 64.0, "float16"))

@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.backend.compiling import prefers_components_first
 from kcaps.layers.digit_caps import DigitCaps
-from kcaps.routing import InvertedAttentionRouting, Votes
+from kcaps.routing import InvertedAttentionRouting, votes_of
 from kcaps.validation import from_config, positive_int
 
 
@@ -89,7 +89,7 @@ class ConcurrentCaps(keras.layers.Layer):
         def update(layer, below, poses=None):
             # Plain sums, as in the first iteration, are faster in the other layout.
             is_fast = components_first and poses is not None
-            votes = Votes(below, ops.convert_to_tensor(layer.kernel), is_fast)
+            votes = votes_of(below, ops.convert_to_tensor(layer.kernel), is_fast, training)
             return layer.routing.update(votes, poses)[1]
 
         poses = [inputs]

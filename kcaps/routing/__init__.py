@@ -15,6 +15,8 @@ from kcaps.routing.em import EMRouting as EMRouting
 from kcaps.routing.inverted_attention import InvertedAttentionRouting as InvertedAttentionRouting
 from kcaps.routing.routing import Routing as Routing
 from kcaps.routing.self_attention import SelfAttentionRouting as SelfAttentionRouting
+from kcaps.routing.stored_votes import StoredVotes as StoredVotes
+from kcaps.routing.stored_votes import votes_of as votes_of
 from kcaps.routing.uniform import UniformRouting as UniformRouting
 from kcaps.routing.votes import Votes as Votes
 from kcaps.routing.votes import batch_first as batch_first

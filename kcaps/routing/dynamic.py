@@ -5,7 +5,8 @@ from keras import ops
 
 from kcaps.activations import safe_norm, squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
+from kcaps.routing.stored_votes import votes_of
+from kcaps.routing.votes import batch_first, softmax_over_outputs
 from kcaps.validation import boolean, non_negative, positive_int
 
 
@@ -101,8 +102,8 @@ class DynamicRouting(Routing):
         self.leaky = leaky
         self.tolerance = tolerance
 
-    def iterate(self, inputs, kernel, components_first: bool = False):
-        votes = Votes(inputs, kernel, components_first)
+    def iterate(self, inputs, kernel, components_first: bool = False, training: bool | None = None):
+        votes = votes_of(inputs, kernel, components_first, training)
         constant = votes.detached() if self.stop_gradient else votes
         couplings, sums = votes.uniform(1.0 / (votes.num_outputs + self.leaky))
         poses = squash(sums)  # (j, b, d)

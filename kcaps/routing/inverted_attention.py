@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.routing.routing import Routing
+from kcaps.routing.stored_votes import votes_of
 from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
 from kcaps.validation import positive_int
 
@@ -86,8 +87,8 @@ class InvertedAttentionRouting(Routing):
             couplings, sums = votes.as_couplings(by_output), votes.weighted_sum(by_output)
         return couplings, self._normalize(batch_first(sums))
 
-    def iterate(self, inputs, kernel, components_first: bool = False):
-        votes, poses = Votes(inputs, kernel, components_first), None
+    def iterate(self, inputs, kernel, components_first: bool = False, training: bool | None = None):
+        votes, poses = votes_of(inputs, kernel, components_first, training), None
         for _ in range(self.num_iterations):
             couplings, poses = self.update(votes, poses)
             yield couplings, poses

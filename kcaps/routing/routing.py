@@ -64,8 +64,10 @@ class Routing(keras.layers.Layer):
         """Generates `(coupling_coefficients, poses)` of each iteration; the last poses count.
 
         The couplings have the shape `(batch, num_inputs, num_outputs)`, or 1 in the place of the
-        batch where they are the same for every example. An `iterate` that has a third argument,
-        `components_first`, is told which layout of `kcaps.routing.Votes` is the faster one.
+        batch where they are the same for every example. An `iterate` that has an argument
+        `components_first` is told which layout of `kcaps.routing.Votes` is the faster one, and one
+        that has an argument `training` whether the model trains: `kcaps.routing.votes_of` takes
+        both.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `call(inputs, kernel)`, which returns poses of "
@@ -73,8 +75,8 @@ class Routing(keras.layers.Layer):
             "gives the coupling coefficients of each iteration."
         )
 
-    def call(self, inputs, kernel, components_first: bool = False):
-        options = _layout(self.iterate, components_first)
+    def call(self, inputs, kernel, components_first: bool = False, training: bool | None = None):
+        options = _known(self.iterate, components_first=components_first, training=training)
         *_, (_, poses) = self.iterate(inputs, kernel, **options)
         return poses
 
@@ -97,7 +99,7 @@ class Routing(keras.layers.Layer):
         inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
         if is_compiled(training):
             return call_compiled(self, inputs, kernel, training=training)
-        options = _layout(self.call, prefers_components_first())
+        options = _known(self.call, components_first=prefers_components_first())
         return super().__call__(inputs, kernel, training=training, **options)
 
     @property
@@ -122,7 +124,6 @@ class Routing(keras.layers.Layer):
         return Votes(inputs, kernel).dense()
 
 
-def _layout(method, components_first):
-    """Returns the layout of votes as a keyword argument of a method that takes it."""
-    is_known = components_first and "components_first" in inspect.signature(method).parameters
-    return {"components_first": True} if is_known else {}
+def _known(method, **options):
+    """Returns those of some keyword arguments that a method takes."""
+    return {k: v for k, v in options.items() if k in inspect.signature(method).parameters}

@@ -5,7 +5,8 @@ from keras import ops
 
 from kcaps.activations import exponential_squash
 from kcaps.routing.routing import Routing
-from kcaps.routing.votes import Votes, batch_first, softmax_over_outputs
+from kcaps.routing.stored_votes import votes_of
+from kcaps.routing.votes import batch_first, softmax_over_outputs
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -48,8 +49,8 @@ class SelfAttentionRouting(Routing):
         )
         self.built = True
 
-    def iterate(self, inputs, kernel, components_first: bool = False):
-        votes = Votes(inputs, kernel, components_first)
+    def iterate(self, inputs, kernel, components_first: bool = False, training: bool | None = None):
+        votes = votes_of(inputs, kernel, components_first, training)
         attention = votes.agreement(votes.sum()) / votes.output_dim**0.5  # (j, b, i)
         bias = ops.expand_dims(ops.transpose(ops.cast(self.bias, "float32")), 1)  # (j, 1, i)
         couplings = softmax_over_outputs(attention) + bias

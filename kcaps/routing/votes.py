@@ -160,11 +160,14 @@ class Votes:
 
     def dense(self):
         """Returns the votes, of shape `(batch, num_inputs, num_outputs, output_dim)`."""
+        return ops.cast(self._product(), self.dtype)
+
+    def _product(self):
+        """Returns the votes `(b, i, j, d)` in the dtype of the products."""
         by_input = ops.transpose(self.inputs, (1, 0, 2))  # (i, b, k)
         kernels = ops.reshape(self.kernel, (self.num_inputs, self.input_dim, -1))  # (i, k, j·d)
         votes = ops.transpose(ops.matmul(by_input, kernels), (1, 0, 2))  # (b, i, j·d)
-        votes = ops.reshape(votes, (-1, self.num_inputs, self.num_outputs, self.output_dim))
-        return ops.cast(votes, self.dtype)
+        return ops.reshape(votes, (-1, self.num_inputs, self.num_outputs, self.output_dim))
 
 
 def batch_first(poses):
