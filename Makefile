@@ -66,10 +66,12 @@ campaign: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-# Without TensorFlow, which shows that kcaps does not need it there.
+# Without TensorFlow, which shows that neither kcaps nor its recipes need it there; and without
+# pandas, whose tables are data for capsule regression where it is installed.
 .venv-backends/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-backends
-	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[jax,torch,sklearn]' mpmath pytest pytest-cov pytest-xdist
+	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[jax,torch,sklearn]' \
+		h5py matplotlib mpmath psutil pytest pytest-cov pytest-xdist scipy
 	touch $@
 
 .venv-mutants/installed: pyproject.toml constraints.txt

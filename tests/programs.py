@@ -17,6 +17,34 @@ RECIPES = ROOT / "recipes"
 # A closed port of this machine: no download can start, whatever the network.
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
 
+# The program that `sitecustomize.py` of a folder in PYTHONPATH is. Packages in BLOCKED are as if
+# they were not installed; with NAMELESS they are, and their import fails without their names.
+BLOCKER = """
+import importlib.machinery
+import os
+
+
+class Broken:
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        raise ImportError("blocked")
+
+
+find = importlib.machinery.PathFinder.find_spec
+
+
+def find_spec(name, path=None, target=None):
+    if name.split(".")[0] not in os.environ["BLOCKED"].split(","):
+        return find(name, path, target)
+    if "NAMELESS" in os.environ:
+        return importlib.machinery.ModuleSpec(name, Broken(), is_package=True)
+
+
+importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)
+"""
+
 
 def refused(capsys, call):
     """Calls a function that refuses what it is given; returns the one line that it prints."""

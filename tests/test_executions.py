@@ -60,7 +60,15 @@ def fit(monkeypatch, together, epochs=2, **options):
     return values, history, ends, batches.made
 
 
-@pytest.mark.parametrize("options", [{}, {"update": "joint"}, {"routing": "dynamic"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"update": "joint"}, marks=pytest.mark.compiled),
+        pytest.param({"routing": "dynamic"}, marks=pytest.mark.compiled),
+    ],
+    ids=str,
+)
 def test_steps_together_are_steps_one_by_one(monkeypatch, options):
     """Up to the rounding of another program: 1e-6 of the largest value of each variable."""
     if BACKEND == "torch":

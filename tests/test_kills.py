@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import signal
+import time
 
 import h5py
 import numpy as np
@@ -25,34 +26,64 @@ def state(output):
         return {name: file[name][()] for name in file} | dict(file.attrs)
 
 
-@pytest.mark.long
-def test_kills(tmp_path):
-    # Processes that begin after the imports, which are most of what a start costs.
+@pytest.fixture(scope="module")
+def context():
+    """Starts processes that begin after the imports, which are most of what a start costs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["small_run"])
-    whole = start(context, tmp_path / "whole")
-    whole.join(300)
-    assert whole.exitcode == 0
+    return context
 
+
+@pytest.fixture(scope="module")
+def whole(context, tmp_path_factory):
+    """The folder of a run that is left alone, and the seconds that it took."""
+    folder, started = tmp_path_factory.mktemp("runs") / "whole", time.perf_counter()
+    process = start(context, folder)
+    process.join(300)
+    assert process.exitcode == 0
+    return folder, time.perf_counter() - started
+
+
+def kill(process):
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.compiled
+def test_a_kill_between_epochs(context, whole, tmp_path):
+    """And again, later, within an epoch or while files are written."""
+    for epochs in (2, 7):
+        process = start(context, tmp_path)
+        while process.exitcode is None and run_folder.epochs_done(tmp_path) < epochs:
+            time.sleep(0.001)
+        kill(process)
+        assert epochs <= run_folder.epochs_done(tmp_path) < small_run.EPOCHS
+    process = start(context, tmp_path)
+    process.join(300)
+    assert process.exitcode == 0
+    check(whole[0], tmp_path)
+
+
+@pytest.mark.long
+def test_kills(context, whole, tmp_path):
     rng, kills, parts = random.Random(0), 0, tmp_path / "parts"
-    longest = 4.0  # seconds; a start takes most of them
+    expected, seconds = whole
     while True:
         process = start(context, parts)
         if kills < KILLS:
-            process.join(rng.uniform(0.0, longest))
+            process.join(rng.uniform(0.0, seconds))
             if process.exitcode is None:
-                process.kill()
-                process.join()
-                assert process.exitcode == -signal.SIGKILL
+                kill(process)
                 kills += 1
                 continue
             # It came to its end: begin another one.
-            check(tmp_path / "whole", parts)
+            check(expected, parts)
             parts = tmp_path / f"parts{kills}"
         else:
             process.join(300)
             assert process.exitcode == 0
-            check(tmp_path / "whole", parts)
+            check(expected, parts)
             return
 
 

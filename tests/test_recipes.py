@@ -17,37 +17,16 @@ import pytest
 import programs
 from export import command
 from harness import checkpoints, run_folder, training
-from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
-from kcaps.models import CapsNet
-from kcaps.models.architectures import decoder
 from pictures_of import data
 from pictures_of.batches import Change
-from programs import OFFLINE, RECIPES, refused
-
-BACKEND = keras.backend.backend()
+from programs import BLOCKER, OFFLINE, RECIPES, refused
+from tiny_run import begin, run_tiny
 
 
 def recipe(name, *arguments, **options):
     environment = {**os.environ, **OFFLINE}
     command = [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
-
-
-def begin(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["recipes/tiny.py", *map(str, arguments)])
-    return training.begin("A tiny recipe.", epochs=2, batch_size=16, learning_rate=1e-2)
-
-
-def run_tiny(monkeypatch, output, *arguments, routing="l2"):
-    settings = begin(monkeypatch, "--synthetic", "--limit", 60, "--output", output, *arguments)
-    images = settings.load_images("digits")
-    image = keras.Input(images.shape, name="image")
-    capsules = PrimaryCaps(2, 4, kernel_size=5, strides=2)(keras.layers.Rescaling(1 / 255)(image))
-    poses = DigitCaps(10, 4, routing=routing)(capsules)
-    model = CapsNet(image, CapsuleLength()(poses), decoder=decoder(10, 4, images.shape, (8,)))
-    model.compile(keras.optimizers.Adam(settings.learning_rate), metrics=["accuracy"])
-    training.train(model, images, settings.run)
-    return model
 
 
 def read_csv(path):
@@ -334,8 +313,7 @@ def test_data_that_cannot_be_had(monkeypatch, tmp_path, name):
     [
         "mnist",
         pytest.param("fashion_mnist", marks=pytest.mark.long),
-        # XLA takes minutes for it on one core.
-        pytest.param("cifar10", marks=[pytest.mark.long] if BACKEND == "jax" else []),
+        "cifar10",
     ],
 )
 def test_recipes_run_on_synthetic_images(tmp_path, name):
@@ -414,35 +392,6 @@ def test_a_file_is_no_data_folder(tmp_path, capsys):
     assert "--data-dir must be a folder" in line
 
 
-# The program that `sitecustomize.py` of a folder in PYTHONPATH is. Packages in BLOCKED are as if
-# they were not installed; with NAMELESS they are, and their import fails without their names.
-BLOCKER = """
-import importlib.machinery
-import os
-
-
-class Broken:
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        raise ImportError("blocked")
-
-
-find = importlib.machinery.PathFinder.find_spec
-
-
-def find_spec(name, path=None, target=None):
-    if name.split(".")[0] not in os.environ["BLOCKED"].split(","):
-        return find(name, path, target)
-    if "NAMELESS" in os.environ:
-        return importlib.machinery.ModuleSpec(name, Broken(), is_package=True)
-
-
-importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)
-"""
-
-
 def without(folder, blocked, program, *arguments, **environment):
     """A program that runs where packages are missing, to its refusal; returns the one line."""
     (folder / "sitecustomize.py").write_text(BLOCKER)
@@ -511,10 +460,7 @@ def test_without_tensorflow_datasets(tmp_path, program, arguments):
 @pytest.mark.parametrize(
     ("recipe", "backend", "blocked", "message"),
     [
-        pytest.param(
-            *("tune", "jax", "", "KERAS_BACKEND must be 'tensorflow', or unset. Received: 'jax'"),
-            marks=pytest.mark.tensorflow,
-        ),
+        ("loss_study", "jax", "", "must be 'tensorflow', or unset. Received: 'jax'"),
         ("digits", "nonsense", "", "'jax' or 'torch', or unset. Received: 'nonsense'"),
         ("digits", "torch", "torch", "KERAS_BACKEND is 'torch', which cannot be imported: unset"),
     ],
