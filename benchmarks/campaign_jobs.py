@@ -102,13 +102,13 @@ class Plan:
         """Returns the jobs that time layers, steps and votes, and those for half precision."""
         half = ("--precision", "mixed_bfloat16")
         return [
-            self._bench("bench-jax", "jax", "layer,step"),
+            self._bench("bench-jax", "jax", "layer,convolution,step"),
             self._bench("votes-jax", "jax", "votes"),
-            self._bench("bench-torch", "torch", "layer,step,votes"),
+            self._bench("bench-torch", "torch", "layer,convolution,step,votes"),
         ], [
-            self._bench("bench-jax-bfloat16", "jax", "step,layer", *half),
+            self._bench("bench-jax-bfloat16", "jax", "convolution,step,layer", *half),
             self._bench("votes-jax-bfloat16", "jax", "votes", *half),
-            self._bench("bench-torch-bfloat16", "torch", "step,layer,votes", *half),
+            self._bench("bench-torch-bfloat16", "torch", "convolution,step,layer,votes", *half),
         ]
 
     def _memories(self):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+from convolution_tables import convolution_section
 from device import gpu_name, memory, wait
 from stored_votes import ForcedVotes
 from subjects import (
@@ -218,6 +219,7 @@ def scaling_section(args):
 # The textbook needs 12 GB to measure its memory: last, because it may fail there.
 SECTIONS = {
     "layer": layer_section,
+    "convolution": convolution_section,
     "step": step_section,
     "scaling": scaling_section,
     "votes": votes_section,

@@ -20,7 +20,7 @@ def output(program, *arguments):
 @pytest.mark.long
 def test_a_quick_run_prints_its_tables():
     """It compares kcaps' layer with the textbook's before it times anything."""
-    text = output("bench.py", "--routings", "l2", "--only", "layer,step,votes,memory")
+    text = output("bench.py", "--routings", "l2", "--only", "layer,convolution,step,votes,memory")
     for part in ("the textbook agree to", "| textbook |", "| l2, joint |", "| l2, alternating |"):
         assert part in text
     assert text.count("\n## ") == 4 and "| stored |" in text
