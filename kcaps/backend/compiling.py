@@ -18,7 +18,7 @@ _IS_TRACED = contextvars.ContextVar("is_traced", default=False)
 _MOST_STORED = {
     ("jax", "cpu"): (100e6, 2e6),
     ("jax", "gpu"): (21e6, 6e6),
-    ("torch", "cpu"): (21e6, 21e6),
+    ("torch", "cpu"): (2e6, 100e6),
     ("torch", "cuda"): (24e6, 100e6),
 }
 
@@ -61,22 +61,21 @@ def prefers_stored_votes(inputs, kernel, training: bool | None) -> bool:
 
         device                      in training                   at inference
         JAX, two CPU cores          0.21 to 0.50                  0.16 to 0.67 up to 1.5 M, then
-                                                                  0.70 to 1.54
+                                                                  0.65 to 1.54
         JAX, H200                   0.68 to 0.90 up to 21 M,      0.83 to 0.98 up to 5.9 M, then
                                     then 1.00 and 1.12            1.17 to 1.98
-        PyTorch, two CPU cores      0.38 to 0.86 up to 21 M,      0.36 to 0.76 up to 21 M, then
-                                    then 0.85 to 1.07             0.54 to 0.82
+        PyTorch, two CPU cores      0.51 to 0.82 up to 1.5 M,     0.56 to 1.00
+                                    then 0.85 to 1.19
         PyTorch, H200               0.69 to 0.73 up to 24 M,      0.62 to 0.76
                                     0.97 at 94 M
-        TensorFlow, two CPU cores   0.89 to 1.73, at a batch      1.18 to 1.64, at a batch
-                                    of one 0.37                   of one 0.51
+        TensorFlow, two CPU cores   0.85 to 2.06, at a batch      1.18 to 1.64, at a batch of
+                                    of one 0.37                   one 0.51 and 1.04
 
-    Stored votes of 94 M entries take half of the memory of factored ones in training on JAX, but
-    1.25 times as much on PyTorch, whose limits are lower therefore. TensorFlow has factored votes
-    always, also in exported graphs. So have half precision, in which stored votes would be
-    rounded; votes of more than twice the components of the inputs, which took up to 2.1 times as
-    long; and all that was not measured: more entries, other devices, and batches of a size that is
-    not known.
+    Stored votes of 94 M entries take half of the memory of factored ones in training on JAX, and
+    1.25 times as much on PyTorch. TensorFlow has factored votes always, also in exported graphs.
+    So have half precision, in which stored votes would be rounded; votes of more than twice the
+    components of the inputs, which took up to 2.1 times as long; and all that was not measured:
+    more entries, other devices, and batches of a size that is not known.
 
     Args:
         inputs: Capsules of shape `(batch, num_inputs, input_dim)`, as a tensor.
