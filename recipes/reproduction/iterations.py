@@ -30,7 +30,7 @@ class Settings(settings.Settings):
     iterations: int = option(50, "at most, of routing", type=positive(int))
     images: int = option(1000, "how many test images", type=positive(int))
     data_dir: str | None = option(
-        None, "folder that tensorflow-datasets has prepared (default: its own)", metavar="FOLDER"
+        None, "folder of the images, as for the recipe that trained", metavar="FOLDER"
     )
 
 
