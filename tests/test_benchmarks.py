@@ -23,7 +23,7 @@ def test_a_quick_run_prints_its_tables():
     text = output("bench.py", "--routings", "l2", "--only", "layer,convolution,step,votes,memory")
     for part in ("the textbook agree to", "| textbook |", "| l2, joint |", "| l2, alternating |"):
         assert part in text
-    assert text.count("\n## ") == 4 and "| stored |" in text
+    assert text.count("\n## ") == 5 and "| stored |" in text
 
 
 def test_inference_of_exported_files():
