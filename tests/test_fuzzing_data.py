@@ -119,7 +119,7 @@ def splits(draw):
 def test_data_sets_of_recipes(monkeypatch, capsys, splits, limit):
     names = [str(digit) for digit in range(10)]
     source = {"loader": "tensorflow-datasets"}
-    monkeypatch.setattr(data, "_tfds", lambda *args: (*splits, names, source))
+    monkeypatch.setattr(data.sources, "read", lambda *args: (*splits, names, source))
     with pytest.raises(SystemExit) as stop:
         data.load("mnist", limit=limit)
     err = capsys.readouterr().err

@@ -3,6 +3,8 @@
 import math
 
 import keras
+import numpy as np
+from keras import ops
 
 
 def available_dtype(dtype) -> str:
@@ -12,6 +14,24 @@ def available_dtype(dtype) -> str:
 
         return str(jax.dtypes.canonicalize_dtype(dtype))
     return str(dtype)
+
+
+def maxima(values, axis: int | tuple, least: float, keepdims: bool = True):
+    """Returns the maxima along axes, and `least` where that is more: of an empty batch, too.
+
+    Keras 3.15 makes `least` on the CPU for torch, wherever the values are.
+
+    Args:
+        values: Array, for which NumPy computes, or tensor.
+        axis: Axis or axes.
+        least: Lower bound of the maxima.
+        keepdims: Whether the axes stay, of size 1. Defaults to True.
+    """
+    if isinstance(values, np.ndarray):
+        return values.max(axis=axis, keepdims=keepdims, initial=least)
+    if keras.backend.backend() == "torch":
+        return ops.maximum(ops.amax(values, axis=axis, keepdims=keepdims), least)
+    return ops.max(values, axis=axis, keepdims=keepdims, initial=least)
 
 
 def has_unknown_sizes(tensor, expected: tuple) -> bool:

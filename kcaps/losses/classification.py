@@ -21,6 +21,7 @@ Reference: [Janocha and Czarnecki, 2017](https://arxiv.org/abs/1702.05659), Tabl
 import keras
 from keras import ops
 
+from kcaps.backend.arrays import maxima
 from kcaps.labels import targets
 from kcaps.validation import boolean, fraction, one_of
 
@@ -153,7 +154,7 @@ def chebyshev(classes, probabilities):
     >>> round(float(loss[0]), 4)  # 0.5
     0.5
     """
-    return ops.amax(_absolute(classes - probabilities), axis=-1)
+    return maxima(_absolute(classes - probabilities), -1, 0.0, keepdims=False)
 
 
 def _shortfall(y_true, y_pred):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kcaps.backend.arrays import maxima
 from kcaps.regression.em import means
 from kcaps.regression.interpolation import (
     Expectations,
@@ -109,8 +110,8 @@ class AllVersusAll(Architecture):
 
 
 def _maximum(values):
-    """Returns the maxima of the last axis; not by `max`, which refuses an empty batch on torch."""
-    return namespace(values).amax(values, axis=-1, keepdims=True)
+    """Returns the maxima of the last axis, for values from 0 on."""
+    return maxima(values, -1, 0.0)
 
 
 def _largest(values):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kcaps.backend.arrays import maxima
 from kcaps.labels import k_hot, one_hot
 from kcaps.validation import one_of
 
@@ -23,7 +24,7 @@ _LONGEST = {"float32": 1e9, "float64": 1e75}
 _NUMPY = types.SimpleNamespace(
     **{
         name: getattr(np, name)
-        for name in ("abs amax log max maximum reshape sign square squeeze sum transpose".split())
+        for name in "abs log reshape sign square squeeze sum transpose".split()
     },
     cast=lambda x, dtype: np.asarray(x, dtype),
     stop_gradient=lambda x: x,
@@ -280,8 +281,6 @@ def squared_lengths(means):
     longest = _LONGEST[keras.backend.standardize_dtype(means.dtype)]
     # The bound is of the largest component, so that the joint length cannot exceed it.
     bound = longest / (num_capsules * capsule_dim) ** 0.5
-    largest = ops.maximum(
-        ops.amax(ops.abs(means), axis=(-2, -1), keepdims=True), bound
-    )  # (..., 1, 1)
+    largest = maxima(ops.abs(means), (-2, -1), bound)  # (..., 1, 1)
     scale = ops.stop_gradient(bound / largest)
     return ops.sum(ops.square(means * scale), axis=-1)

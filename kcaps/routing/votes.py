@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kcaps.backend.arrays import maxima
 from kcaps.backend.compiling import product_dtype
 
 
@@ -18,10 +19,7 @@ def softmax_over_outputs(logits, leaky: bool = False):
     Returns:
         Tensor of the same shape.
     """
-    # Not `ops.max`, which refuses an empty batch on torch.
-    largest = ops.stop_gradient(ops.amax(logits, axis=0, keepdims=True))
-    if leaky:
-        largest = ops.maximum(largest, 0.0)
+    largest = ops.stop_gradient(maxima(logits, 0, 0.0 if leaky else -float("inf")))
     powers = ops.exp(logits - largest)
     total = ops.sum(powers, axis=0, keepdims=True)
     return powers / (total + ops.exp(-largest) if leaky else total)
