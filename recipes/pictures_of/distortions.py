@@ -32,22 +32,27 @@ def distorted(
 
 def distortion(height: int, width: int, strength: float = 1.0) -> Change:
     """Returns the random distortion of images `(b, height, width, 1)`, by a factor of strength."""
-    displacements = _displacements(height, width, strength)
     most = np.float32(strength * THICKENING)
+    tall, wide = _bumps(height), _bumps(width)
+    tall *= np.float32(strength * ELASTICITY)
+    # Places from the centre, for affine maps.
+    rows, columns = np.mgrid[:height, :width].astype("float32")
+    rows, columns = rows - (height - 1) / 2, columns - (width - 1) / 2
 
     def draw(rng, count):
         thickening = rng.uniform(-most, most, (count, 1, 1)).astype("float32")
-        bumps = rng.standard_normal((count, 2, len(displacements) - 3), "float32")
-        return thickening, _affine(rng.uniform(-strength, strength, (6, count))), bumps
+        weights = rng.standard_normal((count, 2, len(tall), len(wide)), "float32")
+        return thickening, _affine(rng.uniform(-strength, strength, (6, count))), weights
 
-    def apply(images, thickening, maps, bumps):
+    def apply(images, thickening, maps, weights):
         thick = _thickened(images[..., 0].astype("float32"), thickening)
-        weights = np.concatenate([maps, bumps], axis=-1)  # (b, 2, 3 + k)
-        places = (weights.reshape(-1, len(displacements)) @ displacements).reshape(
-            len(images), 2, height, width
-        )
-        centre = np.float32([(height - 1) / 2, (width - 1) / 2])
-        return bilinear(thick, places[:, 0] + centre[0], places[:, 1] + centre[1])[..., None]
+        by_row, by_column, shift = np.moveaxis(maps, -1, 0)[..., None, None]  # (b, 2, 1, 1) each
+        # A product for each image: large ones would take all cores from the training.
+        elastic = tall.T @ weights @ wide  # (b, 2, height, width)
+        places = by_row * rows + by_column * columns + shift + elastic
+        down, right = np.moveaxis(places, 1, 0)
+        moved = bilinear(thick, down + (height - 1) / 2, right + (width - 1) / 2)
+        return moved[..., None]
 
     return Change(draw, apply)
 
@@ -64,27 +69,15 @@ def _thickened(images, amount):
     return result
 
 
-def _displacements(height, width, strength):
-    """Displacements that are added up with random weights: `(3 + k, height * width)`.
+def _bumps(size):
+    """Returns Gaussian bumps along an axis, `(k, size)`.
 
-    The first three, y, x and 1 from the centre, make affine maps. The others are Gaussian bumps,
-    which with normal weights make the elastic field of Simard et al. (2003): smoothed noise. Bumps
-    as far apart as they are wide do for that, and are fewer than the pixels.
+    Their products in two axes, with normal weights, make the elastic field of Simard et al. (2003):
+    smoothed noise. Bumps as far apart as they are wide do for that, and are fewer than the pixels.
     """
-
-    def bumps(size):
-        centres = np.arange(-SMOOTHNESS / 2, size + SMOOTHNESS, SMOOTHNESS)
-        values = np.exp(-(((np.arange(size) - centres[:, None]) / SMOOTHNESS) ** 2) / 2)
-        return values / np.linalg.norm(values, axis=0)
-
-    elastic = strength * ELASTICITY * np.einsum("iy,jx->ijyx", bumps(height), bumps(width))
-    centre = np.array([height - 1, width - 1]).reshape(2, 1, 1) / 2
-    affine = np.concatenate([np.mgrid[:height, :width] - centre, np.ones((1, height, width))])
-    return (
-        np.concatenate([affine, elastic.reshape(-1, height, width)])
-        .reshape(-1, height * width)
-        .astype("float32")
-    )
+    centres = np.arange(-SMOOTHNESS / 2, size + SMOOTHNESS, SMOOTHNESS)
+    values = np.exp(-(((np.arange(size) - centres[:, None]) / SMOOTHNESS) ** 2) / 2)
+    return (values / np.linalg.norm(values, axis=0)).astype("float32")
 
 
 def _affine(draws):
