@@ -85,14 +85,15 @@ def test_a_late_job_is_cut(benchmarks, tmp_path, monkeypatch):
     wait = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    "
     stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     jobs = [
-        job("polite", wait + writes(tmp_path / "trace", "p"), seconds=2.0),
-        job("stubborn", stubborn, seconds=2.0),
+        # A busy machine takes seconds to start Python.
+        job("polite", wait + writes(tmp_path / "trace", "p"), seconds=8.0),
+        job("stubborn", stubborn, seconds=8.0),
         job("short", writes(tmp_path / "trace", "s")),
-        job("too long", writes(tmp_path / "trace", "t"), least=40.0),
+        job("too long", writes(tmp_path / "trace", "t"), least=70.0),
     ]
     start = time.monotonic()
-    rows = run(tmp_path / "out", jobs)
-    assert time.monotonic() - start < 15
+    rows = run(tmp_path / "out", jobs, seconds=60.0)
+    assert time.monotonic() - start < 50  # and not the 60 seconds for which the jobs wait
     states = {"polite": "cut", "stubborn": "cut", "short": "done"}
     assert {name: row["status"] for name, row in rows.items()} == states
     assert sorted((tmp_path / "trace").read_text()) == ["p", "s"]
@@ -102,7 +103,7 @@ def test_the_campaign_ends_in_time(benchmarks, tmp_path, monkeypatch):
     monkeypatch.setattr("campaign_runner.GRACE", 1.0)
     start = time.monotonic()
     rows = run(tmp_path / "out", [job("endless", "while True: pass")], seconds=3.0)
-    assert time.monotonic() - start < 6 and rows["endless"]["status"] == "cut"
+    assert time.monotonic() - start < 20 and rows["endless"]["status"] == "cut"
 
 
 def test_a_job_that_measures_time_runs_alone(benchmarks, tmp_path):
