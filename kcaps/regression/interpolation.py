@@ -24,7 +24,7 @@ _LONGEST = {"float32": 1e9, "float64": 1e75}
 _NUMPY = types.SimpleNamespace(
     **{
         name: getattr(np, name)
-        for name in "abs log reshape sign square squeeze sum transpose".split()
+        for name in "abs log max reshape sign square squeeze sum transpose".split()
     },
     cast=lambda x, dtype: np.asarray(x, dtype),
     stop_gradient=lambda x: x,
