@@ -163,7 +163,10 @@ def main():
         archive=args.archive,
         describe=describe,
     )
-    campaign.run()
+    try:
+        campaign.run()
+    except OSError as error:
+        fail(f"--output {args.output} cannot be written: {error}")
     print("\n| job | status | seconds | result |\n| --- | --- | --- | --- |")
     for row in campaign.rows.values():
         print(f"| {row['name']} | {row['status']} | {row['seconds']} | {row['result']} |")
