@@ -19,7 +19,8 @@ def available_dtype(dtype) -> str:
 def maxima(values, axis: int | tuple, least: float, keepdims: bool = True):
     """Returns the maxima along axes, and `least` where that is more: of an empty batch, too.
 
-    Keras 3.15 makes `least` on the CPU for torch, wherever the values are.
+    On torch, Keras 3.15 makes `least` on the CPU, wherever the values are, and its other functions
+    make float32 of float64.
 
     Args:
         values: Array, for which NumPy computes, or tensor.
@@ -30,7 +31,7 @@ def maxima(values, axis: int | tuple, least: float, keepdims: bool = True):
     if isinstance(values, np.ndarray):
         return values.max(axis=axis, keepdims=keepdims, initial=least)
     if keras.backend.backend() == "torch":
-        return ops.maximum(ops.amax(values, axis=axis, keepdims=keepdims), least)
+        return values.amax(dim=axis, keepdim=keepdims).clamp(min=least)
     return ops.max(values, axis=axis, keepdims=keepdims, initial=least)
 
 
