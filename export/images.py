@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -144,10 +145,10 @@ def read_keras_file(path: str | pathlib.Path) -> tuple[tuple, tuple]:
     """
     # NumPy leaves a file open that it opened and cannot read.
     with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-        return _with_axes((file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test"))
+        return with_axes((file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test"))
 
 
-def _with_axes(splits):
+def with_axes(splits: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[tuple, ...]:
     """Returns splits whose images have an axis of channels, and whose labels have one axis."""
     return tuple(
         (x.reshape(*x.shape[:3], -1), np.reshape(y, -1).astype("int64")) for x, y in splits
@@ -161,7 +162,7 @@ def _kept_by_keras(name, limit):
     home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     if not (home / "datasets" / _KERAS_FILES[name]).exists():
         return None
-    return _of_splits(name, limit, lambda: _with_axes(getattr(keras.datasets, name).load_data()))
+    return _of_splits(name, limit, lambda: with_axes(getattr(keras.datasets, name).load_data()))
 
 
 def _of_splits(name, limit, read):

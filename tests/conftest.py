@@ -79,6 +79,21 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture(
+    params=[
+        ((9, 9), (5, 5), (2, 2)),
+        ((8, 11), (3, 4), (2, 2)),
+        ((7, 9), (3, 2), (1, 2)),
+        ((11, 10), (5, 3), (3, 2)),
+        ((6, 7), (1, 2), (2, 3)),
+    ],
+    ids=str,
+)
+def strided(request):
+    """Sizes of the maps and of the window, and the strides, of a convolution that has strides."""
+    return request.param
+
+
 @pytest.fixture
 def gradient():
     """Function `(fn, *arrays) -> [d sum(fn(*arrays)) / d array, …]`, on any backend.

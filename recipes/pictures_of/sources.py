@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from export.command import fail, first_line
-from export.images import keras_file, read_keras_file
+from export.images import keras_file, read_keras_file, with_axes
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images `(n, height, width, channels)`, and labels `(n,)`
 Source = tuple[Arrays, Arrays, list[str], dict]
@@ -90,7 +90,7 @@ def _file(name, path):
 def _keras(name):
     """Returns images that Keras has in its folder, or downloads."""
     try:
-        splits = getattr(keras.datasets, name).load_data()
+        train, test = with_axes(getattr(keras.datasets, name).load_data())
     except Exception as error:  # its downloader has no base of its errors
         fail(
             f"data set {name!r} could not be downloaded ({first_line(error)}). Ways out: connect "
@@ -98,7 +98,6 @@ def _keras(name):
             "format; try the recipe with --synthetic; or run python recipes/digits.py, which "
             "needs no download."
         )
-    train, test = ((x.reshape(*x.shape[:3], -1), y.reshape(-1).astype("int64")) for x, y in splits)
     return train, test, CLASS_NAMES[name], {"loader": "keras.datasets"}
 
 
