@@ -3,15 +3,15 @@
 import math
 
 import keras
-import numpy as np
 from keras import layers
 
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import PIXEL_MAX, decoder
 from kcaps.routing import Routing
-from pictures_of.batches import Change
-from pictures_of.sampling import bilinear
+from pictures_of.augmentation import half_pixel
+
+SHIFT = half_pixel()  # of the small images that it is trained on
 
 
 def small_capsnet(
@@ -43,20 +43,3 @@ def small_capsnet(
         # 0.392 × the mean squared error of pixels in [0, 1], the reference network's weight
         reconstruction_weight=0.392 / math.prod(input_shape) / PIXEL_MAX**2,
     )
-
-
-def _shifted(images, offsets):
-    """Returns images moved by offsets `(b, 2)`, in pixels, by bilinear interpolation."""
-    rows, columns = np.mgrid[: images.shape[1], : images.shape[2]]
-    down, right = np.transpose(offsets)[..., None, None]
-    return np.stack(
-        [
-            bilinear(images[..., channel].astype("float32"), rows + down, columns + right)
-            for channel in range(images.shape[-1])
-        ],
-        axis=-1,
-    )
-
-
-# By about half a pixel: 1,293 training images are few.
-SHIFT = Change(draw=lambda rng, count: (rng.uniform(-0.55, 0.55, (count, 2)),), apply=_shifted)

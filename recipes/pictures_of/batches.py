@@ -10,7 +10,7 @@ import numpy as np
 from harness.provenance import gpu_name
 
 _MOST_ON_DEVICE = 2**31  # bytes of images that a GPU keeps
-_ORDER, _DRAWS = 0, 1  # what a seed's random numbers are for
+_ORDER, _DRAWS, _TURNS = 0, 1, 2  # what a seed's random numbers are for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +22,14 @@ class Change:
             arrays, which have a row for each image.
         apply: Function of images `(b, height, width, channels)` and rows of these arrays that
             returns the changed images.
+        alternates: Whether `apply` takes, right after the images, booleans `(b,)` that tell
+            whether it is an image's turn: they alternate from pass to pass, and begin at random.
+            Defaults to False.
     """
 
     draw: Callable[[np.random.Generator, int], tuple[np.ndarray, ...]]
     apply: Callable[..., np.ndarray]
+    alternates: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Batches:
         seed: Integer from 0 to 2³² - 1.
         make: Function of indices `(b,)`, and of rows of what was drawn, that returns a batch.
         draw: What is drawn for a batch, as in `Change`. Defaults to nothing.
+        tells_passes: Whether `make` takes, right after the indices, the number of the pass that
+            each of them is of, `(b,)`. Defaults to False.
 
     Example:
 
@@ -54,6 +60,7 @@ class Batches:
     seed: int
     make: Callable[..., tuple]
     draw: Callable[[np.random.Generator, int], tuple[np.ndarray, ...]] = lambda rng, size: ()
+    tells_passes: bool = False
 
     def __call__(self, number: int, part: slice = slice(None)) -> tuple:
         """Returns the batch of that number, or a part of it, which alone is made."""
@@ -64,14 +71,33 @@ class Batches:
             chosen = passes == each
             indices[chosen] = _order(self.count, self.seed, int(each))[places[chosen]]
         rng = np.random.default_rng([self.seed, _DRAWS, number])
+        told = (indices, passes) if self.tells_passes else (indices,)
         # All is drawn, whatever the part: a picture does not depend on who makes it.
-        return self.make(indices, *(rows[part] for rows in self.draw(rng, self.size)))
+        return self.make(*told, *(rows[part] for rows in self.draw(rng, self.size)))
 
 
 @functools.lru_cache(maxsize=4)  # Batches that are made side by side are of one pass or of two.
 def _order(count, seed, number):
     """Returns the order of the examples in a pass."""
     return np.random.default_rng([seed, _ORDER, number]).permutation(count)
+
+
+def turns(count: int, seed: int, indices: np.ndarray, passes: np.ndarray) -> np.ndarray:
+    """Returns whether it is the turn of examples: in every second pass, of the first at random.
+
+    Args:
+        count: Number of all examples.
+        seed: Integer from 0 to 2³² - 1.
+        indices: Integer array of any shape.
+        passes: Numbers of passes, of a shape that broadcasts to that of the indices.
+    """
+    return _first_turns(count, seed)[indices] ^ (passes % 2 == 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _first_turns(count, seed):
+    """Returns whether it is the turn of each example in the first pass."""
+    return np.random.default_rng([seed, _TURNS]).random(count) < 0.5
 
 
 def stream(
@@ -95,10 +121,12 @@ def stream(
         take = _gather_from(images)
         return Batches(len(images), batch_size, seed, lambda rows: (take(rows), labels[rows]))
 
-    def make(rows, *draws):
+    def make(rows, passes, *draws):
+        if change.alternates:
+            draws = (turns(len(images), seed, rows, passes), *draws)
         return change.apply(images[rows], *draws).astype("float32"), labels[rows]
 
-    return Batches(len(images), batch_size, seed, make, change.draw)
+    return Batches(len(images), batch_size, seed, make, change.draw, tells_passes=True)
 
 
 def _gather_from(images):

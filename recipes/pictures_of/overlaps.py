@@ -7,14 +7,20 @@ import numpy as np
 from export.command import fail
 from kcaps.metrics import ExactMatch
 from pictures_of import data, sampling
-from pictures_of.batches import Batches
+from pictures_of.batches import Batches, Change, turns
 
 SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
 HELD_OUT_SEED = 0  # of pictures for validation and test, which are the same in every run
 
 
-def overlapping(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int) -> Batches:
+def overlapping(
+    images: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    batch_size: int,
+    change: Change | None = None,
+) -> Batches:
     """Returns batches of pairs of overlapping images.
 
     Each pass takes every image once, in random order, with a partner drawn from all images of
@@ -26,6 +32,8 @@ def overlapping(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: i
         labels: Integer array `(n,)` with at least two classes.
         seed: Integer from 0 to 2³² - 1.
         batch_size: Positive integer.
+        change: A random change of each image before it overlaps another one, or None. A partner
+            has its turn as if it were taken in the same pass.
 
     Returns:
         Batches `(pictures, labels, parts)`: float32 pictures `(b, height', width', channels)` from
@@ -47,19 +55,26 @@ def overlapping(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: i
     first, last = (np.searchsorted(sorted_labels, labels, side) for side in ("left", "right"))
 
     def draw(rng, count):
-        return rng.random(count), sampling.corners(rng, (count, PARTS), SHIFT)
+        places, corners = rng.random(count), sampling.corners(rng, (count, PARTS), SHIFT)
+        drawn = change.draw(rng, count * PARTS) if change else ()
+        return places, corners, *(rows.reshape(count, PARTS, *rows.shape[1:]) for rows in drawn)
 
-    def make(indices, places, corners):
+    def make(indices, passes, places, corners, *drawn):
         begin, end = first[indices], last[indices]
         places = (places * (len(labels) - (end - begin))).astype(int)
         places = np.where(places < begin, places, places + end - begin)
         pairs = np.stack([indices, by_class[places]], axis=1)
+        if change and change.alternates:
+            drawn = (turns(len(labels), seed, pairs, passes[:, None]), *drawn)
         # One after the other, as if each were an image of its own.
-        parts = sampling.placed(images[pairs.ravel()], corners.reshape(-1, 2), SHIFT)
+        parts = images[pairs.ravel()]
+        if change:
+            parts = change.apply(parts, *(rows.reshape(-1, *rows.shape[2:]) for rows in drawn))
+        parts = sampling.placed(parts, corners.reshape(-1, 2), SHIFT)
         parts = parts.reshape(*pairs.shape, *parts.shape[1:]).astype("float32")
         return np.minimum(parts.sum(1), 255), labels[pairs], parts
 
-    return Batches(len(labels), batch_size, seed, make, draw)
+    return Batches(len(labels), batch_size, seed, make, draw, tells_passes=True)
 
 
 def held_out(images: data.Images) -> tuple[tuple, tuple]:
@@ -93,9 +108,15 @@ def targets(pictures, labels, parts) -> tuple:
     return pictures, {"labels": labels, "parts": parts}
 
 
-def training_batches(images: np.ndarray, labels: np.ndarray, seed: int, batch_size: int) -> Batches:
+def training_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    batch_size: int,
+    change: Change | None = None,
+) -> Batches:
     """Returns what `overlapping` does as `CapsNet` takes it; see `targets`."""
-    pairs = overlapping(images, labels, seed, batch_size)
+    pairs = overlapping(images, labels, seed, batch_size, change)
     return dataclasses.replace(pairs, make=lambda *drawn: targets(*pairs.make(*drawn)))
 
 

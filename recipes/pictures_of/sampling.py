@@ -44,3 +44,29 @@ def corners(rng: np.random.Generator, count: int | tuple, margin: int) -> np.nda
     """Returns random corners for `placed`, all alike probable, `(count, 2)`."""
     shape = (count, 2) if isinstance(count, int) else (*count, 2)
     return rng.integers(2 * margin + 1, size=shape)
+
+
+def moved(images: np.ndarray, corners: np.ndarray, margin: int, border: str) -> np.ndarray:
+    """Returns images moved by whole pixels within their frame.
+
+    Args:
+        images: Array `(b, height, width, channels)`.
+        corners: Integers `(b, 2)` from 0 to twice the margin, as for `placed`: rows and columns
+            that an image is moved down and right by, and the margin with them.
+        margin: Most pixels that an image moves by.
+        border: What surrounds an image, a `mode` of `numpy.pad`.
+
+    Returns:
+        Array of the images' shape and type.
+    """
+    count, height, width, channels = images.shape
+    padded = np.pad(images, [(0, 0), (margin, margin), (margin, margin), (0, 0)], mode=border)
+    padded = np.ascontiguousarray(padded)  # which rows of pixels in the windows rely on
+    windows = np.lib.stride_tricks.as_strided(  # (b, 2 margin + 1, 2 margin + 1, height, width c)
+        padded,
+        (count, 2 * margin + 1, 2 * margin + 1, height, width * channels),
+        (*padded.strides[:3], *padded.strides[1::2]),
+        writeable=False,
+    )
+    down, right = np.transpose(2 * margin - corners)
+    return windows[np.arange(count), down, right].reshape(images.shape)

@@ -9,11 +9,10 @@ import numpy as np
 
 from harness.settings import ImageSettings
 from kcaps.metrics import ExactMatch
-from pictures_of import data, distortions, overlaps, robustness, sampling
+from pictures_of import augmentation, data, distortions, overlaps, robustness
 from pictures_of.batches import Batches, Change, stream
 
 SHIFT = 2  # pixels that images are shifted by at most, as by Sabour et al.
-STRENGTH = 0.5  # distortions are half as strong as in distorted_mnist.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,21 +52,24 @@ def plain(images: data.Images, change: Change | None = None) -> Task:
 
 def distorted(images: data.Images) -> Task:
     """Returns the task of digits distorted anew in each pass, and not in validation and test."""
-    return plain(images, distortions.distortion(*images.shape[:2], STRENGTH))
-
-
-def _draw_moves(rng, count):
-    return rng.random(count) < 0.5, sampling.corners(rng, count, SHIFT)
-
-
-def _move(images, mirrored, corners):
-    images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-    return sampling.placed(images, corners, SHIFT)[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
+    return plain(images, distortions.distortion(*images.shape[:2], augmentation.ELASTIC_STRENGTH))
 
 
 # Images are mirrored or not, and moved by whole pixels; digits are not mirrored.
-MIRRORED_AND_SHIFTED = Change(_draw_moves, _move)
-SHIFTED = Change(lambda rng, count: (np.zeros(count, bool), _draw_moves(rng, count)[1]), _move)
+_MOVED = augmentation.shift(SHIFT, "constant")
+MIRRORED_AND_SHIFTED = augmentation.in_turn(augmentation.random_mirror(), _MOVED)
+
+
+def _draw_moves(rng, count):
+    """Draws what moves digits, after numbers that digits have no use for.
+
+    Runs that were begun with these pictures go on with them: clothes are mirrored by the numbers.
+    """
+    rng.random(count)
+    return _MOVED.draw(rng, count)
+
+
+SHIFTED = dataclasses.replace(_MOVED, draw=_draw_moves)
 
 
 def overlapping(images: data.Images) -> Task:
