@@ -6,13 +6,28 @@ import pytest
 from keras import ops
 
 from kcaps.initializers import VoteScaling
-from kcaps.layers import CapsuleLength, CapsuleMask, DigitCaps, PrimaryCaps
+from kcaps.layers import CapsuleLength, CapsuleMask, ConvCaps2D, DigitCaps, PrimaryCaps
 from kcaps.routing import ROUTINGS, DynamicRouting
 
 LAYERS = {
     "primary_caps": (lambda: PrimaryCaps(3, 4, kernel_size=3, strides=2), (9, 8, 2), (36, 4)),
     "capsule_length": (CapsuleLength, (5, 4), (5,)),
     "capsule_mask": (lambda: CapsuleMask(num_active=2), (5, 4), (5, 4)),
+    "primary_caps_map": (
+        lambda: PrimaryCaps(3, 4, kernel_size=3, strides=2, as_map=True),
+        (9, 8, 2),
+        (4, 3, 3, 4),
+    ),
+    "capsule_length_map": (CapsuleLength, (3, 2, 5, 4), (3, 2, 5)),
+    "digit_caps_of_maps": (lambda: DigitCaps(5, 4), (3, 2, 2, 3), (5, 4)),
+    **{
+        f"conv_caps_{name}": (
+            lambda name=name: ConvCaps2D(5, 4, 3, 2, "same", routing=name),
+            (4, 3, 2, 3),
+            (2, 2, 5, 4),
+        )
+        for name in ROUTINGS
+    },
     **{
         f"digit_caps_{name}": (lambda name=name: DigitCaps(5, 4, routing=name), (6, 3), (5, 4))
         for name in ROUTINGS
@@ -51,7 +66,7 @@ def test_zero_inputs_have_finite_gradients(gradient, make, shape, output):
 
 
 def training(layer):
-    return {"training": True} if isinstance(layer, (DigitCaps, PrimaryCaps)) else {}
+    return {"training": True} if isinstance(layer, (ConvCaps2D, DigitCaps, PrimaryCaps)) else {}
 
 
 @pytest.mark.compiled
@@ -71,7 +86,7 @@ def test_mixed_precision(rng, gradient, make, shape, output, policy):
     mixed = make()
     mixed(inputs)
     mixed.set_weights(exact.get_weights())
-    if isinstance(mixed, DigitCaps):
+    if isinstance(mixed, (ConvCaps2D, DigitCaps)):
         assert mixed.routing.compute_dtype == mixed.compute_dtype
         assert mixed.kernel.dtype == "float32"
         assert np.isfinite(gradient(lambda x: mixed(x, training=True), inputs)).all()
@@ -310,7 +325,7 @@ def test_a_routing_without_weights_serves_layers_of_one_dtype():
         (lambda: DigitCaps(10, 1.5), "capsule_dim=1.5"),
         (lambda: DigitCaps(10, 16, routing="best"), "`routing` must be one of 'dynamic'"),
         (lambda: DigitCaps(10, 16)(keras.Input((None, 8))), "known number and dimension"),
-        (lambda: DigitCaps(10, 16)(np.zeros((2, 3))), "expected ndim=3"),
+        (lambda: DigitCaps(10, 16)(np.zeros((2, 3))), "expected min_ndim=3"),
         (lambda: CapsuleMask(num_active=0), "`num_active` must be a positive integer"),
         (lambda: CapsuleMask(num_active=4)(np.zeros((1, 3, 2))), "must not exceed the number"),
         (lambda: CapsuleMask()(np.zeros((2, 3, 2)), np.zeros((2, 4))), "`labels` must be integers"),

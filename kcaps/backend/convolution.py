@@ -34,14 +34,47 @@ def convolve_in_training(conv: keras.layers.Conv2D, inputs):
     Returns:
         Features as `conv` gives them.
     """
-    if max(conv.strides) == 1 or conv.data_format != "channels_last" or not _is_on_cpu():
-        return conv(inputs)
-    if IS_TENSORFLOW and conv.compute_dtype == "float32":
-        return _convolve_by_xla(inputs, conv.kernel, conv.strides, conv.padding) + conv.bias
-    if IS_TENSORFLOW and (conv.compute_dtype != "bfloat16" or not gains_by_phases(conv)):
+    way = None
+    if conv.data_format == "channels_last":
+        way = _fastest_in_training(inputs, conv.kernel.shape, conv.strides, conv.compute_dtype)
+    if way is None:
         return conv(inputs)
     kernel, bias = (ops.cast(x, conv.compute_dtype) for x in (conv.kernel, conv.bias))
-    return convolve_by_phases(inputs, kernel, conv.strides, conv.padding) + bias
+    return way(inputs, kernel, conv.strides, conv.padding) + bias
+
+
+def convolve(inputs, kernel, strides: tuple, padding: str, training: bool | None = None):
+    """Returns a convolution without bias; in training as `convolve_in_training` computes it.
+
+    Args:
+        inputs: Features `(batch, height, width, channels)`.
+        kernel: Weights `(kernel height, kernel width, channels, filters)`, of the same dtype.
+        strides: Pair of integers.
+        padding: `"valid"` or `"same"`.
+        training: Whether the model trains. Defaults to None: nobody knows.
+
+    Returns:
+        Features `(batch, new height, new width, filters)`.
+    """
+    way = None
+    if training:
+        dtype = keras.backend.standardize_dtype(kernel.dtype)
+        way = _fastest_in_training(inputs, kernel.shape, strides, dtype)
+    if way is None:
+        return ops.conv(inputs, kernel, strides, padding, "channels_last")
+    return way(inputs, kernel, strides, padding)
+
+
+def _fastest_in_training(inputs, kernel_shape, strides, dtype):
+    """Returns the function that convolves channels last in the least time, None for the plain."""
+    if max(strides) == 1 or not _is_on_cpu():
+        return None
+    if IS_TENSORFLOW and dtype == "float32":
+        return _convolve_by_xla
+    if IS_TENSORFLOW and (dtype != "bfloat16" or not gains_by_phases(kernel_shape, strides)):
+        return None
+    # Maps of unknown size cannot be cut into blocks.
+    return None if None in tuple(inputs.shape)[1:] else convolve_by_phases
 
 
 def _is_on_cpu():
@@ -55,13 +88,13 @@ def _is_on_cpu():
     )
 
 
-def gains_by_phases(conv: keras.layers.Conv2D) -> bool:
+def gains_by_phases(kernel_shape: tuple, strides: tuple) -> bool:
     """Returns whether `convolve_by_phases` takes less time than TensorFlow's gradients in bfloat16.
 
     They are slow for many channels; and zeros that fill up a kernel must not double its products.
     """
-    *window, channels, filters = conv.kernel.shape
-    pairs = zip(window, conv.strides, strict=True)
+    *window, channels, filters = kernel_shape
+    pairs = zip(window, strides, strict=True)
     filled = math.prod(math.ceil(size / stride) * stride for size, stride in pairs)
     return channels * filters >= _WIDE and filled <= 2 * math.prod(window)
 

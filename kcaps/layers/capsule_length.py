@@ -16,10 +16,12 @@ class CapsuleLength(keras.layers.Layer):
         **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
 
     Input shape:
-        Poses `(batch, num_capsules, capsule_dim)`.
+        Poses `(batch, num_capsules, capsule_dim)`, or maps of them `(batch, height, width,
+        num_capsules, capsule_dim)`.
 
     Output shape:
-        Lengths `(batch, num_capsules)`, always float32.
+        Lengths of the shape of the poses but for their last axis, `(batch, num_capsules)` or
+        `(batch, height, width, num_capsules)`, always float32.
 
     Example:
 
@@ -33,7 +35,7 @@ class CapsuleLength(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.input_spec = keras.layers.InputSpec(ndim=3)
+        self.input_spec = keras.layers.InputSpec(min_ndim=3)
 
     def call(self, inputs):
         return safe_norm(inputs)
@@ -43,4 +45,4 @@ class CapsuleLength(keras.layers.Layer):
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype="float32")
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape[:2])
+        return tuple(input_shape[:-1])

@@ -1,15 +1,16 @@
 """A layer of capsules fed by routing."""
 
+import math
+
 import keras
 from keras import ops
 
 from kcaps import routing as routings
-from kcaps.initializers import VoteScaling
-from kcaps.validation import positive_int
+from kcaps.layers.routed_caps import RoutedCaps
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
-class DigitCaps(keras.layers.Layer):
+class DigitCaps(RoutedCaps):
     """Capsules that receive the votes of all capsules of the layer below.
 
     Each pair of an input capsule `i` and an output capsule `j` has a matrix `W_ij` of its own,
@@ -31,7 +32,9 @@ class DigitCaps(keras.layers.Layer):
         **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
 
     Input shape:
-        Capsules `(batch, num_inputs, input_dim)`, the last two known.
+        Capsules `(batch, num_inputs, input_dim)`, or maps of them `(batch, height, width, types,
+        input_dim)`, all but the batch known. Maps are read as `height · width · types` capsules,
+        each with matrices of its own: row by row, and at each position type by type.
 
     Output shape:
         Poses `(batch, num_capsules, capsule_dim)`.
@@ -61,50 +64,42 @@ class DigitCaps(keras.layers.Layer):
         kernel_constraint=None,
         **kwargs,
     ):
-        num_capsules = positive_int("num_capsules", num_capsules)
-        capsule_dim = positive_int("capsule_dim", capsule_dim)
-        routing = routings.get(routing)
-        super().__init__(**kwargs)
-        self.num_capsules = num_capsules
-        self.capsule_dim = capsule_dim
-        self.routing = routing
-        self.kernel_initializer = (
-            VoteScaling()
-            if kernel_initializer is None
-            else keras.initializers.get(kernel_initializer)
-        )
+        super().__init__(num_capsules, capsule_dim, routing, kernel_initializer, **kwargs)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.input_spec = keras.layers.InputSpec(ndim=3)
+        self.input_spec = keras.layers.InputSpec(min_ndim=3, max_ndim=5)
 
     def build(self, input_shape):
-        _, num_inputs, input_dim = input_shape
-        if not num_inputs or not input_dim:
+        if len(input_shape) == 4:
+            raise ValueError(
+                "`DigitCaps` takes capsules (batch, num_inputs, input_dim), or maps of them "
+                "(batch, height, width, types, input_dim). "
+                f"Received: inputs of shape {tuple(input_shape)}."
+            )
+        if not all(input_shape[1:]):
             raise ValueError(
                 "`DigitCaps` needs a known number and dimension of input capsules, of 1 or more. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
-        other_dtype = self.routing.dtype_policy != self.dtype_policy
-        if self.routing.built and (self.routing.weights or other_dtype):
-            raise ValueError(
-                "`routing` owns weights, or has the dtype, of another layer. Give each layer an "
-                f"instance of its own. Received: routing={self.routing.name!r} for layer "
-                f"{self.name!r}."
-            )
-        self.kernel = self.add_weight(
-            shape=(num_inputs, input_dim, self.num_capsules, self.capsule_dim),
-            initializer=self.kernel_initializer,
+        *numbers, input_dim = input_shape[1:]
+        axes = dict(enumerate(input_shape[1:], start=1))
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=axes)
+        self.build_votes(
+            math.prod(numbers),
+            input_dim,
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
-            name="kernel",
         )
-        self.input_spec = keras.layers.InputSpec(ndim=3, axes={1: num_inputs, 2: input_dim})
-        self.routing.dtype_policy = self.dtype_policy
-        self.routing.build(tuple(input_shape), tuple(self.kernel.shape))
         self.built = True
 
+    def routed(self, inputs):
+        if len(inputs.shape) == 3:
+            return inputs
+        return ops.reshape(inputs, (-1, *self.kernel.shape[:2]))
+
     def call(self, inputs, training: bool | None = None):
-        return self.routing(inputs, ops.convert_to_tensor(self.kernel), training=training)
+        kernel = ops.convert_to_tensor(self.kernel)
+        return self.routing(self.routed(inputs), kernel, training=training)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_capsules, self.capsule_dim)
@@ -112,10 +107,6 @@ class DigitCaps(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_capsules": self.num_capsules,
-            "capsule_dim": self.capsule_dim,
-            "routing": routings.serialize(self.routing),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
         }

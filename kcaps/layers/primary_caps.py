@@ -5,7 +5,7 @@ from keras import ops
 
 from kcaps.activations import squash
 from kcaps.backend.convolution import convolve_in_training
-from kcaps.validation import one_of, positive_int, positive_pair
+from kcaps.validation import boolean, one_of, positive_int, positive_pair
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -26,14 +26,17 @@ class PrimaryCaps(keras.layers.Layer):
         kernel_initializer: Initializer of the convolution's kernel. The default keeps the mean
             square of the inputs, so that inputs of order one give capsules of lengths around
             one half.
+        as_map: Whether the capsules keep their positions, as `ConvCaps2D` needs them. Defaults to
+            False.
         **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
 
     Input shape:
         Features `(batch, height, width, channels)`, or `(batch, channels, height, width)` with
-        `"channels_first"`. Height, width and channels must be known.
+        `"channels_first"`. Height, width and channels must be known; with `as_map`, the channels.
 
     Output shape:
-        Capsules `(batch, positions · num_capsules, capsule_dim)`.
+        Capsules `(batch, positions · num_capsules, capsule_dim)`; with `as_map`, `(batch, height,
+        width, num_capsules, capsule_dim)`.
 
     Raises:
         ValueError: if a size is not a positive integer, the size of the input is not known, or the
@@ -44,6 +47,8 @@ class PrimaryCaps(keras.layers.Layer):
     >>> features = keras.random.normal((2, 20, 20, 256))
     >>> tuple(PrimaryCaps(32, 8, kernel_size=9, strides=2)(features).shape)
     (2, 1152, 8)
+    >>> tuple(PrimaryCaps(32, 8, kernel_size=9, strides=2, as_map=True)(features).shape)
+    (2, 6, 6, 32, 8)
 
     Reference:
 
@@ -59,6 +64,8 @@ class PrimaryCaps(keras.layers.Layer):
         padding: str = "valid",
         data_format: str | None = None,
         kernel_initializer="lecun_normal",
+        *,
+        as_map: bool = False,
         **kwargs,
     ):
         num_capsules = positive_int("num_capsules", num_capsules)
@@ -66,9 +73,11 @@ class PrimaryCaps(keras.layers.Layer):
         kernel_size = positive_pair("kernel_size", kernel_size)
         strides = positive_pair("strides", strides)
         padding = one_of("padding", padding, ("valid", "same"))
+        as_map = boolean("as_map", as_map)
         super().__init__(**kwargs)
         self.num_capsules = num_capsules
         self.capsule_dim = capsule_dim
+        self.as_map = as_map
         self.conv = keras.layers.Conv2D(
             num_capsules * capsule_dim,
             kernel_size,
@@ -82,10 +91,13 @@ class PrimaryCaps(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
-        if not all(input_shape[1:]):
+        is_first = self.conv.data_format == "channels_first"
+        needed = input_shape[1 if is_first else -1 :][:1] if self.as_map else input_shape[1:]
+        if not all(needed):
             raise ValueError(
                 "`PrimaryCaps` needs inputs of known height, width and channels, of 1 or more, "
-                "because each position has capsules of its own in the next layer. "
+                "because each position has capsules of its own in the next layer; with "
+                "as_map=True, of known channels. "
                 f"Received: inputs of shape {tuple(input_shape)}."
             )
         self.conv.build(input_shape)
@@ -96,14 +108,19 @@ class PrimaryCaps(keras.layers.Layer):
         features = convolve_in_training(self.conv, inputs) if training else self.conv(inputs)
         if self.conv.data_format == "channels_first":
             features = ops.transpose(features, (0, 2, 3, 1))  # (b, h, w, types·k)
-        _, height, width, _ = features.shape
-        return squash(
-            ops.reshape(features, (-1, height * width * self.num_capsules, self.capsule_dim))
-        )
+        if self.as_map:
+            _, *sizes, _ = ops.shape(features)  # Tensors, where they are not known.
+            shape = (-1, *sizes, self.num_capsules, self.capsule_dim)
+        else:
+            _, height, width, _ = features.shape
+            shape = (-1, height * width * self.num_capsules, self.capsule_dim)
+        return squash(ops.reshape(features, shape))
 
     def compute_output_shape(self, input_shape):
         shape = self.conv.compute_output_shape(input_shape)
         positions = shape[2:] if self.conv.data_format == "channels_first" else shape[1:3]
+        if self.as_map:
+            return (shape[0], *positions, self.num_capsules, self.capsule_dim)
         return (shape[0], positions[0] * positions[1] * self.num_capsules, self.capsule_dim)
 
     def get_config(self):
@@ -116,4 +133,5 @@ class PrimaryCaps(keras.layers.Layer):
             "padding": self.conv.padding,
             "data_format": self.conv.data_format,
             "kernel_initializer": keras.initializers.serialize(self.conv.kernel_initializer),
+            "as_map": self.as_map,
         }

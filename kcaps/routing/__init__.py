@@ -14,6 +14,7 @@ from kcaps.routing.dynamic import routing_objective as routing_objective
 from kcaps.routing.em import EMRouting as EMRouting
 from kcaps.routing.inverted_attention import InvertedAttentionRouting as InvertedAttentionRouting
 from kcaps.routing.routing import Routing as Routing
+from kcaps.routing.routing import couplings_to_fold as couplings_to_fold
 from kcaps.routing.self_attention import SelfAttentionRouting as SelfAttentionRouting
 from kcaps.routing.stored_votes import StoredVotes as StoredVotes
 from kcaps.routing.stored_votes import votes_of as votes_of

@@ -143,6 +143,9 @@ class DiscriminativeRouting(Routing):
     def routing_variables(self):
         return [self.coefficients]
 
+    def fixed_couplings(self, kernel_shape: tuple):
+        return ops.convert_to_tensor(self.coefficients)
+
     def iterate(self, inputs, kernel):
         couplings = ops.expand_dims(ops.convert_to_tensor(self.coefficients), 0)  # (1, i, j)
         yield couplings, squash(folded_sum(inputs, kernel, self.coefficients))

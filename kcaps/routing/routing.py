@@ -102,6 +102,19 @@ class Routing(keras.layers.Layer):
         options = _known(self.call, components_first=prefers_components_first())
         return super().__call__(inputs, kernel, training=training, **options)
 
+    def fixed_couplings(self, kernel_shape: tuple):
+        """Returns the couplings `(num_inputs, num_outputs)`, if no example changes them; or None.
+
+        Not None promises that the poses are `squash(Σ_i c_ij û_j|i)`: a `ConvCaps2D` then computes
+        them as one convolution, by the product of couplings and kernel, without a call of the
+        routing. A subclass that overrides `call` or `iterate` after that makes no such promise,
+        unless it overrides this, too (see `couplings_to_fold`).
+
+        Args:
+            kernel_shape: `(num_inputs, input_dim, num_outputs, output_dim)`.
+        """
+        return None
+
     @property
     def routing_variables(self):
         """Variables that `CapsNet` lets ascend `objective(...)`; none by default.
@@ -122,6 +135,21 @@ class Routing(keras.layers.Layer):
             Tensor of shape `(batch, num_inputs, num_outputs, output_dim)`.
         """
         return Votes(inputs, kernel).dense()
+
+
+def couplings_to_fold(routing: Routing, kernel_shape: tuple):
+    """Returns the fixed couplings of a routing, by which its kernel may be multiplied, or None.
+
+    Args:
+        routing: Built routing.
+        kernel_shape: `(num_inputs, input_dim, num_outputs, output_dim)`.
+    """
+    for base in type(routing).__mro__:
+        if "fixed_couplings" in vars(base):
+            return routing.fixed_couplings(kernel_shape)
+        if {"call", "iterate", "__call__"} & vars(base).keys():
+            return None  # What it computes is not what the couplings were fixed for.
+    return None
 
 
 def _known(method, **options):

@@ -1,6 +1,7 @@
 """Equal couplings: the control that a comparison of routings needs."""
 
 import keras
+from keras import ops
 
 from kcaps.activations import squash
 from kcaps.routing.routing import Routing
@@ -31,6 +32,10 @@ class UniformRouting(Routing):
 
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1 with r = 1.
     """
+
+    def fixed_couplings(self, kernel_shape: tuple):
+        num_inputs, _, num_outputs, _ = kernel_shape
+        return ops.ones((num_inputs, num_outputs), "float32") / num_outputs
 
     def iterate(self, inputs, kernel, components_first: bool = False):
         couplings, sums = Votes(inputs, kernel, components_first).uniform()
