@@ -7,9 +7,10 @@ from keras import ops
 from kcaps import routing as routings
 from kcaps.activations import safe_norm
 from kcaps.graph import calls, matched
-from kcaps.layers import DigitCaps
+from kcaps.layers.routed_caps import RoutedCaps
 from kcaps.routing import Routing, Votes, batch_first
 from kcaps.routing import routing_objective as routing_objective
+from kcaps.validation import agree
 
 
 def _shares(couplings):
@@ -63,14 +64,15 @@ def polarisation(couplings):
     return ops.mean(ops.max(_shares(couplings), axis=-1), axis=-1)
 
 
-def trace_routing(layer: DigitCaps, inputs, routing: Routing | str | None = None):
+def trace_routing(layer: RoutedCaps, inputs, routing: Routing | str | None = None):
     """Follows the routing of a layer on a batch, iteration by iteration.
 
     Args:
-        layer: A `kcaps.layers.DigitCaps` that has been built.
-        inputs: The capsules that enter it, `(batch, num_inputs, input_dim)`. The ones of a model on
-            images are `keras.Model(model.input, layer.input).predict(images)`; where the layer was
-            called in another graph before, `model.class_inputs` of a CapsNet has its inputs.
+        layer: A `kcaps.layers.DigitCaps` or `kcaps.layers.ConvCaps2D` that has been built. Each
+            window of the latter counts as an example.
+        inputs: The capsules that enter it, in the shape that the layer takes. The ones of a model
+            on images are `keras.Model(model.input, layer.input).predict(images)`; where the layer
+            was called in another graph before, `model.class_inputs` of a CapsNet has its inputs.
         routing: A routing without weights, or its name, to follow in place of the layer's own,
             for example `DynamicRouting(num_iterations=50)`. Defaults to the layer's own.
 
@@ -80,7 +82,8 @@ def trace_routing(layer: DigitCaps, inputs, routing: Routing | str | None = None
         - `"objective"`: Ψ of the weighted sums (see `routing_objective`), mean over the batch
         - `"entropy"`: see `coupling_entropy`, mean over the batch
         - `"polarisation"`: see `polarisation`, mean over the batch
-        - `"lengths"`: lengths of the poses, `(iterations, batch, num_outputs)`
+        - `"lengths"`: lengths of the poses, `(iterations, batch, num_outputs)`, or of maps,
+          `(iterations, batch, height, width, num_outputs)`
 
     Raises:
         ValueError: if the layer is of another kind or not built, if the inputs do not fit it, or
@@ -100,15 +103,14 @@ def trace_routing(layer: DigitCaps, inputs, routing: Routing | str | None = None
 
     - [Ye, Li and Shen, 2025](https://arxiv.org/abs/2501.06240).
     """
-    if not isinstance(layer, DigitCaps) or not layer.built:
-        raise ValueError(f"`layer` must be a built kcaps.layers.DigitCaps. Received: {layer!r}.")
+    if not isinstance(layer, RoutedCaps) or not layer.built:
+        raise ValueError(
+            "`layer` must be a built kcaps.layers.DigitCaps or kcaps.layers.ConvCaps2D. "
+            f"Received: {layer!r}."
+        )
     kernel = ops.stop_gradient(ops.convert_to_tensor(layer.kernel))
     inputs = ops.stop_gradient(ops.cast(ops.convert_to_tensor(inputs), kernel.dtype))
-    if tuple(inputs.shape[1:]) != tuple(kernel.shape[:2]):
-        raise ValueError(
-            f"`inputs` must have the shape (batch, {kernel.shape[0]}, {kernel.shape[1]}) of the "
-            f"capsules that enter the layer. Received: inputs of shape {tuple(inputs.shape)}."
-        )
+    inputs, lengths_shape = _as_routed(layer, inputs)
     if routing is None:
         routing = layer.routing
     else:
@@ -128,18 +130,37 @@ def trace_routing(layer: DigitCaps, inputs, routing: Routing | str | None = None
         trace["objective"].append(ops.mean(routing_objective(sums)))
         trace["entropy"].append(ops.mean(coupling_entropy(couplings)))
         trace["polarisation"].append(ops.mean(polarisation(couplings)))
-        trace["lengths"].append(safe_norm(poses))
+        trace["lengths"].append(ops.reshape(safe_norm(poses), lengths_shape))
     return {name: np.array([ops.convert_to_numpy(v) for v in vs]) for name, vs in trace.items()}
+
+
+def _as_routed(layer, inputs):
+    """Returns inputs of a layer as its routing takes them, and the shape of the output's lengths.
+
+    Raises:
+        ValueError: for inputs that do not fit the layer.
+    """
+    spec = layer.input_spec
+    needed = tuple(spec.axes.get(axis) for axis in range(1, spec.ndim))
+    if not agree(inputs.shape[1:], needed):
+        sizes = ", ".join(["batch", *map(str, needed)])
+        raise ValueError(
+            f"`inputs` must have the shape ({sizes}) of the capsules that enter the layer. "
+            f"Received: inputs of shape {tuple(inputs.shape)}."
+        )
+    lengths_shape = layer.compute_output_shape(tuple(inputs.shape))[:-1]
+    return layer.routed(inputs), lengths_shape
 
 
 class RoutingTensorBoard(keras.callbacks.TensorBoard):
     """Keras' TensorBoard callback, which also logs what each routing does.
 
-    At the end of each epoch, the routings of all `DigitCaps` in the model itself (not those inside
-    its layers) are traced on a fixed batch of images. Objective, entropy and polarisation after
-    each iteration become metrics named like `"digit_caps/entropy_3"` (layer, quantity, iteration),
-    for TensorBoard and for the callbacks that follow in the list: put it before a `CSVLogger`.
-    Like Keras' callback, it needs TensorFlow to be installed, whatever the backend.
+    At the end of each epoch, the routings of all `DigitCaps` and `ConvCaps2D` in the model itself
+    (not those inside its layers) are traced on a fixed batch of images. Objective, entropy and
+    polarisation after each iteration become metrics named like `"digit_caps/entropy_3"` (layer,
+    quantity, iteration), for TensorBoard and for the callbacks that follow in the list: put it
+    before a `CSVLogger`. Like Keras' callback, it needs TensorFlow to be installed, whatever the
+    backend.
 
     Args:
         images: A batch of inputs of the model, in each form that it takes; some dozens are enough.
@@ -147,8 +168,8 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
         **kwargs: Further arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: at the start of training, if the model has no `DigitCaps`, or one that it calls
-            more than once, or whose routing implements `call` alone and cannot be traced.
+        ValueError: at the start of training, if the model has neither of these layers, or one that
+            it calls more than once, or whose routing implements `call` alone and cannot be traced.
 
     Example:
 
@@ -165,11 +186,11 @@ class RoutingTensorBoard(keras.callbacks.TensorBoard):
 
     def set_model(self, model: keras.Model):
         super().set_model(model)
-        found = calls(model.outputs, DigitCaps)
+        found = calls(model.outputs, RoutedCaps)
         self._layers = [call.layer for call in found]
         if not found:
             raise ValueError(
-                "`RoutingTensorBoard` needs a model with DigitCaps among its layers. "
+                "`RoutingTensorBoard` needs a model with DigitCaps or ConvCaps2D among its layers. "
                 f"Received: model {model.name!r} with {[layer.name for layer in model.layers]}."
             )
         if len(set(self._layers)) < len(found):

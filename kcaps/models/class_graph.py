@@ -8,6 +8,7 @@ import keras
 
 from kcaps.graph import Call, class_calls, in_order, length_calls
 from kcaps.layers import DigitCaps
+from kcaps.layers.routed_caps import RoutedCaps
 from kcaps.models.targets import ClassOutput
 from kcaps.validation import agree
 
@@ -73,15 +74,18 @@ class Networks:
         return cls(below, keras.Model(model.input, tensors))
 
 
-def digit_caps(layers: list) -> list[DigitCaps]:
-    """Returns the `DigitCaps` among a model's layers, and inside of models among them."""
+def routed_layers(layers: list) -> list[RoutedCaps]:
+    """Returns the layers with a routing among a model's, and inside of models among them."""
     found = []
     for layer in layers:
-        if isinstance(layer, DigitCaps):
+        if isinstance(layer, RoutedCaps):
             found.append(layer)
         elif isinstance(layer, keras.Model):
-            found += digit_caps(layer.layers)
+            found += routed_layers(layer.layers)
     return found
+
+
+digit_caps = routed_layers  # CapsNet knows it by this name.
 
 
 def check_objective(graph: ClassGraph | None) -> None:
@@ -97,7 +101,8 @@ def check_objective(graph: ClassGraph | None) -> None:
         raise ValueError(
             'The last DigitCaps must use a routing with an objective ("l1" or "l2") and stand '
             "in the model itself when another layer has such a routing: its capsules define "
-            f"the objective of all. Received: {routing or 'no DigitCaps'} in the last layer."
+            "the objective of all. In a keras.Model, coefficients follow the loss. "
+            f"Received: {routing or 'no DigitCaps'} in the last layer."
         )
 
 
@@ -145,7 +150,8 @@ def rebuilt_input(decoder: keras.layers.Layer, model: keras.Model) -> keras.Kera
         raise ValueError(f"`decoder` must be a Keras model. Received: decoder={decoder!r}.")
     graph = model._class_graph
     if graph is None:
-        inside = [layer.name for layer in digit_caps(model.layers)]
+        found = routed_layers(model.layers)
+        inside = [layer.name for layer in found if isinstance(layer, DigitCaps)]
         received = f"those inside of other models, {inside}" if inside else "a graph without them"
         raise ValueError(
             "`decoder` needs class capsules to decode, which a DigitCaps of the model's own graph "

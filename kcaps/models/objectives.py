@@ -7,7 +7,7 @@ from kcaps.backend.replicas import num_replicas
 from kcaps.labels import check_rank, one_hot, refuse_text
 from kcaps.layers import CapsuleMask
 from kcaps.losses import ReconstructionLoss
-from kcaps.models.class_graph import digit_caps
+from kcaps.models.class_graph import routed_layers
 from kcaps.models.targets import are_parts, check_parts, class_targets, without_name
 
 
@@ -119,8 +119,9 @@ def routing_loss(model: keras.Model, y, tensors: dict, sample_weight):
     kernel = ops.cast(layer.kernel, layer.compute_dtype)
     labels = class_targets(class_labels(model, y), kernel.shape[2])
     sample_weight = _class_weights(model, sample_weight)
-    gain = layer.routing.objective(tensors["capsules"], kernel, labels, sample_weight)
-    routings = [layer.routing for layer in digit_caps(model.layers)]
+    capsules = layer.routed(tensors["capsules"])
+    gain = layer.routing.objective(capsules, kernel, labels, sample_weight)
+    routings = [layer.routing for layer in routed_layers(model.layers)]
     penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
     # Gradients are summed over replicas: a term that is no sum over examples counts once in all.
     replicas = num_replicas()
