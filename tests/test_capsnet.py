@@ -409,11 +409,6 @@ def test_one_optimizer_cannot_serve_both():
         CapsNet(*graph()).compile(optimizer, routing_optimizer=optimizer)
 
 
-def test_averaging_optimizers_are_refused():
-    with pytest.raises(ValueError, match="must not average weights"):
-        CapsNet(*graph()).compile(keras.optimizers.Adam(use_ema=True))
-
-
 def test_construction_errors():
     with pytest.raises(ValueError, match="The last DigitCaps must use a routing with an objective"):
         CapsNet(*graph("dynamic", hidden="l2")).compile("sgd")

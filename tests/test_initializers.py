@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kcaps.initializers import VoteScaling
+from kcaps.initializers import PartialIdentity, VoteScaling
 from kcaps.layers import DigitCaps
 
 
@@ -40,3 +40,26 @@ def test_errors():
         VoteScaling(scale=0)
     with pytest.raises(ValueError, match=r"kernels of shape .* Received: shape=\(3, 4\)"):
         VoteScaling()((3, 4))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 8), (3, 3, 8, 5), (1, 2, 4, 4), (2, 5, 1, 3)])
+def test_partial_identity_hands_channels_on(rng, shape):
+    kernel = ops.convert_to_numpy(PartialIdentity(seed=0)(shape))
+    height, width, channels, filters = shape
+    same = min(channels, filters)
+    maps = rng.normal(size=(2, 6, 7, channels)).astype("float32")
+    result = ops.convert_to_numpy(ops.conv(maps, kernel, padding="same"))
+    np.testing.assert_allclose(result[..., :same], maps[..., :same], atol=1e-6)
+    drawn, limit = kernel[..., same:], (height * width * channels) ** -0.5
+    assert np.abs(drawn).max(initial=0) <= limit
+    if drawn.size > 100:
+        assert drawn.std() == pytest.approx(limit / 3**0.5, rel=0.1)
+
+
+def test_partial_identity_round_trip_and_errors():
+    initializer = PartialIdentity(seed=3)
+    same = PartialIdentity.from_config(initializer.get_config())
+    first, second = (ops.convert_to_numpy(x((3, 3, 2, 9))) for x in (initializer, same))
+    np.testing.assert_array_equal(first, second)
+    with pytest.raises(ValueError, match="`PartialIdentity` is for kernels of shape"):
+        initializer((3, 3, 2))

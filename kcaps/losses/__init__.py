@@ -29,11 +29,17 @@ from kcaps.losses.classification_loss import (
 from kcaps.losses.classification_loss import SquaredHingeLoss as SquaredHingeLoss
 from kcaps.losses.classification_loss import SquaredLogLoss as SquaredLogLoss
 from kcaps.losses.classification_loss import TanimotoLoss as TanimotoLoss
+from kcaps.losses.length_cross_entropy import LengthCrossEntropy as LengthCrossEntropy
 from kcaps.losses.margin import MarginLoss as MarginLoss
 from kcaps.losses.reconstruction import ReconstructionLoss as ReconstructionLoss
 from kcaps.losses.spread import SpreadLoss as SpreadLoss
 
-LOSSES = {"margin": MarginLoss, "spread": SpreadLoss, **CLASSIFICATION_LOSSES}
+LOSSES = {
+    "margin": MarginLoss,
+    "spread": SpreadLoss,
+    "length_cross_entropy": LengthCrossEntropy,
+    **CLASSIFICATION_LOSSES,
+}
 
 
 def get(identifier):

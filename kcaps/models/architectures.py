@@ -96,7 +96,7 @@ def capsnet(
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), figure 1.
     - [Yang et al., 2021](https://arxiv.org/abs/2103.04278), table I.
     """
-    _check_images(input_shape, 17, "two 9 × 9 windows must fit")
+    check_images(input_shape, 17, "two 9 × 9 windows must fit")
     num_classes = positive_int("num_classes", num_classes)
     filters = positive_int("filters", filters)
 
@@ -159,7 +159,7 @@ def efficient_capsnet(
 
     - [Mazzia et al., 2021](https://arxiv.org/abs/2101.12491), figure 1.
     """
-    _check_images(input_shape, 13, "the convolutions must fit")
+    check_images(input_shape, 13, "the convolutions must fit")
     num_classes = positive_int("num_classes", num_classes)
     num_primary_capsules = positive_int("num_primary_capsules", num_primary_capsules)
     primary_dim = 8
@@ -182,7 +182,7 @@ def efficient_capsnet(
     )
 
 
-def _check_images(input_shape, smallest, reason):
+def check_images(input_shape, smallest, reason):
     """Raises a `ValueError` for a shape of images that is none, or too small."""
     is_shape = isinstance(input_shape, list | tuple) and len(input_shape) == 3
     sizes = [0]

@@ -10,6 +10,7 @@ from kcaps.backend.replicas import Replicated
 from kcaps.backend.steps import run_step, state_beside_metrics
 from kcaps.graph import matched
 from kcaps.models import class_graph, compilation
+from kcaps.models.averaging import own_averages
 from kcaps.models.compilation import UPDATES as UPDATES
 from kcaps.models.input_checks import checked_targets, warn_of_small_pixels
 from kcaps.models.objectives import needs_labels, with_classes
@@ -118,7 +119,8 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
         """Configures the model for training.
 
         Args:
-            optimizer: Optimizer of all weights but the routing variables, as in Keras.
+            optimizer: Optimizer of all weights but the routing variables, as in Keras. With
+                `use_ema=True` it averages these; so does `routing_optimizer` with its own.
             loss: Name of a loss of kcaps (see `kcaps.losses.get`), or anything that Keras
                 accepts; of a model with several outputs, a list or dict of these.
             routing_optimizer: Optimizer of the routing variables, which minimises the negative
@@ -134,7 +136,7 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
         Raises:
             ValueError: for both a routing optimizer and a routing rate, an unknown update, a
                 number of steps that is not a positive integer, or routing variables whose class
-                layer has no routing objective, or that meet an optimizer with `use_ema`.
+                layer has no routing objective.
         """
         routing_optimizer = compilation.routing_optimizer_of(
             routing_optimizer, routing_learning_rate, optimizer
@@ -147,7 +149,6 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
         self.update, (self.weight_steps, self.routing_steps) = update, steps
         self.routing_optimizer = compilation.scaled_like(routing_optimizer, self.optimizer)
         if self.routing_variables:
-            compilation.refuse_averaging(self.optimizer)
             if self.optimizer is not None:
                 self.optimizer.build(other_variables(self))
                 self.routing_optimizer.build(self.routing_variables)
@@ -167,7 +168,8 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
             images, labels, *weights = held_out
             labels = checked_targets(self, images, labels)
             bound.arguments["validation_data"] = (images, labels, *weights)
-        return super().fit(*bound.args, **bound.kwargs)
+        with own_averages(self):
+            return super().fit(*bound.args, **bound.kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Returns loss and metrics on data; arguments and result as of `keras.Model.evaluate`.

@@ -86,16 +86,6 @@ def scaled_like(routing_optimizer, optimizer):
     return scaling(routing_optimizer, initial_scale=2.0**10)
 
 
-def refuse_averaging(optimizer) -> None:
-    """Raises a `ValueError` for an optimizer that averages weights, the routing's among them."""
-    if getattr(optimizer, "use_ema", False):
-        raise ValueError(
-            "`optimizer` must not average weights (use_ema=True) in a model with routing "
-            "variables: Keras would average those too. "
-            f"Received: optimizer={type(optimizer).__name__} with use_ema=True."
-        )
-
-
 def update_steps(update: str, weight_steps: int, routing_steps: int) -> tuple[int, int]:
     """Returns the two numbers of steps, or raises a `ValueError` where `update` excludes them."""
     one_of("update", update, UPDATES)

@@ -1,0 +1,125 @@
+"""The deep capsule network: convolution blocks of today below capsules."""
+
+import keras
+from keras import layers
+
+from kcaps.initializers import PartialIdentity
+from kcaps.layers import CapsuleLength, DigitCaps, FusedBatchNormalization, PrimaryCaps, Whitening
+from kcaps.models.architectures import check_images
+from kcaps.models.capsnet import CapsNet
+from kcaps.routing import Routing
+from kcaps.validation import is_sequence, positive_int
+
+_SMALLEST = 8  # pixels of an image's height and width
+_WIDEST_MAP = 4  # positions of the last map in height and in width, at most
+_PRIMARY_DIM, _CLASS_DIM = 8, 16
+
+
+def deep_capsnet(
+    input_shape: tuple,
+    num_classes: int,
+    routing: str | dict | Routing = "uniform",
+    widths: tuple = (64, 256, 256),
+    convolutions: int = 2,
+    num_primary_capsules: int = 32,
+    activation: str = "relu",
+):
+    """Returns a deep capsule network, the one to choose for images of one's own.
+
+    Whitened 2×2 patches → blocks of 3×3 convolutions, each with a maximum over 2×2 after its first
+    convolution → PrimaryCaps 1×1, 8 components → DigitCaps, 16 components → lengths. Each
+    convolution is followed by batch normalisation and the activation, and begins as a partial
+    identity. With three convolutions or more in a block, those after the first are bridged.
+
+    The last map has at most 4×4 positions: an axis with no more is not halved, and larger images
+    get further blocks of the last width, so that no layer grows with the image. On `(32, 32, 3)`
+    and 10 classes there are 288 primary capsules.
+
+    The first layer is `model.get_layer("whitening")`; its `adapt(images)` should see some thousand
+    training images before the model trains, see `kcaps.layers.Whitening`.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`, at least 8 × 8.
+        num_classes: Positive integer.
+        routing: Routing of the class capsules, as for `DigitCaps`. Defaults to `"uniform"`.
+        widths: Filters of each block's convolutions. Defaults to `(64, 256, 256)`.
+        convolutions: Convolutions of a block. Defaults to 2.
+        num_primary_capsules: Types of primary capsules. Defaults to 32.
+        activation: Activation of the convolutions. Defaults to `"relu"`.
+
+    Input shape:
+        Images `(batch, height, width, channels)` of pixels in any unit, commonly 0 to 255.
+
+    Output shape:
+        Class lengths `(batch, num_classes)`.
+
+    Returns:
+        A `kcaps.models.CapsNet` without a decoder, not compiled.
+
+    Raises:
+        ValueError: for an image that is too small, or a size that is not a positive integer.
+
+    Example:
+
+    >>> model = deep_capsnet((32, 32, 3), 10, widths=(16, 32, 32))
+    >>> model.get_layer("whitening").adapt(np.random.default_rng(0).uniform(0, 255, (9, 32, 32, 3)))
+    >>> model.compile("adam", loss="length_cross_entropy", metrics=["accuracy"])
+    >>> model.output_shape, model.class_inputs.shape
+    ((None, 10), (None, 288, 8))
+
+    Reference:
+
+    - [Jordan, 2024](https://arxiv.org/abs/2404.00498), whose convolutional blocks these are.
+    """
+    check_images(input_shape, _SMALLEST, "the blocks must fit")
+    num_classes = positive_int("num_classes", num_classes)
+    convolutions = positive_int("convolutions", convolutions)
+    widths = _checked_widths(widths)
+
+    image = keras.Input(input_shape, name="image")
+    x = layers.Activation(activation)(Whitening(name="whitening")(image))
+    number = 0
+    while number < len(widths) or max(x.shape[1:3]) > _WIDEST_MAP:
+        x = _block(x, widths[min(number, len(widths) - 1)], convolutions, activation)
+        number += 1
+    capsules = PrimaryCaps(num_primary_capsules, _PRIMARY_DIM, kernel_size=1, name="primary_caps")
+    poses = DigitCaps(num_classes, _CLASS_DIM, routing=routing, name="digit_caps")(capsules(x))
+    return CapsNet(image, CapsuleLength(name="class_lengths")(poses), name="deep_capsnet")
+
+
+def _block(x, filters, convolutions, activation):
+    """Returns the maps after a block of convolutions, halved where they are wide."""
+    x = _convolution(x, filters)
+    window = tuple(2 if size > _WIDEST_MAP else 1 for size in x.shape[1:3])
+    if max(window) > 1:
+        x = layers.MaxPooling2D(window)(x)
+    x = layers.Activation(activation)(_normalized(x))
+    bridged = x if convolutions > 2 else None
+    for number in range(1, convolutions):
+        x = _normalized(_convolution(x, filters))
+        if bridged is not None and number == convolutions - 1:
+            x = layers.Add()([x, bridged])
+        x = layers.Activation(activation)(x)
+    return x
+
+
+def _convolution(x, filters):
+    """Returns maps after a 3×3 convolution that begins as a partial identity."""
+    return layers.Conv2D(
+        filters, 3, padding="same", use_bias=False, kernel_initializer=PartialIdentity()
+    )(x)
+
+
+def _normalized(x):
+    """Returns maps normalised by averages of few steps, because trainings have few of them."""
+    return FusedBatchNormalization(momentum=0.6, epsilon=1e-5, scale=False)(x)
+
+
+def _checked_widths(widths):
+    """Returns the widths as a tuple, or raises a `ValueError`."""
+    if not is_sequence(widths) or not len(widths):
+        raise ValueError(
+            "`widths` must be the filters of each block, positive integers. Received: "
+            f"widths={widths!r}."
+        )
+    return tuple(positive_int("widths", width) for width in widths)
