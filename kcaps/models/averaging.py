@@ -20,20 +20,32 @@ def own_averages(model: keras.Model) -> Iterator[None]:
         model: A compiled `CapsNet`.
     """
     optimizer = model.optimizer
-    if optimizer is None or not model.routing_variables:
+    if optimizer is None:
         yield
         return
 
     def finalize(variables):
-        own = (
-            (optimizer, other_variables(model)),
-            (model.routing_optimizer, model.routing_variables),
-        )
+        own = [(optimizer, other_variables(model))]
+        if model.routing_variables:
+            own.append((model.routing_optimizer, model.routing_variables))
         for each, changed in own:
             type(each).finalize_variable_values(each, changed)
+            _part_from_averages(each, changed)
 
     optimizer.finalize_variable_values = finalize
     try:
         yield
     finally:
         del optimizer.finalize_variable_values
+
+
+def _part_from_averages(optimizer, variables):
+    """Gives variables arrays of their own on JAX.
+
+    They share those of the averages there, and a step of the next `fit` may not have one array
+    twice: Keras' own models fail in it.
+    """
+    averages = getattr(optimizer, "inner_optimizer", optimizer).use_ema
+    if averages and keras.backend.backend() == "jax":
+        for variable in variables:
+            variable.assign(keras.ops.convert_to_numpy(variable))
