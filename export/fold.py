@@ -9,8 +9,8 @@ from keras import ops
 from kcaps import graph
 from kcaps.activations import squash
 from kcaps.backend.keras_private import origin
-from kcaps.layers import DigitCaps, PrimaryCaps
-from kcaps.routing import DiscriminativeRouting
+from kcaps.layers import ConvCaps2D, DigitCaps, PrimaryCaps
+from kcaps.routing import DiscriminativeRouting, UniformRouting
 
 
 class FoldedCaps(keras.layers.Layer):
@@ -36,14 +36,51 @@ class FoldedCaps(keras.layers.Layer):
         return squash(ops.reshape(sums, (-1, self.num_outputs, self.output_dim)))
 
 
+class FoldedConvCaps(keras.layers.Layer):
+    """Capsule maps whose routing is part of their kernel: one convolution, and squash.
+
+    Args:
+        layer: Built `kcaps.layers.ConvCaps2D`, for its sizes.
+        kernel: Array of the shape of the layer's kernel, the couplings multiplied in.
+        **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+    """
+
+    def __init__(self, layer: ConvCaps2D, kernel, **kwargs):
+        super().__init__(**kwargs)
+        _, _, *self.types = kernel.shape
+        self.conv = keras.layers.Conv2D(
+            self.types[0] * self.types[1],
+            layer.kernel_size,
+            strides=layer.strides,
+            padding=layer.padding,
+            data_format="channels_last",
+            use_bias=False,
+            dtype=self.dtype_policy,
+            name="conv",
+        )
+        kernel = np.reshape(kernel, (*layer.kernel_size, -1, self.conv.filters))
+        self.channels = kernel.shape[2]
+        self.conv.build((None, None, None, self.channels))
+        self.conv.kernel.assign(kernel)
+
+    def call(self, inputs):
+        _, *sizes, _, _ = ops.shape(inputs)
+        sums = self.conv(ops.reshape(inputs, (-1, *sizes, self.channels)))
+        _, *sizes, _ = ops.shape(sums)
+        return squash(ops.reshape(sums, (-1, *sizes, *self.types)))
+
+
 def fold(model: keras.Model, scales: bool = True) -> tuple[keras.Model, list[str]]:
     """Multiplies into kernels the factors that training keeps apart.
 
-    - The coefficients of `"l1"` and `"l2"` routings: `Σ_i b_ij u_i W_ij` becomes one product of the
-      flattened capsules with the kernel `b_ij W_ij`. A pair of capsules with a coefficient of zero
-      costs nothing to keep in that product, and a graph would need a gather to skip it. A *type*
-      of primary capsules whose coefficients are zero at all positions and for all output capsules
-      pays: its filters, nearly all of its cost, are removed from the convolution.
+    - The couplings of `ConvCaps2D` that no example changes, those of `"l1"`, `"l2"` and
+      `"uniform"`: the layer becomes one convolution and squash.
+    - The coefficients of `"l1"` and `"l2"` routings of `DigitCaps`: `Σ_i b_ij u_i W_ij` becomes one
+      product of the flattened capsules with the kernel `b_ij W_ij`. A pair of capsules with a
+      coefficient of zero costs nothing to keep in that product, and a graph would need a gather to
+      skip it. A *type* of primary capsules whose coefficients are zero at all positions and for all
+      output capsules pays: its filters, nearly all of its cost, are removed from the convolution,
+      in front of either layer.
     - The scale of a `Rescaling` layer without offset, if a `Conv2D` follows.
 
     Args:
@@ -70,8 +107,7 @@ def fold(model: keras.Model, scales: bool = True) -> tuple[keras.Model, list[str
             new[convolution.name] = _scaled(convolution, layer.scale, calls.source(convolution))
             lines.append(f"{layer.name} multiplied into {convolution.name}")
     for layer in model.layers:
-        is_foldable = type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
-        if is_foldable and calls.source(layer) is not None:
+        if _is_foldable(layer) and calls.source(layer) is not None:
             folded, line = _fold_capsules(layer, calls)
             new |= folded
             lines.append(line)
@@ -140,9 +176,17 @@ def _scaled(convolution, scale, source):
     return result
 
 
+def _is_foldable(layer):
+    """Returns whether a layer has couplings that can be multiplied into its kernel."""
+    if type(layer) is ConvCaps2D:
+        return type(layer.routing) in (DiscriminativeRouting, UniformRouting)
+    return type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
+
+
 def _fold_capsules(layer, calls):
     """Returns replacements, by name, for a layer of capsules and its source, and a line."""
-    coefficients = ops.convert_to_numpy(layer.routing.coefficients)  # (i, j)
+    coefficients = layer.routing.fixed_couplings(tuple(layer.kernel.shape))
+    coefficients = ops.convert_to_numpy(coefficients)  # (i, j)
     kernel = ops.convert_to_numpy(layer.kernel) * coefficients[:, None, :, None]
     line = f"{layer.name}: coefficients of {coefficients.size:,} pairs multiplied into the kernel"
     if not coefficients.all():
@@ -156,7 +200,11 @@ def _fold_capsules(layer, calls):
             new[primary.name] = _of_types(primary, used, calls.source(primary))
             kernel = kernel[np.tile(used, len(kernel) // primary.num_capsules)]
             line += f"; {np.sum(~used)} types of {primary.name} removed"
-    new[layer.name] = FoldedCaps(kernel, name=layer.name, dtype=layer.dtype_policy)
+    options = {"name": layer.name, "dtype": layer.dtype_policy}
+    if isinstance(layer, ConvCaps2D):
+        new[layer.name] = FoldedConvCaps(layer, kernel, **options)
+    else:
+        new[layer.name] = FoldedCaps(kernel, **options)
     return new, line
 
 

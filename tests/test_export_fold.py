@@ -2,15 +2,17 @@
 
 import keras
 import numpy as np
+import onnx
 import pytest
 
 from export.fold import fold
 from export.inference import inference_model
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
-from exporting import onnx_outputs
-from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
+from exporting import FORBIDDEN, onnx_outputs
+from kcaps.layers import CapsuleLength, ConvCaps2D, DigitCaps, PrimaryCaps
 from kcaps.models import capsnet
+from kcaps.routing import UniformRouting
 
 TYPES = 6
 
@@ -140,3 +142,62 @@ def test_scales_that_are_not_plain_stay(rng):
     assert fold(network(np.ones((2 * TYPES, 3))), scales=False)[1] == [
         "digit_caps: coefficients of 36 pairs multiplied into the kernel"
     ]
+
+
+def maps_network(rng, routing, with_zeros=False):
+    """A network with capsule maps and random coefficients, of which one type may have none."""
+    image = keras.Input((13, 12, 1), name="image")
+    x = PrimaryCaps(TYPES, 4, 3, strides=2, as_map=True)(image)
+    x = ConvCaps2D(3, 4, (3, 2), (2, 1), "same", routing=routing, name="maps")(x)
+    model = keras.Model(image, CapsuleLength()(DigitCaps(3, 4, name="digits")(x)))
+    if routing != "uniform":
+        array = rng.normal(size=(3 * 2, TYPES, 3))
+        array[:, [0, 2]] *= not with_zeros
+        model.get_layer("maps").routing.coefficients.assign(array.reshape(-1, 3))
+    return model
+
+
+@pytest.mark.parametrize("routing", ["l1", "l2", "uniform"])
+def test_maps_with_fixed_couplings_become_a_convolution(rng, tmp_path, routing):
+    model = maps_network(rng, routing)
+    images = rng.uniform(size=(5, 13, 12, 1)).astype("float32")
+    folded, lines = fold(model)
+    assert lines == ["maps: coefficients of 108 pairs multiplied into the kernel"]
+    layer = folded.get_layer("maps")
+    assert type(layer).__name__ == "FoldedConvCaps"
+    assert layer.conv.kernel.shape == (3, 2, TYPES * 4, 3 * 4) and not layer.conv.use_bias
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(folded.predict(images, verbose=0), expected, atol=1e-6)
+    report = export_onnx(model, tmp_path / "model.onnx")
+    assert report.largest_difference <= 1e-5
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [node.op_type for node in graph.node].count("Conv") == 2
+    assert not {node.op_type for node in graph.node} & FORBIDDEN
+    outputs = onnx_outputs(tmp_path / "model.onnx", images)
+    np.testing.assert_allclose(outputs["class_lengths"], expected, atol=1e-5)
+
+
+def test_types_without_coefficients_leave_the_convolution_under_maps(rng, tmp_path):
+    model = maps_network(rng, "l1", with_zeros=True)
+    images = rng.uniform(size=(5, 13, 12, 1)).astype("float32")
+    folded, lines = fold(model)
+    assert lines[0].endswith("36 of them zero; 2 types of primary_caps removed")
+    assert folded.get_layer("maps").conv.kernel.shape == (3, 2, (TYPES - 2) * 4, 3 * 4)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(folded.predict(images, verbose=0), expected, atol=1e-6)
+    assert export_onnx(model, tmp_path / "model.onnx").largest_difference <= 1e-5
+
+
+def test_subclasses_of_maps_and_of_their_routings_stay(rng):
+    class Longer(ConvCaps2D):
+        def call(self, inputs, training=None):
+            return 2 * super().call(inputs, training)
+
+    class Negative(UniformRouting):
+        def iterate(self, inputs, kernel):
+            for couplings, poses in super().iterate(inputs, kernel):
+                yield couplings, -poses
+
+    maps = keras.Input((5, 4, 2, 3))
+    for layer in (Longer(3, 4, 2, routing="l2"), ConvCaps2D(3, 4, 2, routing=Negative())):
+        assert fold(keras.Model(maps, layer(maps)))[1] == []
