@@ -5,20 +5,16 @@ from export.command import set_up
 
 def main():
     set_up(start=False)
-    import keras
-
     from harness import training
-    from networks.small_capsnet import SHIFT, small_capsnet
+    from harness.network_settings import NetworkSettings
+    from networks import capsnets
 
-    settings = training.begin(
-        __doc__, has_folder=False, epochs=30, batch_size=32, learning_rate=2e-3
-    )
+    settings = training.begin(__doc__, NetworkSettings, has_folder=False, data_set="digits")
     images = settings.load_images("digits")
-    model = small_capsnet(images.shape, images.num_classes, routing=settings.routing)
-    steps = settings.epochs * len(images.train[0]) // settings.batch_size
-    rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, max(steps, 1))
-    model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"])
-    training.train(model, images, settings.run, SHIFT)
+    change = settings.change(images)
+    model = capsnets.build(settings, images.shape, images.num_classes)
+    settings.compile(model, images.train[0])
+    training.train(model, images, settings.run, change)
 
 
 if __name__ == "__main__":

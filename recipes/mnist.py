@@ -1,23 +1,20 @@
-"""Trains the reference capsule network on MNIST."""
+"""Trains a capsule network on MNIST."""
 
 from export.command import set_up
 
 
 def main():
     set_up(start=False)
-    import keras
-
     from harness import training
-    from kcaps.models import capsnet
+    from harness.network_settings import NetworkSettings
+    from networks import capsnets
 
-    settings = training.begin(__doc__, epochs=10, batch_size=32, learning_rate=1e-3)
+    settings = training.begin(__doc__, NetworkSettings, data_set="mnist")
     images = settings.load_images("mnist")
-    model = capsnet(images.shape, images.num_classes, routing=settings.routing)
-    rate = keras.optimizers.schedules.ExponentialDecay(
-        settings.learning_rate, decay_steps=1000, decay_rate=0.96
-    )
-    model.compile(keras.optimizers.Adam(rate), metrics=["accuracy"])
-    training.train(model, images, settings.run)
+    change = settings.change(images)
+    model = capsnets.build(settings, images.shape, images.num_classes)
+    settings.compile(model, images.train[0])
+    training.train(model, images, settings.run, change)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ def test_mnist_from_a_file(tmp_path, backend, rng):
     path.parent.mkdir()
     np.savez(path, **arrays)
     arguments = ("--data-dir", path.parent, "--limit", 60, "--batch-size", 54)
+    arguments = (*arguments, "--network", "reference")
     run(tmp_path, backend, "mnist", *arguments, "--epochs", 1)
     report = check(tmp_path, "mnist", backend, name="mnist", loader="npz", file=str(path))
     assert report["test_images"] == 20 and not report["synthetic"]

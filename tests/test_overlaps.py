@@ -94,7 +94,7 @@ def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
 
 def test_recipe(tmp_path):
     arguments = ("--synthetic", "--limit", 40, "--epochs", 1, "--batch-size", 12, "--routing", "l1")
-    arguments = (*arguments, "--output", tmp_path / "ckpt")
+    arguments = (*arguments, "--network", "reference", "--output", tmp_path / "ckpt")
     result = programs.recipe_here("multi_mnist", *arguments)
     assert result.returncode == 0, result.stderr
     assert "both digits right in" in result.stdout.splitlines()[-1]

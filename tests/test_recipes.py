@@ -308,6 +308,19 @@ def test_data_that_cannot_be_had(monkeypatch, tmp_path, name):
     assert not (tmp_path / "ckpt").exists() and not (tmp_path / "data").exists()
 
 
+def run_briefly(tmp_path, name, network, *further):
+    """A program's two steps on generated images; returns its model, and what run.json keeps."""
+    arguments = ("--synthetic", "--limit", 20, "--batch-size", 8, "--epochs", 1, *further)
+    arguments = (*arguments, "--network", network, "--output", tmp_path / "ckpt")
+    result = programs.recipe_here(name, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("test accuracy")
+    assert "synthetic" in result.stdout.splitlines()[-1]
+    run = json.loads((tmp_path / "ckpt/run.json").read_text())
+    assert run["arguments"]["network"] == network
+    return keras.saving.load_model(tmp_path / "ckpt/model.keras"), run["arguments"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -316,23 +329,45 @@ def test_data_that_cannot_be_had(monkeypatch, tmp_path, name):
         "cifar10",
     ],
 )
-def test_recipes_run_on_synthetic_images(tmp_path, name):
-    """The whole published network, for two steps."""
-    arguments = ("--synthetic", "--limit", 20, "--batch-size", 8, "--epochs", 1)
-    arguments = (*arguments, "--routing", "l1", "--output", tmp_path / "ckpt")
-    result = programs.recipe_here(name, *arguments)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1].startswith("test accuracy")
-    assert "synthetic" in result.stdout.splitlines()[-1]
-    run = json.loads((tmp_path / "ckpt/run.json").read_text())
-    assert run["arguments"]["routing"] == "l1"
-    model = keras.saving.load_model(tmp_path / "ckpt/model.keras")
+def test_reference_networks_on_synthetic_images(tmp_path, name):
+    """The whole published network, for two steps, with the papers' training."""
+    model, arguments = run_briefly(tmp_path, name, "reference", "--routing", "l1")
+    assert arguments["routing"] == "l1" and type(model.optimizer) is keras.optimizers.Adam
+    rate = {"mnist": 1e-3, "fashion_mnist": 1e-3, "cifar10": 3e-4}[name]
+    schedule = model.optimizer.get_config()["learning_rate"]
+    assert schedule["class_name"] == "ExponentialDecay"
+    for key, value in [("initial_learning_rate", rate), ("decay_steps", 1000)]:
+        assert schedule["config"][key] == value
+    assert schedule["config"]["decay_rate"] == 0.96
+    assert model.loss.name == "margin" and model.optimizer.weight_decay is None
     conv = model.get_layer("conv")
     if name == "cifar10":
         assert model.decoder is None and model.get_layer("primary_caps").num_capsules == 64
         assert conv.activation is keras.activations.leaky_relu
     else:
         assert model.decoder is not None and (tmp_path / "ckpt/dimensions.png").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_deep_networks_on_synthetic_images(tmp_path, name):
+    """The default, with its whitening adapted to the training images, and its pictures."""
+    widths = ("--widths", 8, 16, 16)
+    model, arguments = run_briefly(tmp_path, name, "deep", *widths, "--routing", "dynamic")
+    assert arguments["widths"] == [8, 16, 16] and model.decoder is None
+    assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {
+        *("model.keras", "run.json", "history.csv", "report.json", "backup"),
+        *("curves.png", "confusion.png"),
+    }
+    images = data.load(name, limit=20, synthetic=True)
+    layer = type(model.get_layer("whitening"))(name="whitening")
+    layer.adapt(images.train[0])
+    kernels = [keras.ops.convert_to_numpy(x.kernel) for x in (layer, model.get_layer("whitening"))]
+    np.testing.assert_allclose(*kernels, rtol=1e-5)
+
+
+def test_an_efficient_network_on_synthetic_images(tmp_path):
+    model, arguments = run_briefly(tmp_path, "mnist", "efficient")
+    assert arguments["routing"] == "self_attention" and model.name == "efficient_capsnet"
 
 
 def test_a_recipe_of_ones_own(tmp_path):

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from export.command import first_line
+from harness.schedules import without_warm_up
 from kcaps.backend.keras_private import keep_skipped_attributes
 
 STATE = "backup/state.h5"  # in a checkpoint folder
@@ -23,7 +24,8 @@ def write_model(model: keras.Model, path: pathlib.Path) -> None:
     aside = path.with_name(f"part-{path.name}")
     keep_skipped_attributes()
     try:
-        model.save(aside)
+        with without_warm_up(model):
+            model.save(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -35,16 +37,24 @@ class BestModel(keras.callbacks.Callback):
     Args:
         path: The file.
         best: Lowest validation loss before.
+        averages: The callback that gives the model its averaged weights for the validation, which
+            are then kept, too. Defaults to None: weights are not averaged.
     """
 
-    def __init__(self, path, best=math.inf):
+    def __init__(self, path, best=math.inf, averages=None):
         super().__init__()
-        self.path, self.best = path, best
+        self.path, self.best, self.averages = path, best, averages
 
     def on_epoch_end(self, epoch, logs=None):
         if logs["val_loss"] < self.best:
             self.best = logs["val_loss"]
-            write_model(self.model, self.path)
+            if self.averages:
+                self.averages.on_test_begin()
+            try:
+                write_model(self.model, self.path)
+            finally:
+                if self.averages:
+                    self.averages.on_test_end()
 
 
 class Backup(keras.callbacks.Callback):

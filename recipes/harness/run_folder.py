@@ -41,6 +41,10 @@ class Run:
         resume: Whether the run in the folder goes on.
         overwrite: Whether the run in the folder is replaced.
         how_to_resume: Words for how an interrupted run goes on.
+        early_stopping: Epochs in a row without a lower validation loss, after which training ends.
+            0 for no such end.
+        mirror_test: Whether the test is also of outputs that are averaged with those of the
+            mirrored images.
     """
 
     recipe: str
@@ -52,6 +56,8 @@ class Run:
     resume: bool = False
     overwrite: bool = False
     how_to_resume: str = "--resume"
+    early_stopping: int = 0
+    mirror_test: bool = False
 
 
 def check_output(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import typing
 
 import keras
@@ -60,6 +61,16 @@ class Settings:
     recipe: str  # the program's name
 
     how_to_resume: typing.ClassVar[str | None] = None  # after Ctrl-C, as far as the program knows
+
+    @classmethod
+    def defaults_for(cls, words: list[str], **given: object) -> dict:
+        """Returns defaults in place of those of the class.
+
+        Args:
+            words: The command line, on whose other words they may depend.
+            **given: Defaults of the program.
+        """
+        return {}
 
     @classmethod
     def add_rules(cls, parser: Parser) -> None:
@@ -205,7 +216,7 @@ def read(
         name = f"--{field.name.replace('_', '-')}"
         name = field.name if field.metadata["positional"] else name
         group.add_argument(name, **field.metadata["arguments"])
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**defaults, **settings.defaults_for(sys.argv[1:], **defaults))
     is_digits = (lambda args: getattr(args, "data", None) == "digits") if has_folder else None
     parser.refuse(["--data-dir"], is_digits, data.FROM_NO_FOLDER)
     if issubclass(settings, ImageSettings):

@@ -17,9 +17,12 @@ from harness import checkpoints, distribution, plots, run_folder, settings, tabl
 from harness.divergence import Watch
 from harness.executions import take_steps_together
 from harness.feeding import Feed
+from harness.progress import Progress
 from harness.run_folder import Run
 from harness.settings import CapsNetSettings, RunSettings
+from harness.stopping import EarlyStopping
 from pictures_of import data
+from pictures_of.augmentation import mirrored
 from pictures_of.batches import Batches, Change, stream
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -87,13 +90,46 @@ def train(
     history = fit(model, images, run, batches, images.validation)
     model = distribution.finish(run.output, model)
     lengths = model.predict(images.test[0], batch_size=run.batch_size, verbose=0)
-    accuracy = float(np.mean(lengths.argmax(-1) == images.test[1]))
-    write_report(run, images, model, history, accuracy, further=report)
+
+    def accuracy_of(outputs):
+        return float(np.mean(outputs.argmax(-1) == images.test[1]))
+
+    accuracy = accuracy_of(lengths)
+    further = with_mirror_images(run, model, images.test[0], lengths, accuracy_of)
+    write_report(run, images, model, history, accuracy, further={**further, **(report or {})})
     plots.draw(model, images, lengths, history, run.output)
     print(
-        f"test accuracy {100 * accuracy:.2f} % on {images.title}; checkpoint in "
+        f"test accuracy {100 * accuracy:.2f} %{in_words(further)} on {images.title}; checkpoint in "
         f"{run.output}{os.sep}"
     )
+
+
+def with_mirror_images(
+    run: Run,
+    model: keras.Model,
+    inputs: np.ndarray,
+    outputs: np.ndarray,
+    accuracy_of: Callable[[np.ndarray], float],
+) -> dict[str, float]:
+    """Returns what `report.json` says of a test with mirror images, nothing for a run without.
+
+    Args:
+        run: The run.
+        model: The trained model.
+        inputs: Test images.
+        outputs: The model's outputs for them, which are averaged with those for mirror images.
+        accuracy_of: Function of outputs that returns their accuracy.
+    """
+    if not run.mirror_test:
+        return {}
+    others = model.predict(mirrored(inputs), batch_size=run.batch_size, verbose=0)
+    return {"test_accuracy_mirrored": accuracy_of((outputs + others) / 2)}
+
+
+def in_words(report: dict[str, float]) -> str:
+    """Returns words for what `with_mirror_images` found, for the last line of a program."""
+    value = report.get("test_accuracy_mirrored")
+    return "" if value is None else f" ({100 * value:.2f} % with mirror images)"
 
 
 def fit(
@@ -123,9 +159,11 @@ def fit(
     print(f"{run.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)
     steps = batches.count // batches.size
     watch = Watch(steps)
-    callbacks = _callbacks(output, history, images.is_synthetic, watch)
-    with _interruptions_told(model, run, watch, callbacks):
-        take_epochs(model, run, batches, steps, validation, callbacks, watch.look_at)
+    losses = history.get("val_loss", [])
+    if not (run.early_stopping and EarlyStopping(run.early_stopping, losses).is_over):
+        callbacks = _callbacks(run, model, history, images.is_synthetic, watch)
+        with _interruptions_told(model, run, watch, callbacks):
+            take_epochs(model, run, batches, steps, validation, callbacks, watch.look_at)
     history = run_folder.read_history(output / "history.csv")
     watch.check(history, output)
     model.load_weights(output / "model.keras")
@@ -167,8 +205,8 @@ def take_epochs(
         shuffle=False,  # the batches are shuffled already
         validation_data=validation,
         validation_batch_size=run.batch_size,
-        callbacks=callbacks,
-        verbose="auto" if sys.stdout.isatty() else 2,
+        callbacks=[*callbacks, Progress(run.epochs)],
+        verbose=1 if sys.stdout.isatty() else 0,
     )
 
 
@@ -198,16 +236,20 @@ def timer() -> keras.callbacks.Callback:
     )
 
 
-def _callbacks(output, history, is_synthetic, watch):
+def _callbacks(run, model, history, is_synthetic, watch):
     """Returns the callbacks of a run, in the order in which they must be called."""
+    output, losses = run.output, history.get("val_loss", [])
     label = {"synthetic": 1.0} if is_synthetic else {}  # a column of history.csv
-    best = min(history.get("val_loss", []), default=math.inf)
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    averages = keras.callbacks.SwapEMAWeights() if optimizer.use_ema else None
     return [
         watch,
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(label)),
         timer(),
+        *([EarlyStopping(run.early_stopping, losses)] if run.early_stopping else []),
+        *([averages] if averages else []),
         keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
-        checkpoints.BestModel(output / "model.keras", best),
+        checkpoints.BestModel(output / "model.keras", min(losses, default=math.inf), averages),
         checkpoints.Backup(output / checkpoints.STATE),
     ]
 

@@ -1,0 +1,35 @@
+"""The capsule networks that `--network` names, as the data sets have them."""
+
+from harness.network_settings import NetworkSettings
+from kcaps import models
+from kcaps.models import CapsNet
+from kcaps.routing import DiscriminativeRouting
+from networks.small_capsnet import small_capsnet
+
+# What the papers change for a data set.
+REFERENCE = {
+    "cifar10": {"num_primary_capsules": 64, "activation": "leaky_relu", "decoder_units": None}
+}
+PENALTIES = {"multi_mnist": 0.001}  # of l1 and l2 routing
+
+
+def build(settings: NetworkSettings, input_shape: tuple, num_classes: int) -> CapsNet:
+    """Returns the network that settings ask for, not compiled.
+
+    Args:
+        settings: Its settings.
+        input_shape: Tuple `(height, width, channels)`.
+        num_classes: Positive integer.
+    """
+    routing, data_set = settings.routing, settings.data_set
+    if routing in ("l1", "l2") and data_set in PENALTIES:
+        routing = DiscriminativeRouting(routing, penalty_weight=PENALTIES[data_set])
+    if settings.network == "small":
+        return small_capsnet(input_shape, num_classes, routing=routing)
+    if settings.network == "efficient":
+        return models.efficient_capsnet(input_shape, num_classes, routing=routing)
+    if settings.network == "deep":
+        options = {"widths": tuple(settings.widths), "convolutions": settings.convolutions}
+        return models.deep_capsnet(input_shape, num_classes, routing=routing, **options)
+    options = REFERENCE.get(data_set, {})
+    return models.capsnet(input_shape, num_classes, routing=routing, **options)
