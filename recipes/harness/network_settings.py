@@ -6,6 +6,7 @@ What is not given comes from the table in `networks.presets`, by data set and ne
 import argparse
 import dataclasses
 import inspect
+import itertools
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from harness import optimizers, schedules
 from harness.run_folder import Run
 from harness.settings import CapsNetSettings, option
 from kcaps import losses
+from kcaps.layers import Whitening
 from networks import presets
 from pictures_of import augmentation, data
 from pictures_of.batches import Change
@@ -220,6 +222,18 @@ class NetworkSettings(CapsNetSettings):
         return losses.LOSSES[self.loss](label_smoothing=self.label_smoothing)
 
 
+def adapt(model: keras.Model, examples: np.ndarray) -> None:
+    """Adapts the whitening of a model to training images, where it has some.
+
+    Args:
+        model: A model of images.
+        examples: Training images `(n, height, width, channels)`.
+    """
+    for layer in model.layers:
+        if isinstance(layer, Whitening):
+            layer.adapt(examples[:_ADAPTED_ON])
+
+
 def _has_smoothing(loss):
     """Returns whether the loss of a name takes smoothed labels."""
     kind = losses.LOSSES.get(loss)
@@ -229,7 +243,7 @@ def _has_smoothing(loss):
 def _given(words, name):
     """Returns the value that a command line gives an option, or None."""
     value = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in itertools.pairwise([*words, None]):
         if word == name:
             value = following
         elif word.startswith(f"{name}="):

@@ -1,7 +1,6 @@
 """Measures beside test errors: times, and robustness."""
 
 import time
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -21,44 +20,53 @@ GOAL = 0.99  # share of validation images, for the time to reach it
 INTERVAL = 100  # steps between two looks at them
 
 
-def step_times(names: Sequence[str], settings: StudySettings) -> list[dict]:
-    """Returns a row of times for each method, of training steps on MNIST.
+def step_times(
+    settings: StudySettings, rounds: int = ROUNDS, steps: int = STEPS
+) -> list[dict]:
+    """Returns a row of times for each method that settings ask for, of training steps.
 
-    All methods take steps in turn, round by round. Ratios are medians over the rounds, to the
-    first method that has, or has not, a decoder as well.
+    All methods take steps in turn, round by round, on the first task of the settings. Ratios are
+    medians over the rounds, to the first method that has, or has not, a decoder as well.
+
+    Args:
+        settings: `reproduction.settings.Settings`.
+        rounds: Rounds of the timing.
+        steps: Steps of every method in a round.
     """
-    task = tasks.load("mnist", settings)
-    subjects = {name: _subject(name, task, settings) for name in names}
-    times = {name: [] for name in names}
-    for _ in range(ROUNDS):
-        for name, (model, x, y) in subjects.items():
+    name = settings.cells[0].task
+    task = tasks.load(name, settings)
+    names = list(dict.fromkeys(cell.method for cell in settings.cells if cell.task == name))
+    subjects = {method: _subject(method, name, task, settings) for method in names}
+    times = {method: [] for method in names}
+    for _ in range(rounds):
+        for method, (model, x, y) in subjects.items():
             started = time.perf_counter()
-            for _ in range(STEPS):  # each returns its loss, and so waits for it
+            for _ in range(steps):  # each returns its loss, and so waits for it
                 model.train_on_batch(x, y)
-            times[name].append((time.perf_counter() - started) / STEPS)
+            times[method].append((time.perf_counter() - started) / steps)
 
-    def compared_with(name):
-        ending = name.endswith(methods.NO_DECODER)
+    def compared_with(method):
+        ending = method.endswith(methods.NO_DECODER)
         return next(other for other in names if other.endswith(methods.NO_DECODER) == ending)
 
     return [
         {
-            "method": name,
-            "batch_size": len(subjects[name][1]),
-            "seconds_per_100_steps": 100 * float(np.median(times[name])),
-            "ratio": float(np.median(np.array(times[name]) / times[compared_with(name)])),
-            "to": compared_with(name),
+            "method": method,
+            "batch_size": len(subjects[method][1]),
+            "seconds_per_100_steps": 100 * float(np.median(times[method])),
+            "ratio": float(np.median(np.array(times[method]) / times[compared_with(method)])),
+            "to": compared_with(method),
         }
-        for name in names
+        for method in names
     ]
 
 
-def _subject(name, task, settings):
+def _subject(method, name, task, settings):
     """Returns a method's model, which has trained already, and a batch for it."""
-    plan = methods.training_of(name, "mnist", settings.budget)
+    plan = methods.training_of(method, name, settings.budget)
     keras.utils.set_random_seed(0)
     model = methods.compiled(
-        name, "mnist", settings.budget, task, STEPS * ROUNDS, update=settings.update
+        method, name, settings.budget, task, STEPS * ROUNDS, update=settings.update
     )
     size = min(plan.batch_size, len(task.images.train[0]))
     x, y = task.batches(0, size)(0)

@@ -4,14 +4,20 @@ import dataclasses
 
 import keras
 
-from kcaps.losses import LogLoss
-from kcaps.models import CapsNet, capsnet, efficient_capsnet
+from harness import optimizers
+from harness.network_settings import adapt
+from kcaps.losses import LengthCrossEntropy, LogLoss
+from kcaps.models import CapsNet, capsnet, deep_capsnet, efficient_capsnet
 from kcaps.models.compilation import UPDATES
 from kcaps.routing import ROUTINGS
 from networks import baselines as networks
+from networks import presets
+from networks.deep_dense import deep_dense
 from reproduction.tasks import Task
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
+DEEP = "deep_"  # before the name of a routing, or of a head without capsules
+HEADS = {"pooled_dense": True, "dense": False}  # and whether features are pooled below it
 BUDGETS = ("cpu", "gpu_minutes", "gpu")
 
 # Options and rates were chosen for the networks of the budget `"cpu"`, on validation images:
@@ -89,6 +95,34 @@ class Training:
         network.compile(optimizer, update=update, routing_learning_rate=rate, metrics=metrics)
 
 
+@dataclasses.dataclass(frozen=True)
+class DeepTraining:
+    """The training of the deep network by `cifar10.py`, for other heads and fewer passes.
+
+    Args:
+        values: All that `cifar10.py` would take, but for the capsules.
+    """
+
+    values: presets.Training
+
+    @property
+    def epochs(self) -> int:
+        return self.values.epochs
+
+    @property
+    def batch_size(self) -> int:
+        return self.values.batch_size
+
+    def compile(self, network: keras.Model, steps: int, metrics=None, update=UPDATES[0]) -> None:
+        """Compiles a network for so many steps in all."""
+        optimizer = optimizers.of(self.values, network, steps)
+        smoothing = {"label_smoothing": self.values.label_smoothing}
+        if not isinstance(network, CapsNet):
+            network.compile(optimizer, LogLoss(**smoothing), metrics=metrics)
+            return
+        network.compile(optimizer, LengthCrossEntropy(**smoothing), metrics=metrics, update=update)
+
+
 # On two cores, all networks have the same few passes, at `RATES`.
 SHORT = Training(3, 64)
 # On a GPU that is at hand for minutes, all have the passes that fit, at the papers' rate.
@@ -115,8 +149,15 @@ EFFICIENT = {
 }
 
 
-def training_of(method: str, task: str, budget: str) -> Training:
+# Enough passes for errors that differ by less than those of the whole training.
+DEEP_EPOCHS = {"cpu": 6, "gpu_minutes": 12, "gpu": 12}
+
+
+def training_of(method: str, task: str, budget: str) -> Training | DeepTraining:
     """Returns how a method is trained on a task under a budget."""
+    if method.startswith(DEEP):
+        values = presets.training_of("cifar10", "deep")
+        return DeepTraining(dataclasses.replace(values, epochs=DEEP_EPOCHS[budget]))
     if method == "efficient_capsnet" and task in EFFICIENT.get(budget, {}):
         return EFFICIENT[budget][task]
     routing = method.removesuffix(NO_DECODER)
@@ -145,13 +186,16 @@ def build(
 
     Args:
         method: `"efficient_capsnet"`, `"cnn"`, or the name of a routing, with `NO_DECODER` after it
-            for a network without a decoder.
+            for a network without a decoder, or `DEEP` before it or a name in `HEADS` for the deep
+            network.
         task: Name of the task.
         budget: One of `BUDGETS`.
         shape: Tuple `(height, width, channels)`.
         num_classes: Positive integer.
         options: Arguments of the routing, instead of those chosen for it.
     """
+    if method.startswith(DEEP):
+        return _build_deep(method.removeprefix(DEEP), shape, num_classes)
     if method == "efficient_capsnet":
         return efficient_capsnet(shape, num_classes)
     if method == "cnn":
@@ -168,10 +212,20 @@ def build(
     return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
 
 
+def _build_deep(head, shape, num_classes):
+    """Returns the deep network with a routing, or with a head without capsules."""
+    values = presets.training_of("cifar10", "deep")
+    options = {"widths": values.widths, "convolutions": values.convolutions}
+    if head in HEADS:
+        return deep_dense(shape, num_classes, HEADS[head], **options)
+    return deep_capsnet(shape, num_classes, routing=head, **options)
+
+
 def compiled(
     method: str, name: str, budget: str, task: Task, steps: int, metrics=None, update=UPDATES[0]
 ) -> keras.Model:
     """Returns a network, as from `build`, that is compiled for so many steps on the task `name`."""
     network = build(method, name, budget, task.input_shape, task.images.num_classes)
+    adapt(network, task.images.train[0])
     training_of(method, name, budget).compile(network, steps, metrics, update)
     return network

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from kcaps.routing import ROUTINGS
 from reproduction import reports
 from reproduction.cells import Cell
-from reproduction.methods import NO_DECODER
+from reproduction.methods import DEEP, HEADS, NO_DECODER
 
 ROUTED = ("dynamic", "l2", "l1")
 ALL_ROUTINGS = tuple(f"{name}{NO_DECODER}" for name in ROUTINGS)
@@ -19,6 +19,7 @@ BEST_KNOWN = {
     "fashion_mnist": "3.09",
     "moved_fashion_mnist": "3.09",
     "cifar10": "0.5",
+    "varied_cifar10": "0.5",
     "multi_mnist": "5.2",
 }
 
@@ -108,6 +109,11 @@ TABLES = {
     "routings": Table(
         "All routings on one network, without a decoder",
         {"fashion_mnist": ALL_ROUTINGS},
+    ),
+    "control": Table(
+        "The deep network with dense heads, and under capsules with each routing",
+        {"varied_cifar10": tuple(f"{DEEP}{head}" for head in (*HEADS, *ROUTINGS))},
+        report=reports.control,
     ),
     "affine": Table(
         "Affine maps, noise and attacks, after training on digits in random places",

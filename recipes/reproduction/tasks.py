@@ -72,6 +72,11 @@ def _draw_moves(rng, count):
 SHIFTED = dataclasses.replace(_MOVED, draw=_draw_moves)
 
 
+def varied(images: data.Images) -> Task:
+    """Returns the task of photographs, mirrored in turn and shifted, as `cifar10.py` has them."""
+    return plain(images, augmentation.named(("mirror", "shift"), images, SHIFT, 1))
+
+
 def overlapping(images: data.Images) -> Task:
     """Returns the task of two digits in one picture, both to be found."""
     pairs = functools.partial(overlaps.training_batches, *images.train)
@@ -98,6 +103,7 @@ TASKS = {  # names of images, and functions that make a task of them
     "moved_fashion_mnist": ("fashion_mnist", lambda images: plain(images, MIRRORED_AND_SHIFTED)),
     "multi_mnist": ("mnist", overlapping),
     "placed_mnist": ("mnist", placed),
+    "varied_cifar10": ("cifar10", varied),
 }
 
 
