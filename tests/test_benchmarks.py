@@ -67,3 +67,12 @@ def test_soak(tmp_path):
     assert (tmp_path / "new/memory.png").stat().st_size < 100_000
     again = subprocess.run([*command, tmp_path / "new"], capture_output=True, text=True)
     assert again.returncode == 2 and again.stderr.count("\n") == 1
+
+
+@pytest.mark.long
+def test_capsule_maps():
+    """They are compared with two textbooks' before anything is timed."""
+    text = output("capsule_maps.py", "--routings", "dynamic,l2")
+    for part in ("the textbooks agree to", "| textbook, products |", "| l2 | 3 × 3 |"):
+        assert part in text
+    assert text.count("\n## ") == 3
