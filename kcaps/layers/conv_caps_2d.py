@@ -104,24 +104,18 @@ class ConvCaps2D(RoutedCaps):
             poses = self.routing(self.routed(inputs), kernel, training=training)
         else:
             maps = _as_channels(inputs)
-            filters = self.convolution_kernel(kernel, couplings)
+            filters = self._filters(kernel, couplings)
             sums = convolve(maps, filters, self.strides, self.padding, training)
             poses = squash(ops.reshape(sums, (-1, self.num_capsules, self.capsule_dim)))
         height, width = self._output_size(_sizes(inputs))
         return ops.reshape(poses, (-1, height, width, self.num_capsules, self.capsule_dim))
 
-    def convolution_kernel(self, kernel, couplings):
-        """Returns the kernel of the convolution that fixed couplings make of this layer.
-
-        Args:
-            kernel: Tensor of the shape of the layer's kernel.
-            couplings: Tensor `(kernel height · kernel width · types, num_capsules)`.
-
-        Returns:
-            Tensor `(kernel height, kernel width, types · input_dim, num_capsules · capsule_dim)`.
-        """
-        couplings = ops.cast(ops.expand_dims(ops.expand_dims(couplings, 1), -1), "float32")
-        folded = ops.cast(ops.cast(kernel, "float32") * couplings, kernel.dtype)
+    def _filters(self, kernel, couplings):
+        """Returns the kernel of the convolution that fixed couplings make of this layer."""
+        # Products of half precision would be rounded twice.
+        dtype = keras.backend.result_type(kernel.dtype, "float32")
+        couplings = ops.expand_dims(ops.expand_dims(ops.cast(couplings, dtype), 1), -1)
+        folded = ops.cast(ops.cast(kernel, dtype) * couplings, kernel.dtype)
         return ops.reshape(folded, (*self.kernel_size, -1, self.num_capsules * self.capsule_dim))
 
     def routed(self, inputs):
@@ -145,13 +139,15 @@ class ConvCaps2D(RoutedCaps):
         """Returns height and width of the output, each None or a tensor where the input's is."""
         axes = zip(sizes, self.kernel_size, self.strides, strict=True)
         return tuple(
-            None
-            if size is None
-            else -(-size // stride)
-            if self.padding == "same"
-            else (size - window) // stride + 1
+            None if size is None else self._steps(size, window, stride)
             for size, window, stride in axes
         )
+
+    def _steps(self, size, window, stride):
+        """Returns the number of windows along an axis."""
+        if self.padding == "same":
+            return -(-size // stride)
+        return (size - window) // stride + 1
 
     def compute_output_shape(self, input_shape):
         sizes = self._output_size(input_shape[1:3])
