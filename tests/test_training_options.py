@@ -15,7 +15,7 @@ from kcaps import losses
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from networks import presets
-from programs import refused
+from programs import recipe_here, refused
 
 
 def settings_of(monkeypatch, *words, data_set="cifar10"):
@@ -468,3 +468,19 @@ def test_time_to_go(monkeypatch, capsys):
         "epoch 5 of 24: loss 1.235, val_accuracy 0.81; 11 min to go",  # 35 s each
     ]
     assert progress.duration(99) == "99 s" and progress.duration(7000) == "1.9 h"
+
+
+def test_overlapping_digits_by_a_network_without_a_decoder(tmp_path):
+    words = ("--synthetic", "--limit", 40, "--epochs", 1, "--batch-size", 12, "--mirror-test")
+    words += ("--widths", 8, 16, 16, "--augment", "shift", "elastic", "--output", tmp_path / "a")
+    result = recipe_here("multi_mnist", *words)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("epoch 1 of 1: loss ") and "val_exact_match" in lines[1]
+    report = json.loads((tmp_path / "a/report.json").read_text())
+    for name in ("test_accuracy", "test_accuracy_mirrored"):
+        assert f"{100 * report[name]:.2f} %" in lines[-1]
+    assert (tmp_path / "a/curves.png").exists()
+    assert not (tmp_path / "a/reconstructions.png").exists()
+    model = keras.saving.load_model(tmp_path / "a/model.keras")
+    assert model.decoder is None and model.input_shape == (None, 36, 36, 1)
