@@ -49,3 +49,21 @@ def test_fused_normalisation_of_other_inputs_and_its_config(rng):
     np.testing.assert_array_equal(*(ops.convert_to_numpy(frozen(maps, training=t)) for t in (0, 1)))
     same = FusedBatchNormalization.from_config(fused.get_config())
     assert same.get_config() == fused.get_config()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_scaled_biases(rng, training):
+    """A bias of 1/8 of another counts as much, and a step moves it by 64 times as much."""
+    maps = rng.normal(size=(6, 5, 4, 7)).astype("float32")
+    plain, scaled = FusedBatchNormalization(), FusedBatchNormalization(bias_scale=8)
+    for layer in (plain, scaled):
+        layer.build(maps.shape)
+        layer.beta.assign(np.linspace(-1, 1, 7) / layer.bias_scale)
+    outputs = [ops.convert_to_numpy(layer(maps, training=training)) for layer in (plain, scaled)]
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+    plain.beta.assign(plain.beta - 0.64)  # A gradient of one, and a rate of 0.01.
+    scaled.beta.assign(scaled.beta - 0.01 * 8)
+    outputs = [ops.convert_to_numpy(layer(maps, training=training)) for layer in (plain, scaled)]
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+    with pytest.raises(ValueError, match="`bias_scale` must be positive"):
+        FusedBatchNormalization(bias_scale=0)

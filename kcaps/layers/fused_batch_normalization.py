@@ -1,6 +1,9 @@
 """Batch normalisation that trains fast on TensorFlow."""
 
 import keras
+from keras import ops
+
+from kcaps.validation import positive
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -16,11 +19,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     training on TensorFlow, Keras measures and normalises maps by a dozen operations in float32;
     TensorFlow's own does so in one pass, in half precision too. Elsewhere it is Keras' own call.
 
+    The biases may be scaled, so that a training step moves them further than other weights:
+
+        y = γ (x - mean) / sqrt(variance + epsilon) + bias_scale · β
+
+    A step of rate η moves `bias_scale · β` as one of rate `bias_scale² η` would move β alone.
+
     Args:
         momentum: Share that the moving averages keep in each step. Defaults to 0.99.
         epsilon: Positive float, added to the variance. Defaults to 0.001.
         center: Whether there is a bias β. Defaults to True.
         scale: Whether there is a factor γ. Defaults to True.
+        bias_scale: Positive float, the factor of β. Defaults to 1.
         **kwargs: Further arguments of `keras.layers.BatchNormalization`, such as `axis`.
 
     Input shape:
@@ -28,6 +38,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Output shape:
         That of the input.
+
+    Raises:
+        ValueError: if `bias_scale` is not positive.
 
     Example:
 
@@ -38,6 +51,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Reference:
 
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167).
+    - [Jordan, 2024](https://arxiv.org/abs/2404.00498), section 3.4 (scaled biases).
     """
 
     def __init__(
@@ -46,14 +60,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
+        bias_scale: float = 1.0,
         **kwargs,
     ):
+        bias_scale = positive("bias_scale", bias_scale)
         super().__init__(momentum=momentum, epsilon=epsilon, center=center, scale=scale, **kwargs)
+        self.bias_scale = bias_scale
 
     def call(self, inputs, training: bool | None = None, mask=None):
         if training and self.trainable and mask is None and self._is_fused(inputs):
             return self._normalize_fused(inputs)
-        return super().call(inputs, training=training, mask=mask)
+        outputs = super().call(inputs, training=training, mask=mask)
+        if not self.center or self.bias_scale == 1.0:
+            return outputs
+        return outputs + ops.cast((self.bias_scale - 1.0) * self.beta, outputs.dtype)
 
     def _is_fused(self, inputs):
         """Returns whether TensorFlow has one operation for these inputs."""
@@ -67,7 +87,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=tf.cast(inputs, self.compute_dtype),
             scale=tf.convert_to_tensor(self.gamma) if self.scale else ones,
-            offset=tf.convert_to_tensor(self.beta) if self.center else 0.0 * ones,
+            offset=self.bias_scale * self.beta if self.center else 0.0 * ones,
             mean=ones,  # not read in training
             variance=ones,
             epsilon=self.epsilon,
@@ -78,3 +98,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             average.assign(average * self.momentum + value * (1.0 - self.momentum))
         return outputs
+
+    def get_config(self):
+        return {**super().get_config(), "bias_scale": self.bias_scale}

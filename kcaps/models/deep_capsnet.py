@@ -111,8 +111,11 @@ def _convolution(x, filters):
 
 
 def _normalized(x):
-    """Returns maps normalised by averages of few steps, because trainings have few of them."""
-    return FusedBatchNormalization(momentum=0.6, epsilon=1e-5, scale=False)(x)
+    """Returns normalised maps: by averages of few steps, and biases that move far in each.
+
+    Both are for trainings of a few thousand steps.
+    """
+    return FusedBatchNormalization(momentum=0.6, epsilon=1e-5, scale=False, bias_scale=8.0)(x)
 
 
 def _checked_widths(widths):
