@@ -145,6 +145,7 @@ def test_the_guide_to_networks():
             kcaps.models.capsnet, decoder_units=None
         ),
         "`efficient_capsnet`": kcaps.models.efficient_capsnet,
+        "`deep_capsnet`": kcaps.models.deep_capsnet,
     }.items():
         counts = " | ".join(f"{build(*size).count_params():,}" for size in sizes)
         assert f"| {title} | {counts} |" in text
