@@ -1,4 +1,4 @@
-"""The cost of checkpointing after each epoch, beside an epoch of `recipes/mnist.py`.
+"""The cost of checkpointing after each epoch, beside an epoch of the reference network.
 
 The epoch is reckoned from the median of its training steps, all of which are alike; its validation
 is left out, which makes the share of checkpointing larger. Both are given in seconds of the clock
@@ -16,7 +16,7 @@ import program
 
 from export.command import Parser, positive
 
-IMAGES, BATCH_SIZE = 54_000, 32  # of an epoch of recipes/mnist.py
+IMAGES, BATCH_SIZE = 54_000, 32  # of an epoch of recipes/mnist.py --network reference
 TARGET = 2.0  # per cent
 
 
@@ -74,7 +74,7 @@ def main():
     saving = times["best model"] + times["state to go on from"]
     rows = [*times.items(), (f"epoch of {steps:,} steps", epoch), ("checkpointing", saving)]
     table(
-        "An epoch of recipes/mnist.py and what is saved after it, medians",
+        "An epoch of recipes/mnist.py --network reference and what is saved after it, medians",
         ("", "seconds", "processor's seconds"),
         [(name, *(f"{value:.3g}" for value in values)) for name, values in rows],
     )

@@ -20,9 +20,7 @@ GOAL = 0.99  # share of validation images, for the time to reach it
 INTERVAL = 100  # steps between two looks at them
 
 
-def step_times(
-    settings: StudySettings, rounds: int = ROUNDS, steps: int = STEPS
-) -> list[dict]:
+def step_times(settings: StudySettings, rounds: int = ROUNDS, steps: int = STEPS) -> list[dict]:
     """Returns a row of times for each method that settings ask for, of training steps.
 
     All methods take steps in turn, round by round, on the first task of the settings. Ratios are

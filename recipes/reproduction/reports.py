@@ -70,8 +70,8 @@ def errors(settings: StudySettings) -> list[dict]:
 def control(settings: StudySettings) -> list[dict]:
     """Returns test errors, and the time of a training step beside that of the first method."""
     rows = errors(settings)
-    for row, time in zip(rows, measures.step_times(settings, rounds=5, steps=1), strict=True):
-        row |= {"ms_of_a_step": time["seconds_per_100_steps"] * 10, "ratio": time["ratio"]}
+    for row, found in zip(rows, measures.step_times(settings, rounds=5, steps=1), strict=True):
+        row |= {"ms_of_a_step": found["seconds_per_100_steps"] * 10, "ratio": found["ratio"]}
     return rows
 
 
