@@ -19,6 +19,13 @@ class RoutedCaps(keras.layers.Layer):
         kernel_initializer: Initializer of the kernel, or None for
             `kcaps.initializers.VoteScaling()`.
         **kwargs: Base layer keyword arguments (e.g. `name` and `dtype`).
+
+    Example:
+
+    >>> layer = kcaps.layers.ConvCaps2D(10, 16, kernel_size=3)
+    >>> layer.build((None, 6, 6, 4, 8))
+    >>> tuple(layer.routed(np.ones((2, 6, 6, 4, 8))).shape)  # windows, 16 of each example
+    (32, 36, 8)
     """
 
     def __init__(self, num_capsules: int, capsule_dim: int, routing, kernel_initializer, **kwargs):
