@@ -80,6 +80,7 @@ class Plan:
             *(self._moved(*task, name) for name in ("dynamic", "l2") for task in moved),
             *later,
             *self._memories(),
+            self._time_to_94(),
             *(self._cell(*pair) for pair in on_cifar10),
             *self._inferences(),
             *(self._multi_mnist(name) for name in ("l2", "dynamic")),
@@ -147,6 +148,11 @@ class Plan:
     def _moved(self, task, images, method):
         options = {"name": f"{task}-{method}", "images": images}
         return self._reproduce("moved", task, method, 1, self.epochs, **options)
+
+    def _time_to_94(self):
+        options = {"name": "time-to-94", "images": "cifar10", "alone": True, "seconds": 120.0}
+        method = ("time_to_94", "varied_cifar10", "deep_uniform")
+        return self._reproduce(*method, 1, self.epochs, **options)
 
     def _multi_mnist(self, method):
         options = {"name": f"multi_mnist-{method}", "images": "mnist"}

@@ -403,7 +403,7 @@ def test_times_of_steps(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("goal, reached", [(0.0, True), (1.1, False)])
 def test_time_to_goal(small, tmp_path, monkeypatch, goal, reached):
-    monkeypatch.setattr("reproduction.measures.GOAL", goal)
+    monkeypatch.setitem(measures.GOALS, "time_to_99", goal)
     arguments = ("time_to_99", "--methods", "l2", "--seeds", 1, "--epochs", 1)
     result = reproduce(tmp_path, *arguments)
     assert result.returncode == 0, result.stderr

@@ -16,7 +16,7 @@ NOISE = 0.2  # deviation of pixels, as a share of their range
 EPSILON = 0.1  # largest change of a pixel by an attack, as a share of that range
 ATTACKS = {"fgsm": 1, "bim": 10}  # numbers of steps
 ROBUSTNESS = ("affine", "noise", *ATTACKS)
-GOAL = 0.99  # share of validation images, for the time to reach it
+GOALS = {"time_to_99": 0.99, "time_to_94": 0.94}  # shares of validation images, by table
 INTERVAL = 100  # steps between two looks at them
 
 
@@ -96,7 +96,7 @@ def robustness_of(cell: Cell, settings: StudySettings) -> dict[str, float]:
 
 
 def time_to_goal(cell: Cell, settings: StudySettings, start_up: float) -> dict:
-    """Trains a cell until 99 % of the validation images are right; returns values of its row.
+    """Trains a cell until enough of the validation images are right; returns values of its row.
 
     Args:
         cell: The cell.
@@ -107,14 +107,14 @@ def time_to_goal(cell: Cell, settings: StudySettings, start_up: float) -> dict:
     task, plan = tasks.load(cell.task, settings), cell.plan(settings.budget)
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.seed)
-    size = min(plan.batch_size, len(task.images.train[0]))
+    size, goal = min(plan.batch_size, len(task.images.train[0])), GOALS[settings.table]
     most = (settings.epochs or plan.epochs) * (len(task.images.train[0]) // size)
     model = methods.compiled(
         cell.method, cell.task, settings.budget, task, most, ["accuracy"], settings.update
     )
 
     def look(epoch, logs):
-        model.stop_training = logs["val_accuracy"] >= GOAL
+        model.stop_training = logs["val_accuracy"] >= goal
 
     history = model.fit(
         Feed(task.batches(cell.seed, size)),
@@ -128,7 +128,7 @@ def time_to_goal(cell: Cell, settings: StudySettings, start_up: float) -> dict:
     )
     seconds, accuracy = start_up + time.perf_counter() - started, history.history["val_accuracy"]
     return {
-        "seconds": round(seconds, 1) if accuracy[-1] >= GOAL else "",
+        "seconds": round(seconds, 1) if accuracy[-1] >= goal else "",
         "steps": min(INTERVAL, most) * len(history.epoch),
         "batch_size": size,
         "validation_error": round(100 * (1 - accuracy[-1]), 2),

@@ -139,4 +139,4 @@ def times_to_goal(settings: StudySettings) -> list[dict]:
     def measure(cell, settings):
         return measures.time_to_goal(cell, settings, start_up)
 
-    return list(measured("time_to_99", measure, settings).values())
+    return list(measured(settings.table, measure, settings).values())
