@@ -25,8 +25,9 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
 
     Two things are added to `keras.Model`:
 
-    - *Routing updates.* Layers with `"l1"` or `"l2"` routing own coupling coefficients that
-      ascend an objective of their own (see `kcaps.routing.DiscriminativeRouting`). With
+    - *Routing updates.* `DigitCaps` and `ConvCaps2D` with `"l1"` or `"l2"` routing own coupling
+      coefficients that ascend an objective of their own (see
+      `kcaps.routing.DiscriminativeRouting`). With
       `update="alternating"`, a training step takes `weight_steps` steps on all other weights with
       the coefficients fixed, then `routing_steps` steps on the coefficients with the new weights
       fixed, on the same minibatch: Algorithm 1 of the paper. With `update="joint"`, both
@@ -261,7 +262,7 @@ class CapsNet(Replicated, KerasFormatOnly, keras.Model):
     @property
     def routing_variables(self):
         """Variables that ascend the routing objective rather than descend the loss."""
-        routings = [layer.routing for layer in class_graph.digit_caps(self.layers)]
+        routings = [layer.routing for layer in class_graph.routed_layers(self.layers)]
         return [v for routing in routings for v in routing.routing_variables if v.trainable]
 
     @property

@@ -85,9 +85,6 @@ def routed_layers(layers: list) -> list[RoutedCaps]:
     return found
 
 
-digit_caps = routed_layers  # CapsNet knows it by this name.
-
-
 def check_objective(graph: ClassGraph | None) -> None:
     """Raises a `ValueError` if class capsules have no routing objective, or are not clear.
 
