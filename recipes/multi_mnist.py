@@ -26,7 +26,7 @@ def main():
     metric = ExactMatch(overlaps.PARTS)
     size, change = min(settings.batch_size, len(images.train[0])), settings.change(images)
     batches = overlaps.training_batches(*images.train, settings.seed, size, change)
-    settings.compile(model, held_out[0], batches.count, metrics=(metric,))
+    settings.compile(model, batches(0)[0], batches.count, metrics=(metric,))
     history = training.fit(model, images, run, batches, overlaps.targets(*held_out))
     model = distribution.finish(run.output, model)
 
