@@ -149,16 +149,20 @@ EFFICIENT = {
 }
 
 
-# Passes that two cores have time for: nine heads from three seeds train for hours.
-DEEP_EPOCHS = {"cpu": 6}
+# What two cores have time for: nine heads from three seeds train for hours.
+DEEP_ON_CPU = {"epochs": 6, "widths": (64, 256, 256)}
+
+
+def _deep_values(budget):
+    """Returns how the deep network is made and trained under a budget."""
+    values = presets.training_of("cifar10", "deep")
+    return dataclasses.replace(values, **DEEP_ON_CPU) if budget == "cpu" else values
 
 
 def training_of(method: str, task: str, budget: str) -> Training | DeepTraining:
     """Returns how a method is trained on a task under a budget."""
     if method.startswith(DEEP):
-        values = presets.training_of("cifar10", "deep")
-        epochs = DEEP_EPOCHS.get(budget, values.epochs)
-        return DeepTraining(dataclasses.replace(values, epochs=epochs))
+        return DeepTraining(_deep_values(budget))
     if method == "efficient_capsnet" and task in EFFICIENT.get(budget, {}):
         return EFFICIENT[budget][task]
     routing = method.removesuffix(NO_DECODER)
@@ -196,7 +200,7 @@ def build(
         options: Arguments of the routing, instead of those chosen for it.
     """
     if method.startswith(DEEP):
-        return _build_deep(method.removeprefix(DEEP), shape, num_classes)
+        return _build_deep(method.removeprefix(DEEP), budget, shape, num_classes)
     if method == "efficient_capsnet":
         return efficient_capsnet(shape, num_classes)
     if method == "cnn":
@@ -213,9 +217,9 @@ def build(
     return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
 
 
-def _build_deep(head, shape, num_classes):
+def _build_deep(head, budget, shape, num_classes):
     """Returns the deep network with a routing, or with a head without capsules."""
-    values = presets.training_of("cifar10", "deep")
+    values = _deep_values(budget)
     options = {"widths": values.widths, "convolutions": values.convolutions}
     if head in HEADS:
         return deep_dense(shape, num_classes, HEADS[head], **options)
