@@ -60,10 +60,12 @@ TRAININGS = {
     ),
     ("mnist", "reference"): Training(epochs=10, batch_size=32, learning_rate=1e-3),
     ("mnist", "efficient"): _EFFICIENT,
-    ("mnist", "deep"): dataclasses.replace(_DEEP, augment=("shift",)),
+    ("mnist", "deep"): dataclasses.replace(_DEEP, augment=("shift", "elastic")),
     ("fashion_mnist", "reference"): Training(epochs=10, batch_size=128, learning_rate=1e-3),
     ("fashion_mnist", "efficient"): _EFFICIENT,
-    ("fashion_mnist", "deep"): dataclasses.replace(_DEEP, augment=("mirror", "shift")),
+    ("fashion_mnist", "deep"): dataclasses.replace(
+        _DEEP, epochs=28, augment=("mirror", "shift", "cutout"), widths=(128, 384, 384)
+    ),
     ("cifar10", "reference"): Training(epochs=20, batch_size=32, learning_rate=3e-4),
     ("cifar10", "efficient"): _EFFICIENT,
     ("cifar10", "deep"): dataclasses.replace(
@@ -83,9 +85,7 @@ TRAININGS = {
         epochs=20, batch_size=128, learning_rate=1e-3, decay_steps=20_000
     ),
     ("multi_mnist", "efficient"): dataclasses.replace(_EFFICIENT, epochs=20, batch_size=128),
-    ("multi_mnist", "deep"): dataclasses.replace(
-        _DEEP, epochs=20, batch_size=256, loss="margin", label_smoothing=0.0
-    ),
+    ("multi_mnist", "deep"): dataclasses.replace(_DEEP, label_smoothing=0.0),
 }
 
 DEFAULT_NETWORKS = {
