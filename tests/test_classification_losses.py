@@ -260,7 +260,9 @@ def test_errors():
         losses.LogLoss(activation="relu")
     with pytest.raises(ValueError, match="`label_smoothing` must be a number from 0 to 1. Rec"):
         losses.TanimotoLoss(label_smoothing=1.5)
-    with pytest.raises(ValueError, match="one of 'margin', 'spread', 'l1', .*loss='hings'"):
+    with pytest.raises(
+        ValueError, match="one of 'margin', 'spread', 'length_cross_entropy', 'l1', .*loss='hings'"
+    ):
         losses.get("hings")
     with pytest.raises(ValueError, match="`labels` must be integers"):
         losses.log(np.zeros((2, 4)), np.zeros((2, 5)))

@@ -189,7 +189,7 @@ def compiled(monkeypatch, *words, model=None, **options):
         ("--optimizer adamw", "AdamW", {"weight_decay": 0.004}),
         ("--optimizer adamw --weight-decay 0", "AdamW", {"weight_decay": 0.0}),
         ("--weight-decay 0", "SGD", {"momentum": 0.85, "nesterov": True, "weight_decay": None}),
-        ("--momentum 0.6", "SGD", {"momentum": 0.6, "weight_decay": 0.001}),
+        ("--momentum 0.6 --weight-decay 0.02", "SGD", {"momentum": 0.6, "weight_decay": 0.02}),
         ("--optimizer muon", "Muon", {"weight_decay": 0.004, "adam_weight_decay": 0.004}),
         (
             "--optimizer muon --weight-decay 0",
@@ -223,7 +223,7 @@ def test_kernels_alone_decay(monkeypatch, tmp_path, routing):
     monkeypatch.chdir(tmp_path)
     model = tiny_network(routing=routing)
     model.get_layer("conv2d").trainable = routing != "em"  # A frozen kernel stays as it is.
-    words = ("--optimizer", "sgd", "--weight-decay", 0.5, "--schedule", "constant")
+    words = ("--weight-decay", 0.5, "--schedule", "constant", "--warm-up", 0)
     compiled(monkeypatch, *words, "--learning-rate", 0.1, model=model)
     routed = {id(v) for v in model.routing_variables}
     variables = [v for v in model.trainable_variables if id(v) not in routed]
