@@ -332,7 +332,7 @@ def run_briefly(tmp_path, name, network, *further):
 def test_reference_networks_on_synthetic_images(tmp_path, name):
     """The whole published network, for two steps, with the papers' training."""
     model, arguments = run_briefly(tmp_path, name, "reference", "--routing", "l1")
-    assert arguments["routing"] == "l1" and type(model.optimizer) is keras.optimizers.Adam
+    assert arguments["routing"] == "l1" and isinstance(model.optimizer, keras.optimizers.Adam)
     rate = {"mnist": 1e-3, "fashion_mnist": 1e-3, "cifar10": 3e-4}[name]
     schedule = model.optimizer.get_config()["learning_rate"]
     assert schedule["class_name"] == "ExponentialDecay"
