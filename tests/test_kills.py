@@ -73,11 +73,13 @@ def test_kills(context, whole, tmp_path):
         process = start(context, parts)
         if kills < KILLS:
             process.join(rng.uniform(0.0, seconds))
-            if process.exitcode is None:
-                kill(process)
+            process.kill()
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
                 kills += 1
                 continue
-            # It came to its end: begin another one.
+            # It came to its end, perhaps just before it was killed: begin another one.
+            assert process.exitcode == 0
             check(expected, parts)
             parts = tmp_path / f"parts{kills}"
         else:
