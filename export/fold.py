@@ -10,7 +10,7 @@ from kcaps import graph
 from kcaps.activations import squash
 from kcaps.backend.keras_private import origin
 from kcaps.layers import ConvCaps2D, DigitCaps, PrimaryCaps
-from kcaps.routing import DiscriminativeRouting, UniformRouting
+from kcaps.routing import DiscriminativeRouting, couplings_to_fold
 
 
 class FoldedCaps(keras.layers.Layer):
@@ -178,8 +178,8 @@ def _scaled(convolution, scale, source):
 
 def _is_foldable(layer):
     """Returns whether a layer has couplings that can be multiplied into its kernel."""
-    if type(layer) is ConvCaps2D:
-        return type(layer.routing) in (DiscriminativeRouting, UniformRouting)
+    if type(layer) is ConvCaps2D:  # It computes one convolution of these itself.
+        return couplings_to_fold(layer.routing, tuple(layer.kernel.shape)) is not None
     return type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
 
 
