@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kcaps.labels import targets
+from kcaps.losses.classification import log
 from kcaps.validation import fraction, positive
 
 
@@ -65,10 +66,8 @@ class LengthCrossEntropy(keras.losses.Loss):
         present = targets(y_true, y_pred)  # (b, j)
         # An example without a class asks for equal lengths.
         total = ops.sum(present, axis=-1, keepdims=True)
-        share = present / ops.where(total == 0, 1.0, total)
-        num_classes = y_pred.shape[-1]
-        wanted = (1.0 - self.label_smoothing) * share + self.label_smoothing / num_classes
-        return -ops.sum(wanted * ops.log_softmax(self.scale * y_pred, axis=-1), axis=-1)  # (b,)
+        shares = present / ops.where(total == 0, 1.0, total)
+        return log(shares, self.scale * y_pred, label_smoothing=self.label_smoothing)  # (b,)
 
     def get_config(self):
         return {
