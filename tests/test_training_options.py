@@ -18,6 +18,12 @@ from networks import presets
 from programs import recipe_here, refused
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """The default folder of a run, `ckpt/`, is not the one that `make demo` leaves in a clone."""
+    monkeypatch.chdir(tmp_path)
+
+
 def settings_of(monkeypatch, *words, data_set="cifar10"):
     monkeypatch.setattr(sys, "argv", ["recipes/tiny.py", *map(str, words)])
     return training.begin("A tiny recipe.", NetworkSettings, data_set=data_set)
@@ -52,8 +58,7 @@ def run(monkeypatch, output, *words, routing="l2", callback=None):
     return model
 
 
-def test_defaults_are_those_of_the_table(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_defaults_are_those_of_the_table(monkeypatch):
     for key, expected in presets.TRAININGS.items():
         data_set, network, *preset = key
         words = () if data_set == "digits" else ("--network", network)
@@ -71,8 +76,7 @@ def test_defaults_are_those_of_the_table(monkeypatch, tmp_path):
     assert settings_of(monkeypatch, "--preset", "best").widths == [128, 384, 384]
 
 
-def test_an_option_replaces_a_value_of_the_table(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_an_option_replaces_a_value_of_the_table(monkeypatch):
     words = ("--network=reference", "--optimizer", "sgd", "--augment", "shift", "cutout")
     settings = settings_of(monkeypatch, *words, "--cutout-size", 3, "--epochs", 7)
     table = presets.training_of("cifar10", "reference")
@@ -114,13 +118,11 @@ def test_an_option_replaces_a_value_of_the_table(monkeypatch, tmp_path):
     ],
 )
 def test_options_that_do_not_fit(monkeypatch, tmp_path, capsys, words, line):
-    monkeypatch.chdir(tmp_path)
     assert line in refused(capsys, lambda: settings_of(monkeypatch, *words.split()))
     assert not list(tmp_path.iterdir())
 
 
-def test_data_sets_with_one_network(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_data_sets_with_one_network(monkeypatch, capsys):
     words = ("--network", "deep")
     line = refused(capsys, lambda: settings_of(monkeypatch, *words, data_set="digits"))
     assert "--network must be left out: digits has one network" in line
@@ -200,16 +202,14 @@ def compiled(monkeypatch, *words, model=None, **options):
         ("", "SGD", {"use_ema": False}),
     ],
 )
-def test_optimizers(monkeypatch, tmp_path, words, kind, config):
-    monkeypatch.chdir(tmp_path)
+def test_optimizers(monkeypatch, words, kind, config):
     optimizer = compiled(monkeypatch, *words.split()).optimizer
     assert type(optimizer).__name__ == kind
     found = optimizer.get_config()
     assert {name: found[name] for name in config} == config
 
 
-def test_the_schedule_has_all_steps(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_the_schedule_has_all_steps(monkeypatch):
     words = ("--epochs", 6, "--batch-size", 20, "--learning-rate", 0.5, "--warm-up", 0.2)
     model = compiled(monkeypatch, *words, "--final-rate", 0.1)
     schedule = model.optimizer._learning_rate
@@ -218,9 +218,8 @@ def test_the_schedule_has_all_steps(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("routing", ["l2", "em", "self_attention", "inverted_attention"])
-def test_kernels_alone_decay(monkeypatch, tmp_path, routing):
+def test_kernels_alone_decay(monkeypatch, routing):
     """A step with gradients of nothing shows which weights do."""
-    monkeypatch.chdir(tmp_path)
     model = tiny_network(routing=routing)
     model.get_layer("conv2d").trainable = routing != "em"  # A frozen kernel stays as it is.
     words = ("--weight-decay", 0.5, "--schedule", "constant", "--warm-up", 0)
@@ -240,9 +239,8 @@ def test_kernels_alone_decay(monkeypatch, tmp_path, routing):
             np.testing.assert_allclose(values([variable])[0], 0.95, rtol=1e-6)
 
 
-def test_muon_takes_its_step_for_matrices_alone(monkeypatch, tmp_path, capsys):
+def test_muon_takes_its_step_for_matrices_alone(monkeypatch, capsys):
     """Convolutions and capsules have kernels of four axes, and take AdamW's."""
-    monkeypatch.chdir(tmp_path)
     model = compiled(monkeypatch, "--optimizer", "muon")
     own = capsys.readouterr().out
     others = {id(v) for v in model.routing_variables}
@@ -254,8 +252,7 @@ def test_muon_takes_its_step_for_matrices_alone(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["margin", "spread", "length_cross_entropy"])
-def test_losses(monkeypatch, tmp_path, name):
-    monkeypatch.chdir(tmp_path)
+def test_losses(monkeypatch, name):
     smoothing = ("--label-smoothing", 0.3) if name == "length_cross_entropy" else ()
     model = compiled(monkeypatch, "--loss", name, *smoothing)
     expected = losses.LOSSES[name](**({"label_smoothing": 0.3} if smoothing else {}))
