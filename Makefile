@@ -53,6 +53,7 @@ check-dependencies: .venv/installed .venv-backends/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/capsule_maps.py
+	$(BIN)/python benchmarks/deep_parts.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/regression.py
 	$(BIN)/python benchmarks/loss_study.py

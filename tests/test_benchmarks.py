@@ -34,6 +34,12 @@ def test_inference_of_exported_files():
 
 
 @pytest.mark.long
+def test_parts_of_the_deep_network():
+    text = output("deep_parts.py")
+    assert "| QuickGELU |" in text and "| BatchNormalization of Keras |" in text
+
+
+@pytest.mark.long
 def test_capsule_regression():
     text = output("regression.py", "--only", "iteration,memory")
     for row in ("| two matrix products |", "| EM iteration |", "| 12,800 |"):

@@ -9,4 +9,5 @@ from kcaps.layers.fused_batch_normalization import (
     FusedBatchNormalization as FusedBatchNormalization,
 )
 from kcaps.layers.primary_caps import PrimaryCaps as PrimaryCaps
+from kcaps.layers.quick_gelu import QuickGELU as QuickGELU
 from kcaps.layers.whitening import Whitening as Whitening

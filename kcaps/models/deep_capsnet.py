@@ -4,7 +4,14 @@ import keras
 from keras import layers
 
 from kcaps.initializers import PartialIdentity
-from kcaps.layers import CapsuleLength, DigitCaps, FusedBatchNormalization, PrimaryCaps, Whitening
+from kcaps.layers import (
+    CapsuleLength,
+    DigitCaps,
+    FusedBatchNormalization,
+    PrimaryCaps,
+    QuickGELU,
+    Whitening,
+)
 from kcaps.models.architectures import check_images
 from kcaps.models.capsnet import CapsNet
 from kcaps.routing import Routing
@@ -22,7 +29,7 @@ def deep_capsnet(
     widths: tuple = (64, 256, 256),
     convolutions: int = 2,
     num_primary_capsules: int = 32,
-    activation: str = "relu",
+    activation: str = "quick_gelu",
 ):
     """Returns a deep capsule network, the one to choose for images of one's own.
 
@@ -45,7 +52,8 @@ def deep_capsnet(
         widths: Filters of each block's convolutions. Defaults to `(64, 256, 256)`.
         convolutions: Convolutions of a block. Defaults to 2.
         num_primary_capsules: Types of primary capsules. Defaults to 32.
-        activation: Activation of the convolutions. Defaults to `"relu"`.
+        activation: Activation of the convolutions, `"quick_gelu"` or one that Keras knows.
+            Defaults to `"quick_gelu"`, which is `kcaps.layers.QuickGELU`.
 
     Input shape:
         Images `(batch, height, width, channels)` of pixels in any unit, commonly 0 to 255.
@@ -77,7 +85,7 @@ def deep_capsnet(
     widths = _checked_widths(widths)
 
     image = keras.Input(input_shape, name="image")
-    x = layers.Activation(activation)(Whitening(name="whitening")(image))
+    x = _activated(Whitening(name="whitening")(image), activation)
     number = 0
     while number < len(widths) or max(x.shape[1:3]) > _WIDEST_MAP:
         x = _block(x, widths[min(number, len(widths) - 1)], convolutions, activation)
@@ -93,13 +101,13 @@ def _block(x, filters, convolutions, activation):
     window = tuple(2 if size > _WIDEST_MAP else 1 for size in x.shape[1:3])
     if max(window) > 1:
         x = layers.MaxPooling2D(window)(x)
-    x = layers.Activation(activation)(_normalized(x))
+    x = _activated(_normalized(x), activation)
     bridged = x if convolutions > 2 else None
     for number in range(1, convolutions):
         x = _normalized(_convolution(x, filters))
         if bridged is not None and number == convolutions - 1:
             x = layers.Add()([x, bridged])
-        x = layers.Activation(activation)(x)
+        x = _activated(x, activation)
     return x
 
 
@@ -108,6 +116,12 @@ def _convolution(x, filters):
     return layers.Conv2D(
         filters, 3, padding="same", use_bias=False, kernel_initializer=PartialIdentity()
     )(x)
+
+
+def _activated(x, activation):
+    """Returns maps after the activation of a name."""
+    layer = QuickGELU() if activation == "quick_gelu" else layers.Activation(activation)
+    return layer(x)
 
 
 def _normalized(x):
