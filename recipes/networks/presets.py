@@ -69,7 +69,7 @@ TRAININGS = {
     ("cifar10", "reference"): Training(epochs=20, batch_size=32, learning_rate=3e-4),
     ("cifar10", "efficient"): _EFFICIENT,
     ("cifar10", "deep"): dataclasses.replace(
-        _DEEP, epochs=16, augment=("mirror", "shift"), max_shift=4, widths=(128, 384, 384)
+        _DEEP, epochs=22, augment=("mirror", "shift"), max_shift=4, widths=(128, 384, 384)
     ),
     ("cifar10", "deep", "best"): dataclasses.replace(
         _DEEP,
