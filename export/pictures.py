@@ -1,0 +1,155 @@
+"""Pictures in files: how they are found in folders, and how they become the pixels of a model.
+
+Training and prediction share these functions, which need NumPy and Pillow alone.
+"""
+
+import os
+import pathlib
+import warnings
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from export.command import first_line
+
+# The files that Keras' own loader takes, and Pillow's names of their formats. Others are not
+# tried: some of Pillow's readers start programs.
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG")
+FITS = ("stretch", "crop", "pad")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def read_picture(picture, size: tuple[int, int], channels: int, fit: str = "stretch") -> np.ndarray:
+    """Returns the pixels of a picture in the size and the channels of a model.
+
+    Pixels of 8 bits are those that `keras.utils.load_img` gives with `interpolation="bilinear"`,
+    bit for bit. Transparency is dropped, and the orientation in a photograph's EXIF data is not
+    applied, as there. Of greyscale of 16 bits, the upper 8 are taken.
+
+    Args:
+        picture: Path of a file, or a Pillow image.
+        size: Height and width.
+        channels: 1 for greyscale, 3 for colours, 4 for colours with transparency.
+        fit: How a picture of another shape fits: `"stretch"` changes its proportions, `"crop"`
+            cuts off what is too much on both sides, as Keras' `keep_aspect_ratio` does, and
+            `"pad"` adds black on both sides. Defaults to `"stretch"`.
+
+    Returns:
+        An array `(height, width, channels)` of bytes.
+
+    Raises:
+        ValueError: if the channels or the fit are none of these, or the file is no such picture.
+    """
+    from PIL import Image
+
+    if channels not in _MODES:
+        raise ValueError(f"`channels` must be one of {list(_MODES)}. Received: {channels!r}.")
+    if fit not in FITS:
+        raise ValueError(f"`fit` must be one of {list(FITS)}. Received: {fit!r}.")
+    if isinstance(picture, Image.Image):
+        return _pixels(picture, size, _MODES[channels], fit)
+    try:
+        with warnings.catch_warnings(), Image.open(picture, formats=_FORMATS) as image:
+            # A small file of so many pixels that decoding it would fill the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _pixels(image, size, _MODES[channels], fit)
+    except FileNotFoundError as error:
+        raise ValueError(f"{picture} does not exist") from error
+    except Exception as error:  # Pillow's readers have no common base for their errors
+        raise ValueError(f"{picture} cannot be read as a picture: {_reason(error)}") from error
+
+
+def read_pictures(
+    paths: Iterable[str | os.PathLike],
+    size: tuple[int, int],
+    channels: int,
+    fit: str = "stretch",
+) -> np.ndarray:
+    """Returns the pixels of picture files, as `read_picture` does, `(n, height, width, channels)`.
+
+    Raises:
+        ValueError: if a file is no picture; it names the first ones of them and their number.
+    """
+    paths = list(paths)
+    pixels = np.zeros((len(paths), *size, channels), "uint8")
+    errors = []
+    for number, path in enumerate(paths):
+        try:
+            pixels[number] = read_picture(path, size, channels, fit)
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        others = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+        raise ValueError("; ".join(errors[:3]) + others)
+    return pixels
+
+
+def picture_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the picture files below a folder, without hidden ones, in the order of Keras' loader.
+
+    That is the order of the folders' names, and in each that of the files' names.
+    """
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            pathlib.Path(place, name)
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
+        ]
+    return sorted(found, key=lambda path: (os.fspath(path.parent), path.name))
+
+
+def class_folders(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
+    """Returns the picture files of each class folder in a folder, by the names of the classes.
+
+    The names are in alphabetical order, as Keras' loader numbers them. Hidden folders are left out;
+    a class without any picture has an empty list.
+    """
+    folders = [path for path in pathlib.Path(folder).iterdir() if path.is_dir()]
+    names = sorted(path.name for path in folders if not path.name.startswith("."))
+    return {name: picture_files(pathlib.Path(folder, name)) for name in names}
+
+
+def _pixels(image, size, mode, fit):
+    """Returns the pixels of a Pillow image, converted first and resized then, as Keras does."""
+    from PIL import Image, ImageOps
+
+    image = _eight_bits(image)
+    if image.mode != mode:
+        image = image.convert(mode)
+    height, width = size
+    if image.size != (width, height):
+        if fit == "pad":
+            image = ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR)
+        else:
+            box = _centre(image.size, (width, height)) if fit == "crop" else None
+            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image, "uint8").reshape(height, width, -1)
+
+
+def _eight_bits(image):
+    """Returns an image whose greyscale of 16 bits, if it has that, is cut to the upper 8."""
+    from PIL import Image
+
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
+
+
+def _centre(size: Sequence[int], wanted: Sequence[int]):
+    """Returns the largest box of the wanted proportions in the middle, in whole pixels."""
+    width = min(size[0], size[1] * wanted[0] // wanted[1])
+    height = min(size[1], size[0] * wanted[1] // wanted[0])
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def _reason(error):
+    """Returns what a reader of pictures complains of, without the path that is told already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error).__name__ == "UnidentifiedImageError":
+        return f"it is not {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}, or it is damaged"
+    return first_line(error)
