@@ -16,7 +16,8 @@ from export import checkpoint
 from harness import checkpoints
 from kcaps.routing import ROUTINGS
 from pictures_of import data, overlaps, robustness
-from reproduction import attacks, measures, methods, tables, tasks
+from reproduction import attacks, deep_methods, measures, methods, tables, tasks
+from reproduction.deep_methods import DESIGNS
 from reproduction.settings import Settings
 
 BACKEND = keras.backend.backend()
@@ -74,6 +75,32 @@ def test_every_cell_of_every_table_can_be_built(small, tmp_path):
         assert len(network.routing_variables) == (routing in ("l1", "l2"))
     for table in tables.TABLES.values():
         assert set(table.published) <= {(c.task, c.method) for c in table.cells(1)}
+
+
+def test_designs_of_the_deep_network():
+    """Each changes what its name says, and nothing else."""
+    known = {name: deep_methods.plan_of(f"deep_{name}", "cpu").values for name in DESIGNS}
+    standard = deep_methods.plan_of("deep_uniform", "cpu").values
+    assert (standard.epochs, standard.widths) == (6, (64, 256, 256))
+    four = known["margin_4_times"]
+    assert four.loss == "margin" and four.learning_rate == 4 * standard.learning_rate
+    assert four.learning_rate * four.weight_decay == pytest.approx(
+        standard.learning_rate * standard.weight_decay
+    )
+    assert known["averaged"] == dataclasses.replace(standard, average_weights=0.99)
+    assert known["pooled"] == standard
+
+    def network(name):
+        return deep_methods.build(f"deep_{name}", "cpu", (32, 32, 3), 10)
+
+    inputs = {"16_types": (3, 3, 16, 8), "16_components": (3, 3, 16, 16), "pooled": (32, 8)}
+    inputs |= {"64_types": (3, 3, 64, 8)}
+    for name, shape in inputs.items():
+        assert network(name).class_inputs.shape[1:] == shape
+    assert network("8_of_a_class").get_layer("digit_caps").output.shape == (None, 10, 8)
+    kinds = [type(layer).__name__ for layer in network("two_layers").layers]
+    assert kinds.count("ConvCaps2D") == 1 and "QuickGELU" in kinds
+    assert "QuickGELU" not in [type(layer).__name__ for layer in network("relu").layers]
 
 
 def test_the_papers_training():

@@ -214,12 +214,7 @@ class NetworkSettings(CapsNetSettings):
         if self.optimizer == "muon":
             own, total = optimizers.count_matrices(model)
             print(f"muon: {own} of {total} weights are in matrices, others take AdamW's step")
-        model.compile(optimizer, self._make_loss(), metrics=list(metrics))
-
-    def _make_loss(self):
-        if not self.label_smoothing:
-            return losses.get(self.loss)
-        return losses.LOSSES[self.loss](label_smoothing=self.label_smoothing)
+        model.compile(optimizer, loss_of(self), metrics=list(metrics))
 
 
 def adapt(model: keras.Model, examples: np.ndarray) -> None:
@@ -232,6 +227,13 @@ def adapt(model: keras.Model, examples: np.ndarray) -> None:
     for layer in model.layers:
         if isinstance(layer, Whitening):
             layer.adapt(examples[:_ADAPTED_ON])
+
+
+def loss_of(values: presets.Training | NetworkSettings) -> keras.losses.Loss:
+    """Returns the loss that settings name, with their smoothing of labels."""
+    if not values.label_smoothing:
+        return losses.get(values.loss)
+    return losses.LOSSES[values.loss](label_smoothing=values.label_smoothing)
 
 
 def _has_smoothing(loss):

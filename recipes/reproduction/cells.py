@@ -14,6 +14,7 @@ from harness import checkpoints, run_folder, study, training
 from harness.settings import StudySettings
 from networks import baselines as networks
 from reproduction import methods, tasks
+from reproduction.deep_methods import DeepPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Cell:
         """Returns the checkpoint folder in a folder of results."""
         return output / self.task / f"{self.method}-{self.seed}"
 
-    def plan(self, budget: str) -> methods.Training:
+    def plan(self, budget: str) -> methods.Plan | DeepPlan:
         """Returns how its network is trained under a budget."""
         return methods.training_of(self.method, self.task, budget)
 

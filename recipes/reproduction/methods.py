@@ -4,20 +4,16 @@ import dataclasses
 
 import keras
 
-from harness import optimizers
 from harness.network_settings import adapt
-from kcaps.losses import LengthCrossEntropy, LogLoss
-from kcaps.models import CapsNet, capsnet, deep_capsnet, efficient_capsnet
+from kcaps.losses import LogLoss
+from kcaps.models import CapsNet, capsnet, efficient_capsnet
 from kcaps.models.compilation import UPDATES
 from kcaps.routing import ROUTINGS
 from networks import baselines as networks
-from networks import presets
-from networks.deep_dense import deep_dense
+from reproduction import deep_methods
 from reproduction.tasks import Task
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
-DEEP = "deep_"  # before the name of a routing, or of a head without capsules
-HEADS = {"pooled_dense": True, "dense": False}  # and whether features are pooled below it
 BUDGETS = ("cpu", "gpu_minutes", "gpu")
 
 # Options and rates were chosen for the networks of the budget `"cpu"`, on validation images:
@@ -58,7 +54,7 @@ CNNS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class Plan:
     """A plan of training: its length and its steps.
 
     Args:
@@ -95,74 +91,36 @@ class Training:
         network.compile(optimizer, update=update, routing_learning_rate=rate, metrics=metrics)
 
 
-@dataclasses.dataclass(frozen=True)
-class DeepTraining:
-    """The training of the deep network by `cifar10.py`, for other heads and fewer passes.
-
-    Args:
-        values: All that `cifar10.py` would take, but for the capsules.
-    """
-
-    values: presets.Training
-
-    @property
-    def epochs(self) -> int:
-        return self.values.epochs
-
-    @property
-    def batch_size(self) -> int:
-        return self.values.batch_size
-
-    def compile(self, network: keras.Model, steps: int, metrics=None, update=UPDATES[0]) -> None:
-        """Compiles a network for so many steps in all."""
-        optimizer = optimizers.of(self.values, network, steps)
-        smoothing = {"label_smoothing": self.values.label_smoothing}
-        if not isinstance(network, CapsNet):
-            network.compile(optimizer, LogLoss(**smoothing), metrics=metrics)
-            return
-        network.compile(optimizer, LengthCrossEntropy(**smoothing), metrics=metrics, update=update)
-
-
 # On two cores, all networks have the same few passes, at `RATES`.
-SHORT = Training(3, 64)
+SHORT = Plan(3, 64)
 # On a GPU that is at hand for minutes, all have the passes that fit, at the papers' rate.
-MINUTES = Training(20, 128)
+MINUTES = Plan(20, 128)
 # The papers' choices, where they tell them: Yang et al. give no number of epochs, no rate for
 # CIFAR-10, and the schedule without a decoder for MNIST only.
 PUBLISHED = {
-    "mnist": Training(30, 128, decay=0.96),
-    f"mnist{NO_DECODER}": Training(10, 32, decay=0.5),  # the rate has been halved 16 times by then
-    "fashion_mnist": Training(50, 128, decay=0.96),
-    "cifar10": Training(50, 32, 3e-4, decay=0.96),
-    "moved_mnist": Training(30, 128, decay=0.96),
-    "moved_fashion_mnist": Training(50, 128, decay=0.96),
-    "multi_mnist": Training(475, 128, decay=0.96, decay_steps=20_000),  # 200,000 steps
-    "placed_mnist": Training(30, 128, decay=0.96),
+    "mnist": Plan(30, 128, decay=0.96),
+    f"mnist{NO_DECODER}": Plan(10, 32, decay=0.5),  # the rate has been halved 16 times by then
+    "fashion_mnist": Plan(50, 128, decay=0.96),
+    "cifar10": Plan(50, 32, 3e-4, decay=0.96),
+    "moved_mnist": Plan(30, 128, decay=0.96),
+    "moved_fashion_mnist": Plan(50, 128, decay=0.96),
+    "multi_mnist": Plan(475, 128, decay=0.96, decay_steps=20_000),  # 200,000 steps
+    "placed_mnist": Plan(30, 128, decay=0.96),
 }
 # Efficient-CapsNet trains longer on images that are changed in each pass.
 EFFICIENT = {
-    "cpu": {"distorted_mnist": Training(20, 32), "moved_fashion_mnist": Training(40, 32)},
+    "cpu": {"distorted_mnist": Plan(20, 32), "moved_fashion_mnist": Plan(40, 32)},
     "gpu": dict.fromkeys(
         ("distorted_mnist", "moved_fashion_mnist"),
-        Training(150, 16, 5e-4, decay=0.97, decay_steps=3375),  # steps of an epoch
+        Plan(150, 16, 5e-4, decay=0.97, decay_steps=3375),  # steps of an epoch
     ),
 }
 
 
-# What two cores have time for: nine heads from three seeds train for hours.
-DEEP_ON_CPU = {"epochs": 6, "widths": (64, 256, 256)}
-
-
-def _deep_values(budget):
-    """Returns how the deep network is made and trained under a budget."""
-    values = presets.training_of("cifar10", "deep")
-    return dataclasses.replace(values, **DEEP_ON_CPU) if budget == "cpu" else values
-
-
-def training_of(method: str, task: str, budget: str) -> Training | DeepTraining:
+def training_of(method: str, task: str, budget: str) -> Plan | deep_methods.DeepPlan:
     """Returns how a method is trained on a task under a budget."""
-    if method.startswith(DEEP):
-        return DeepTraining(_deep_values(budget))
+    if method.startswith(deep_methods.DEEP):
+        return deep_methods.plan_of(method, budget)
     if method == "efficient_capsnet" and task in EFFICIENT.get(budget, {}):
         return EFFICIENT[budget][task]
     routing = method.removesuffix(NO_DECODER)
@@ -191,16 +149,15 @@ def build(
 
     Args:
         method: `"efficient_capsnet"`, `"cnn"`, or the name of a routing, with `NO_DECODER` after it
-            for a network without a decoder, or `DEEP` before it or a name in `HEADS` for the deep
-            network.
+            for a network without a decoder; or a name that `reproduction.deep_methods` knows.
         task: Name of the task.
         budget: One of `BUDGETS`.
         shape: Tuple `(height, width, channels)`.
         num_classes: Positive integer.
         options: Arguments of the routing, instead of those chosen for it.
     """
-    if method.startswith(DEEP):
-        return _build_deep(method.removeprefix(DEEP), budget, shape, num_classes)
+    if method.startswith(deep_methods.DEEP):
+        return deep_methods.build(method, budget, shape, num_classes)
     if method == "efficient_capsnet":
         return efficient_capsnet(shape, num_classes)
     if method == "cnn":
@@ -215,15 +172,6 @@ def build(
     if options is None:
         options = options_of(method, task)
     return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
-
-
-def _build_deep(head, budget, shape, num_classes):
-    """Returns the deep network with a routing, or with a head without capsules."""
-    values = _deep_values(budget)
-    options = {"widths": values.widths, "convolutions": values.convolutions}
-    if head in HEADS:
-        return deep_dense(shape, num_classes, HEADS[head], **options)
-    return deep_capsnet(shape, num_classes, routing=head, **options)
 
 
 def compiled(

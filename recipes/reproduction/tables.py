@@ -6,7 +6,8 @@ from collections.abc import Callable
 from kcaps.routing import ROUTINGS
 from reproduction import reports
 from reproduction.cells import Cell
-from reproduction.methods import DEEP, HEADS, NO_DECODER
+from reproduction.deep_methods import DEEP, DESIGNS, HEADS
+from reproduction.methods import NO_DECODER
 
 ROUTED = ("dynamic", "l2", "l1")
 ALL_ROUTINGS = tuple(f"{name}{NO_DECODER}" for name in ROUTINGS)
@@ -114,6 +115,10 @@ TABLES = {
         "The deep network with dense heads, and under capsules with each routing",
         {"varied_cifar10": tuple(f"{DEEP}{head}" for head in (*HEADS, *ROUTINGS))},
         report=reports.control,
+    ),
+    "design": Table(
+        "The deep network with other losses, capsules and activations",
+        {"varied_cifar10": tuple(f"{DEEP}{name}" for name in ("uniform", *DESIGNS))},
     ),
     "affine": Table(
         "Affine maps, noise and attacks, after training on digits in random places",
