@@ -119,22 +119,15 @@ class NetworkSettings(CapsNetSettings):
 
     @classmethod
     def defaults_for(cls, words: list[str], data_set: str) -> dict:
-        preset = _given(words, "--preset") or "standard"
+        preset = given(words, "--preset") or "standard"
         if preset not in PRESETS or not presets.networks_of(data_set, preset):
             preset = "standard"  # The parser refuses it.
         known = presets.networks_of(data_set, preset)
-        network = _given(words, "--network") or known[0]
+        network = given(words, "--network") or known[0]
         if network not in known and network in presets.networks_of(data_set):
             fail(f"--preset {preset} is of --network {' or '.join(known)}. Received: {network}.")
         network = network if network in known else known[0]
-        training = presets.training_of(data_set, network, preset)
-        values = dataclasses.asdict(training)
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-        optimizer = _given(words, "--optimizer") or training.optimizer
-        if optimizer != training.optimizer:
-            values |= presets.OPTIMIZERS.get(optimizer, {})
-        if not _has_smoothing(_given(words, "--loss") or training.loss):
-            values["label_smoothing"] = 0.0
+        values = values_of(presets.training_of(data_set, network, preset), words)
         return {"network": network, "preset": preset, **values}
 
     @classmethod
@@ -236,13 +229,30 @@ def loss_of(values: presets.Training | NetworkSettings) -> keras.losses.Loss:
     return losses.LOSSES[values.loss](label_smoothing=values.label_smoothing)
 
 
+def values_of(training: presets.Training, words: list[str]) -> dict:
+    """Returns the values of a training as those of options.
+
+    Args:
+        training: The training.
+        words: The command line, whose other optimizer or loss needs other values.
+    """
+    values = dataclasses.asdict(training)
+    values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+    optimizer = given(words, "--optimizer") or training.optimizer
+    if optimizer != training.optimizer:
+        values |= presets.OPTIMIZERS.get(optimizer, {})
+    if not _has_smoothing(given(words, "--loss") or training.loss):
+        values["label_smoothing"] = 0.0
+    return values
+
+
 def _has_smoothing(loss):
     """Returns whether the loss of a name takes smoothed labels."""
     kind = losses.LOSSES.get(loss)
     return kind is not None and "label_smoothing" in inspect.signature(kind).parameters
 
 
-def _given(words, name):
+def given(words: list[str], name: str) -> str | None:
     """Returns the value that a command line gives an option, or None."""
     value = None
     for word, following in itertools.pairwise([*words, None]):

@@ -4,6 +4,7 @@ from harness.network_settings import NetworkSettings
 from kcaps import models
 from kcaps.models import CapsNet
 from kcaps.routing import DiscriminativeRouting
+from networks.backbones import on_backbone
 from networks.small_capsnet import small_capsnet
 
 # What the papers change for a data set.
@@ -24,6 +25,9 @@ def build(settings: NetworkSettings, input_shape: tuple, num_classes: int) -> Ca
     routing, data_set = settings.routing, settings.data_set
     if routing in ("l1", "l2") and data_set in PENALTIES:
         routing = DiscriminativeRouting(routing, penalty_weight=PENALTIES[data_set])
+    if settings.network == "backbone":
+        weights, is_frozen = settings.backbone_weights, settings.freeze_backbone
+        return on_backbone(settings.backbone, input_shape, num_classes, routing, weights, is_frozen)
     if settings.network == "small":
         return small_capsnet(input_shape, num_classes, routing=routing)
     if settings.network == "efficient":

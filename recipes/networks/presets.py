@@ -86,7 +86,35 @@ TRAININGS = {
     ),
     ("multi_mnist", "efficient"): dataclasses.replace(_EFFICIENT, epochs=20, batch_size=128),
     ("multi_mnist", "deep"): dataclasses.replace(_DEEP, label_smoothing=0.0),
+    # A user's own pictures, often some hundreds. Mirrored letters would be wrong, and not every
+    # processor has products of bfloat16.
+    ("images", "reference"): Training(epochs=50, batch_size=32, learning_rate=3e-4),
+    ("images", "efficient"): dataclasses.replace(_EFFICIENT, epochs=50),
+    ("images", "deep"): dataclasses.replace(
+        _DEEP,
+        epochs=50,
+        batch_size=32,
+        learning_rate=0.1,
+        augment=("shift",),
+        precision="float32",
+        widths=(32, 64, 128),
+        early_stopping=20,
+    ),
 }
+
+# A network of `keras.applications` on a user's own pictures.
+BACKBONE = Training(
+    epochs=50,
+    batch_size=32,
+    learning_rate=1e-3,
+    routing="uniform",
+    schedule="cosine",
+    warm_up=0.1,
+    loss="length_cross_entropy",
+    label_smoothing=0.1,
+    augment=("shift",),
+    early_stopping=20,
+)
 
 DEFAULT_NETWORKS = {
     "digits": "small",
@@ -94,6 +122,7 @@ DEFAULT_NETWORKS = {
     "fashion_mnist": "deep",
     "cifar10": "deep",
     "multi_mnist": "deep",
+    "images": "deep",
 }
 
 # Rate and weight decay of an optimizer where the table has another one: Keras' own, but for SGD.
