@@ -10,7 +10,7 @@ from kcaps.routing import ROUTINGS
 
 
 def small(shape=(12, 12, 1), **options):
-    return deep_capsnet(shape, 3, **{"widths": (8, 16), "num_primary_capsules": 4, **options})
+    return deep_capsnet(shape, 3, **{"widths": (8, 16), **options})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_mixed_precision_lengths_are_close(rng):
         ({"widths": ()}, "`widths` must be the filters of each block"),
         ({"widths": (8, 0)}, "`widths` must be a positive integer"),
         ({"convolutions": 0}, "`convolutions` must be a positive integer"),
-        ({"num_primary_capsules": 0}, "`num_capsules` must be a positive integer"),
+        ({"input_shape": None}, "`input_shape` is needed where there are no `weights`"),
     ],
 )
 def test_errors(options, message):

@@ -7,6 +7,7 @@ from keras import layers
 
 from kcaps.activations import exponential_squash
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
+from kcaps.models import pretrained
 from kcaps.models.capsnet import CapsNet
 from kcaps.routing import Routing
 from kcaps.validation import positive_int
@@ -112,11 +113,12 @@ def capsnet(
 
 
 def efficient_capsnet(
-    input_shape: tuple,
-    num_classes: int,
+    input_shape: tuple | None = None,
+    num_classes: int | None = None,
     routing: str | dict | Routing = "self_attention",
     num_primary_capsules: int = 16,
     decoder_units: tuple | None = None,
+    weights: str | None = None,
 ):
     """Returns Efficient-CapsNet, of few parameters, with self-attention routing.
 
@@ -127,13 +129,17 @@ def efficient_capsnet(
     trainable parameters, as published, beside 576 moving averages.
 
     Args:
-        input_shape: Tuple `(height, width, channels)`, at least 13 × 13.
-        num_classes: Positive integer.
+        input_shape: Tuple `(height, width, channels)`, at least 13 × 13. Defaults to that of the
+            weights.
+        num_classes: Positive integer. Defaults to that of the weights.
         routing: Routing of the class capsules, as for `DigitCaps`. Defaults to
             `"self_attention"`.
         num_primary_capsules: Number of primary capsules. Defaults to 16.
         decoder_units: Hidden units of a decoder; the paper regularises by `(512, 1024)`, which it
             does not count. Defaults to None, no decoder.
+        weights: Name of weights that come with kcaps, `"mnist"` or `"fashion_mnist"`: docs/zoo.md.
+            With another `num_classes` or `routing`, the class capsules begin anew. Defaults to
+            None, random weights.
 
     Input shape:
         Images `(batch, height, width, channels)` of raw pixels 0 to 255: the model rescales them.
@@ -145,8 +151,8 @@ def efficient_capsnet(
         A `kcaps.models.CapsNet`, not compiled.
 
     Raises:
-        ValueError: for an image too small for the convolutions, or a size that is not a positive
-            integer.
+        ValueError: for an image too small for the convolutions, a size that is not a positive
+            integer, or weights that there are not or that do not fit.
 
     Example:
 
@@ -159,6 +165,10 @@ def efficient_capsnet(
 
     - [Mazzia et al., 2021](https://arxiv.org/abs/2101.12491), figure 1.
     """
+    card = pretrained.card_of("efficient_capsnet", weights)
+    input_shape, num_classes = pretrained.arguments_of(
+        card, {}, input_shape=input_shape, num_classes=num_classes
+    )
     check_images(input_shape, 13, "the convolutions must fit")
     num_classes = positive_int("num_classes", num_classes)
     num_primary_capsules = positive_int("num_primary_capsules", num_primary_capsules)
@@ -177,9 +187,9 @@ def efficient_capsnet(
     x = layers.Reshape((num_primary_capsules, primary_dim))(x)
     capsules = layers.Activation(exponential_squash)(x)
     poses = DigitCaps(num_classes, 16, routing=routing, name="digit_caps")(capsules)
-    return _network(
-        image, poses, 0.392 / math.prod(input_shape), decoder_units, "efficient_capsnet"
-    )
+    weight = 0.392 / math.prod(input_shape)
+    model = _network(image, poses, weight, decoder_units, name="efficient_capsnet")
+    return pretrained.fill(model, card)
 
 
 def check_images(input_shape, smallest, reason):

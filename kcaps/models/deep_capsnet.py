@@ -12,6 +12,7 @@ from kcaps.layers import (
     QuickGELU,
     Whitening,
 )
+from kcaps.models import pretrained
 from kcaps.models.architectures import check_images
 from kcaps.models.capsnet import CapsNet
 from kcaps.routing import Routing
@@ -19,17 +20,17 @@ from kcaps.validation import is_sequence, positive_int
 
 _SMALLEST = 8  # pixels of an image's height and width
 _WIDEST_MAP = 4  # positions of the last map in height and in width, at most
-_PRIMARY_DIM, _CLASS_DIM = 8, 16
+_PRIMARY_TYPES, _PRIMARY_DIM, _CLASS_DIM = 32, 8, 16
 
 
 def deep_capsnet(
-    input_shape: tuple,
-    num_classes: int,
+    input_shape: tuple | None = None,
+    num_classes: int | None = None,
     routing: str | dict | Routing = "uniform",
-    widths: tuple = (64, 256, 256),
-    convolutions: int = 2,
-    num_primary_capsules: int = 32,
+    widths: tuple | None = None,
+    convolutions: int | None = None,
     activation: str = "quick_gelu",
+    weights: str | None = None,
 ):
     """Returns a deep capsule network, the one to choose for images of one's own.
 
@@ -46,14 +47,18 @@ def deep_capsnet(
     training images before the model trains, see `kcaps.layers.Whitening`.
 
     Args:
-        input_shape: Tuple `(height, width, channels)`, at least 8 × 8.
-        num_classes: Positive integer.
+        input_shape: Tuple `(height, width, channels)`, at least 8 × 8. Defaults to that of the
+            weights.
+        num_classes: Positive integer. Defaults to that of the weights.
         routing: Routing of the class capsules, as for `DigitCaps`. Defaults to `"uniform"`.
-        widths: Filters of each block's convolutions. Defaults to `(64, 256, 256)`.
-        convolutions: Convolutions of a block. Defaults to 2.
-        num_primary_capsules: Types of primary capsules. Defaults to 32.
+        widths: Filters of each block's convolutions. Defaults to those of the weights, or to
+            `(64, 256, 256)`.
+        convolutions: Convolutions of a block. Defaults to those of the weights, or to 2.
         activation: Activation of the convolutions, `"quick_gelu"` or one that Keras knows.
             Defaults to `"quick_gelu"`, which is `kcaps.layers.QuickGELU`.
+        weights: Name of weights that come with kcaps, `"cifar10"`: docs/zoo.md. With other classes,
+            another image size or another `routing`, the class capsules begin anew. Defaults to
+            None, random weights.
 
     Input shape:
         Images `(batch, height, width, channels)` of pixels in any unit, commonly 0 to 255.
@@ -65,7 +70,8 @@ def deep_capsnet(
         A `kcaps.models.CapsNet` without a decoder, not compiled.
 
     Raises:
-        ValueError: for an image that is too small, or a size that is not a positive integer.
+        ValueError: for an image that is too small, a size that is not a positive integer, or
+            weights that there are not or that do not fit.
 
     Example:
 
@@ -79,6 +85,16 @@ def deep_capsnet(
 
     - [Jordan, 2024](https://arxiv.org/abs/2404.00498), whose convolutional blocks these are.
     """
+    card = pretrained.card_of("deep_capsnet", weights)
+    input_shape, num_classes, widths, convolutions, activation = pretrained.arguments_of(
+        card,
+        {"widths": (64, 256, 256), "convolutions": 2},
+        input_shape=input_shape,
+        num_classes=num_classes,
+        widths=widths,
+        convolutions=convolutions,
+        activation=activation,
+    )
     check_images(input_shape, _SMALLEST, "the blocks must fit")
     num_classes = positive_int("num_classes", num_classes)
     convolutions = positive_int("convolutions", convolutions)
@@ -90,9 +106,10 @@ def deep_capsnet(
     while number < len(widths) or max(x.shape[1:3]) > _WIDEST_MAP:
         x = _block(x, widths[min(number, len(widths) - 1)], convolutions, activation)
         number += 1
-    capsules = PrimaryCaps(num_primary_capsules, _PRIMARY_DIM, kernel_size=1, name="primary_caps")
+    capsules = PrimaryCaps(_PRIMARY_TYPES, _PRIMARY_DIM, kernel_size=1, name="primary_caps")
     poses = DigitCaps(num_classes, _CLASS_DIM, routing=routing, name="digit_caps")(capsules(x))
-    return CapsNet(image, CapsuleLength(name="class_lengths")(poses), name="deep_capsnet")
+    model = CapsNet(image, CapsuleLength(name="class_lengths")(poses), name="deep_capsnet")
+    return pretrained.fill(model, card)
 
 
 def _block(x, filters, convolutions, activation):
