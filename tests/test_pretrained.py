@@ -22,6 +22,7 @@ def a_card(model, architecture, arguments, folder):
         arguments=arguments,
         input_shape=tuple(model.input_shape[1:]),
         class_names=CLASSES,
+        lengths_of_noise=(),
         test_accuracy=0.5,
         parameters=1,
         **dict.fromkeys(("data", "licence", "command", "commit", "date"), "none"),

@@ -5,7 +5,6 @@ how it was trained, and what it reached.
 """
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -30,6 +29,8 @@ class Card:
         arguments: Arguments of the function, but for `input_shape` and `num_classes`.
         input_shape: Height, width and channels of an image.
         class_names: Names of the classes, in the order of the outputs.
+        lengths_of_noise: Class lengths that the network gives for the image of `noise`, by which an
+            installation is checked without data.
         test_accuracy: Share of the test images that the network with these weights gets right.
         parameters: Number of trained weights.
         data: Data set that it was trained on.
@@ -45,6 +46,7 @@ class Card:
     arguments: dict
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    lengths_of_noise: tuple[float, ...]
     test_accuracy: float
     parameters: int
     data: str
@@ -61,15 +63,20 @@ class Card:
 
 def cards() -> list[Card]:
     """Returns the cards of all weights that come with kcaps."""
-    return list(_read(FOLDER / "cards.json"))
+    path = FOLDER / "cards.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    tuples = ("input_shape", "class_names", "lengths_of_noise")
+    return [Card(**card | {name: tuple(card[name]) for name in tuples}) for card in found]
 
 
-@functools.cache
-def _read(path):
-    """Returns the cards in a file."""
-    cards = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    tuples = ("input_shape", "class_names")
-    return tuple(Card(**card | {name: tuple(card[name]) for name in tuples}) for card in cards)
+def noise(input_shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns a batch of one image of random pixels, the same at each call.
+
+    Args:
+        input_shape: Height, width and channels.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *input_shape))
+    return pixels.astype("float32")
 
 
 def card_of(architecture: str, weights: str | None) -> Card | None:

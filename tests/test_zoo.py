@@ -1,0 +1,90 @@
+"""The weights that come with kcaps: what is stated of them holds, and the programs that say so."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import programs
+from export.checkpoint import Checkpoint
+from harness import tables
+from kcaps import models
+from kcaps.models import pretrained
+from networks import zoo
+from pictures_of import data
+
+CARDS = pretrained.cards()
+MOST_BYTES = 15 * 10**6  # of all files
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.architecture}-{card.weights}")
+def test_outputs_of_shipped_weights(card):
+    model = getattr(models, card.architecture)(weights=card.weights)
+    lengths = model.predict(pretrained.noise(card.input_shape), verbose=0)[0]
+    np.testing.assert_allclose(lengths, card.lengths_of_noise, atol=2e-4)
+    assert len(card.class_names) == len(lengths)
+    trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert trained == card.parameters
+
+
+def test_sizes_of_shipped_weights():
+    sizes = [card.path.stat().st_size for card in CARDS]
+    assert all(size <= zoo.MOST_BYTES for size in sizes) and sum(sizes) <= MOST_BYTES
+    files = {path.name for path in pretrained.FOLDER.glob("*.npz")}
+    assert files == {card.path.name for card in CARDS}
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.architecture}-{card.weights}")
+def test_accuracy_of_shipped_weights(card):
+    folder = pathlib.Path.home() / "tensorflow_datasets" / card.data
+    if not folder.is_dir():
+        pytest.skip(f"{card.data} is not prepared")
+    assert zoo.accuracy(card, data.load(card.data)) == pytest.approx(card.test_accuracy, abs=2e-4)
+
+
+@pytest.fixture
+def images():
+    return data.load("mnist", limit=60, synthetic=True)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch, images):
+    """Weights of a network that was not trained, among no others."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    keras.utils.set_random_seed(3)
+    model = models.efficient_capsnet((28, 28, 1), 10)
+    run = {"arguments": {"routing": "self_attention"}, "data": {"name": "mnist"}}
+    asked = zoo.Publication(recipe="publish", command="python x.py", commit="1234567", date="today")
+    return zoo.publish(Checkpoint(tmp_path, model, run, ""), asked, images)
+
+
+def test_published_weights_are_those_of_the_checkpoint(published, images):
+    assert pretrained.cards() == [published]
+    keras.utils.set_random_seed(3)
+    trained = models.efficient_capsnet((28, 28, 1), 10)
+    model = models.efficient_capsnet(weights="mnist")
+    inputs = images.test[0].astype("float32")
+    lengths = [x.predict(inputs, verbose=0) for x in (model, trained)]
+    np.testing.assert_allclose(*lengths, atol=2e-3)
+    assert published.test_accuracy == zoo.accuracy(published, images)
+    assert published.class_names == tuple(images.class_names)
+    assert published.parameters == 161_824 and published.licence == "CC BY-SA 3.0"
+
+
+def test_evaluation_measures_again(published, tmp_path):
+    path = tmp_path / "table.csv"
+    result = programs.recipe_here("evaluate", "--synthetic", "--limit", 60, "--output", path)
+    shown = 'efficient_capsnet(weights="mnist")'
+    assert f"| `{shown}` | mnist |" in result.stdout and "| 161,824 |" in result.stdout
+    texts = dict.fromkeys(("network", "data", "command", "commit", "date", "licence"), str)
+    row = tables.read_csv(path, texts)[0]
+    assert row["network"] == shown and row["measured"] == row["test_accuracy"]
+    assert row["test_accuracy"] == published.test_accuracy
+
+
+def test_unknown_weights(published):
+    result = programs.recipe_here("evaluate", "--weights", "capsnet/mnist")
+    assert "--weights must be of efficient_capsnet/mnist. Received: capsnet/mnist" in result.stderr
