@@ -136,7 +136,8 @@ def prepared(name: str, data_dir: str | None) -> Source:
     except Exception as error:  # files that are damaged fail in many ways
         fail(f"data set {name!r} cannot be read from {data_dir or 'the default folder'}: {error!r}")
     source = {"loader": "tensorflow-datasets", "data_dir": data_dir and os.path.abspath(data_dir)}
-    return train, test, list(builder.info.features["label"].names), source
+    # Where they were prepared without a network, the names of the classes are numbers.
+    return train, test, CLASS_NAMES[name], source
 
 
 def _in_published_order(split, examples):
