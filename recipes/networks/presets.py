@@ -60,11 +60,11 @@ TRAININGS = {
     ),
     ("mnist", "reference"): Training(epochs=10, batch_size=32, learning_rate=1e-3),
     ("mnist", "efficient"): _EFFICIENT,
-    ("mnist", "deep"): dataclasses.replace(_DEEP, augment=("shift", "elastic")),
+    ("mnist", "deep"): dataclasses.replace(_DEEP, epochs=40, augment=("shift", "elastic")),
     ("fashion_mnist", "reference"): Training(epochs=10, batch_size=128, learning_rate=1e-3),
     ("fashion_mnist", "efficient"): _EFFICIENT,
     ("fashion_mnist", "deep"): dataclasses.replace(
-        _DEEP, epochs=28, augment=("mirror", "shift", "cutout"), widths=(128, 384, 384)
+        _DEEP, epochs=36, augment=("mirror", "shift", "cutout"), widths=(128, 384, 384)
     ),
     ("cifar10", "reference"): Training(epochs=20, batch_size=32, learning_rate=3e-4),
     ("cifar10", "efficient"): _EFFICIENT,
@@ -85,7 +85,7 @@ TRAININGS = {
         epochs=20, batch_size=128, learning_rate=1e-3, decay_steps=20_000
     ),
     ("multi_mnist", "efficient"): dataclasses.replace(_EFFICIENT, epochs=20, batch_size=128),
-    ("multi_mnist", "deep"): dataclasses.replace(_DEEP, label_smoothing=0.0),
+    ("multi_mnist", "deep"): dataclasses.replace(_DEEP, epochs=60, label_smoothing=0.0),
     # A user's own pictures, often some hundreds. Mirrored letters would be wrong, and not every
     # processor has products of bfloat16.
     ("images", "reference"): Training(epochs=50, batch_size=32, learning_rate=3e-4),
