@@ -8,6 +8,8 @@ from export import command
 COMMANDS = {
     "onnx": ("export.onnx", "export a checkpoint to a checked ONNX file"),
     "saved-model": ("export.saved_model", "export a checkpoint to a checked SavedModel"),
+    "litert": ("export.litert", "export a checkpoint to a checked LiteRT file"),
+    "predict": ("export.predict", "tell the classes of pictures by a checkpoint or an ONNX file"),
     "verify": ("export.verify", "compare an ONNX file with its checkpoint once more"),
     "benchmark": ("export.benchmark", "measure latency and throughput of an ONNX file"),
     "summary": ("export.summary", "tell accuracy and exports of a checkpoint in one line"),

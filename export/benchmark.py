@@ -83,12 +83,12 @@ def _bound(session, provider):
 def _exports(loaded, file, provider):
     """Gives the paths of a checkpoint's ONNX file and SavedModel; a missing one is made."""
     with tempfile.TemporaryDirectory() as folder:
-        onnx_path = file or loaded.folder / "model.onnx"
+        onnx_path = file or loaded.place("model.onnx")
         if file is None and not onnx_path.exists():
             print("exporting to ONNX …")
             onnx_path = pathlib.Path(folder) / "model.onnx"
             export_onnx(loaded.model, onnx_path, checkpoint=loaded, provider=provider)
-        saved_model = loaded.folder / "saved_model"
+        saved_model = loaded.place("saved_model")
         if not saved_model.exists():
             print("exporting to SavedModel …")
             saved_model = pathlib.Path(folder) / "saved_model"
@@ -123,7 +123,7 @@ def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
     _, fixed, metadata = runtime.read(onnx_path)
     runtime.check_unchanged(onnx_path)
     _check_source(onnx_path, metadata.get("checkpoint_sha256"), loaded)
-    if saved_model.parent == loaded.folder:
+    if saved_model == loaded.place("saved_model"):
         _check_source(saved_model, read_report(saved_model).get("checkpoint_sha256"), loaded)
     if fixed and set(batch_sizes) != {fixed}:
         raise ValueError(f"{onnx_path} takes batches of {fixed} alone. Give --batch-sizes {fixed}.")
@@ -153,8 +153,8 @@ def _runtimes(loaded, model, onnx_path, saved_model, provider, batch_sizes):
 def _check_source(path, sha256, loaded):
     if sha256 != loaded.sha256:
         raise ValueError(
-            f"{path} was not exported from the model in {loaded.folder} as it is now. Export it "
-            "again."
+            f"{path} was not exported from the model in {loaded.file or loaded.folder} as it is "
+            "now. Export it again."
         )
 
 
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=command.positive(int), default=30)
     args = parser.parse_args()
     try:
-        loaded = load(args.model)
+        loaded = load(args.model, args.labels, args.input_range)
         _benchmark(loaded, args.onnx, args.provider, args.batch_sizes, args.repeats)
     except (ValueError, OSError, ParityError) as error:
         command.fail(error)

@@ -1,16 +1,19 @@
-"""Checkpoint folders: the schema of their `run.json`, and their safe loading."""
+"""Checkpoint folders and single model files: the schema of `run.json`, and their safe loading."""
 
 import dataclasses
 import json
 import math
 import pathlib
+import re
 import stat
 import warnings
 import zipfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.about import About
 from export.command import first_line
 from export.files import file_hash
 
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 
 FIX = "Train one with `python recipes/digits.py --output ckpt/`."
 LOADERS = ("scikit-learn", "tensorflow-datasets", "npz", "keras.datasets", "synthetic")
+_FROM_PYTHON = (
+    "Export a model of classes of your own from Python, where they are imported, by "
+    "export.onnx.export_onnx(model, path)."
+)
+_OLDER = (".h5", ".hdf5")  # whose files Keras reads with less care
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
@@ -28,12 +36,32 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint folder: the model, the content of `run.json`, and the model's hash."""
+    """A loaded checkpoint folder: the model, the content of `run.json`, and the model's hash.
+
+    Args:
+        folder: The folder, or that of a single file.
+        model: The Keras model.
+        run: The content of `run.json`; of a single file, what its user tells of it.
+        sha256: SHA-256 of the model's file.
+        file: The single file that was loaded. Defaults to None: it was a folder.
+    """
 
     folder: pathlib.Path
     model: "keras.Model"
     run: dict
     sha256: str
+    file: pathlib.Path | None = None
+
+    def place(self, name: str) -> pathlib.Path:
+        """Returns where an export lies, unless its user says otherwise.
+
+        That is in the folder, by its name: `ckpt/model.onnx`; of a single file `a.keras`, it is
+        beside it: `a.onnx`, `a_saved_model`.
+        """
+        if self.file is None:
+            return self.folder / name
+        suffix = pathlib.PurePath(name).suffix
+        return self.file.with_name(self.file.stem + (suffix or f"_{name}"))
 
 
 def run_content(recipe: str, data: dict, labels: list[str], training: dict | None = None) -> dict:
@@ -57,32 +85,53 @@ def run_content(recipe: str, data: dict, labels: list[str], training: dict | Non
     }
 
 
-def load(folder: pathlib.Path) -> Checkpoint:
-    """Loads the checkpoint folder that a recipe wrote.
+def load(
+    path: pathlib.Path,
+    labels: Sequence[str] | None = None,
+    input_range: Sequence[float] | None = None,
+) -> Checkpoint:
+    """Loads the checkpoint folder that a recipe wrote, or any single file of Keras, `a.keras`.
 
     The model is read with `safe_mode=True`: no Lambda layer and no pickled object is run. Before,
     the archive is checked: whole, and without members that Keras does not write.
 
     Args:
-        folder: Path of the folder.
+        path: Path of the folder or the file. With the file of a checkpoint folder, the folder is
+            loaded, unless the classes or the pixels are given.
+        labels: Names of the classes of a single file. Defaults to None: they are not known.
+        input_range: Its values of black and white pixels. Defaults to None: 0 and 255.
 
     Raises:
         CheckpointError: if the folder is missing or empty, holds no kcaps run, or its model
             cannot be read or has weights that are not finite.
     """
-    folder = pathlib.Path(folder)
+    path, is_told = pathlib.Path(path), labels is not None or input_range is not None
     try:
-        is_folder, exists = folder.is_dir(), folder.exists()
+        is_folder, is_file, exists = path.is_dir(), path.is_file(), path.exists()
     except OSError as error:  # such as of a name that is too long
-        raise CheckpointError(f"{folder} cannot be read: {error.strerror}. {FIX}") from error
-    if not is_folder:
-        state = "is not a folder" if exists else "does not exist"
-        raise CheckpointError(f"checkpoint folder {folder} {state}. {FIX}")
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}. {FIX}") from error
+    if is_file and path.name == "model.keras" and not is_told:
+        if (path.parent / "run.json").is_file():
+            is_folder, path = True, path.parent
+    if is_folder:
+        return _load_folder(path, is_told)
+    if is_file:
+        return _load_file(path, labels, input_range)
+    state = "is neither a folder nor a file" if exists else "does not exist"
+    raise CheckpointError(f"checkpoint folder {path} {state}. {FIX}")
+
+
+def _load_folder(folder, is_told):
     run = _read_run(folder / "run.json")
     path = folder / "model.keras"
     if not path.is_file():
         raise CheckpointError(
             f"{folder} holds a run without model.keras: no epoch of it was finished. {FIX}"
+        )
+    if is_told:
+        raise CheckpointError(
+            f"--labels and --input-range must be left out: {folder / 'run.json'} has them. They "
+            f"are for a single file: --model {path}"
         )
     check_archive(path)
     model = _load_model(path)
@@ -90,7 +139,19 @@ def load(folder: pathlib.Path) -> Checkpoint:
     return Checkpoint(folder, model, run, file_hash(path))
 
 
-def _load_model(path):
+def _load_file(path, labels, input_range):
+    if path.suffix != ".keras":
+        fix = "Give a checkpoint folder, or a file that model.save('a.keras') wrote."
+        if path.suffix in _OLDER:
+            fix = f"Load it where you trust it, and save it anew: model.save('{path.stem}.keras')."
+        raise CheckpointError(f"{path} is no model that can be read. {fix}")
+    about = About(labels, (0, 255) if input_range is None else tuple(input_range))
+    check_archive(path)
+    run = {"data": {}, "labels": about.labels, "input_range": about.input_range}
+    return Checkpoint(path.parent, _load_model(path, _FROM_PYTHON), run, file_hash(path), path)
+
+
+def _load_model(path, fix=FIX):
     import keras
 
     import kcaps  # noqa: F401  registers the classes that a checkpoint names
@@ -101,15 +162,23 @@ def _load_model(path):
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
             bad = [v.path for v in model.variables if not np.isfinite(v.numpy()).all()]
     except Exception as error:  # files that Keras did not write fail in many ways inside it
-        raise CheckpointError(
-            f"{path} cannot be loaded safely: {first_line(error)}. {FIX}"
-        ) from error
+        raise CheckpointError(f"{path} cannot be loaded safely: {_reason(error, fix)}") from error
     if bad:
         raise CheckpointError(
             f"{path} has a weight that is not finite, {bad[0]}: its training diverged. Train "
             "again, with a smaller learning rate."
         )
     return model
+
+
+def _reason(error, fix):
+    """Returns why Keras does not load a model, and a fix; Keras tells it as the last of many."""
+    found = re.search(r"Could not locate \w+ '([\w.>]+)'", str(error))
+    if found:
+        return f"{found[1]} is no class of Keras or kcaps. {_FROM_PYTHON}"
+    *_, last = str(error).split("Exception encountered: ")
+    lines = last.strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}. {fix}"
 
 
 def check_archive(path: pathlib.Path) -> None:
@@ -150,7 +219,9 @@ def _refused(member):
 def _read_run(path):
     """Reads `run.json`, as `run_content` makes it, and checks what the exporters use of it."""
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} is not a kcaps checkpoint: it has no run.json. {FIX}")
+        files = sorted(path.parent.glob("*.keras"))
+        fix = f"Export its model by its file: --model {files[0]} --labels a,b,c" if files else FIX
+        raise CheckpointError(f"{path.parent} is not a kcaps checkpoint: it has no run.json. {fix}")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 _OWN = ("kcaps", "export")
 # Names of packages that are not those of their modules.
-_PACKAGES = {"grpc": "grpcio", "sklearn": "scikit-learn"}
+_PACKAGES = {"PIL": "pillow", "grpc": "grpcio", "sklearn": "scikit-learn"}
 
 
 def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = True) -> None:
@@ -43,7 +43,7 @@ def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = Tr
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if not tensorflow or os.environ["KERAS_BACKEND"] != "tensorflow":
         return
-    with _no_messages():
+    with no_messages():
         import tensorflow  # noqa: F401
     if start:
         start_tensorflow()
@@ -61,12 +61,12 @@ def start_tensorflow(make: Callable | None = None):
     """
     import tensorflow as tf
 
-    with _no_messages():
+    with no_messages():
         return (make or tf.config.list_logical_devices)()
 
 
 @contextlib.contextmanager
-def _no_messages():
+def no_messages():
     """Sends stderr nowhere, for C++ libraries that speak before any log level applies."""
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -8,7 +8,8 @@ import numpy as np
 from export.command import first_line
 from export.half import Half, half_dtypes
 from export.images import Images
-from export.parity import BATCH_SIZES, Comparison, class_output, compare, wider
+from export.outputs import class_columns, class_output
+from export.parity import BATCH_SIZES, Comparison, compare, wider
 from export.reference import Reference
 from export.variation import steady_outputs
 
@@ -67,7 +68,7 @@ class _Both:
 
     def __init__(self, run, run_original):
         self._run, self._run_original = run, run_original
-        self._differences, self._classes = [], []
+        self._differences, self._classes, self._has_choice = [], [], True
 
     def __call__(self, images):
         outputs = self._run(images)
@@ -76,7 +77,9 @@ class _Both:
             self._differences += [_difference(before[name], x) for name, x in outputs.items()]
             name = class_output(outputs)
             if name is not None:
-                self._classes.append([x[name].argmax(-1) for x in (before, outputs)])
+                columns = [class_columns(x[name]) for x in (before, outputs)]
+                self._has_choice = self._has_choice and columns[0].shape[1] > 1
+                self._classes.append([x.argmax(-1) for x in columns])
         return outputs
 
     def outcome(self, dtype, labels, count):
@@ -86,7 +89,7 @@ class _Both:
             return Half(**known)
         before, after = np.concatenate(self._classes, axis=1)[:, -count:]
         known["changed"] = int(np.sum(before != after))
-        if labels is None:
+        if labels is None or not self._has_choice:
             return Half(**known)
         is_right, is_right_after = before == labels, after == labels
         return Half(

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from export.about import About
+
 # Files and folders by whose name Keras keeps its data sets.
 _KERAS_FILES = {
     "mnist": "mnist.npz",
@@ -29,6 +31,8 @@ class Images:
         description: Name of the test images in the report.
         is_random: Whether the test images are random pixels, which may be unlike any that the
             model was made for.
+        class_names: Names of the classes, if the images tell them, or None.
+        warning: One line on images that should be there and are not, or None.
 
     Raises:
         ValueError: if there is no test image, or another number of labels than of images.
@@ -39,6 +43,8 @@ class Images:
     calibration: np.ndarray | None = None
     description: str = "given images"
     is_random: bool = False
+    class_names: list | None = None
+    warning: str | None = None
 
     def __post_init__(self):
         if not len(self.test):
@@ -56,10 +62,15 @@ class Images:
         return f"{len(self.test):,} {self.description}"
 
 
-def of_run(run: dict, limit: int | None = None) -> Images | None:
+def of_run(run: dict, limit: int | None = None, folder: str | os.PathLike = ".") -> Images | None:
     """Returns images of the data set that `run.json` names, or None where it is not at hand.
 
     Nothing is downloaded. There are at most `limit` test images, or all of them.
+
+    Args:
+        run: Content of `run.json`.
+        limit: Largest number of test images. Defaults to None: all.
+        folder: The checkpoint folder, in which a file lies whose path is not absolute.
 
     Raises:
         ValueError: if the entry of the data set is damaged.
@@ -71,7 +82,7 @@ def of_run(run: dict, limit: int | None = None) -> Images | None:
         if source.get("loader") == "tensorflow-datasets":
             return _prepared(source["name"], source.get("data_dir"), limit)
         if source.get("loader") == "npz":
-            file = source["file"]
+            file = pathlib.Path(folder, source["file"])
             return _of_splits(source["name"], limit, lambda: read_keras_file(file))
         if source.get("loader") == "keras.datasets":
             return _kept_by_keras(source["name"], limit)
@@ -80,32 +91,63 @@ def of_run(run: dict, limit: int | None = None) -> Images | None:
     return None
 
 
-def choose(images: Images | None, checkpoint, image) -> Images:
+def choose(images, checkpoint, image, about: About | None = None) -> Images:
     """Returns images for a model's input: those given, those of its checkpoint, or random ones.
+
+    Args:
+        images: An `Images`, whatever `export.given.read` takes, or None.
+        checkpoint: The `export.checkpoint.Checkpoint` of the model, or None.
+        image: The model's input.
+        about: What is known of the model, for its `input_range`. Defaults to None: what the
+            checkpoint tells.
 
     Raises:
         ValueError: if the images given do not have the shape of the input.
     """
     shape, run = tuple(image.shape[1:]), checkpoint.run if checkpoint else {}
+    about = about or About.of_run(run)
     if images is None:
-        images = of_run(run)
+        images = of_run(run, folder=checkpoint.folder) if checkpoint else None
         if images is not None and images.test.shape[1:] == shape:
             return images
-        title = run.get("data", {}).get("title")
-        trained = f"; the model was trained on {title}" if title else ""
-        pixels = np.random.default_rng(0).integers(256, size=(RANDOM_IMAGES, *shape))
-        return Images(pixels, description=f"random images{trained}", is_random=True)
+        return _random(image, about, run)
     if not isinstance(images, Images):
-        raise ValueError(
-            "`test_images` must be an `export.images.Images`. "
-            f"Received: an object of type {type(images).__name__}."
-        )
+        from export import given
+
+        images = given.read(images, image, about)
     if np.shape(images.test)[1:] != shape:
         raise ValueError(
             f"`test_images` must have the shape {shape} of the model's input. "
             f"Received: {np.shape(images.test)[1:]}."
         )
     return images
+
+
+def single_input(model):
+    """Returns the input of a model; a `ValueError` if it has none, or several."""
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) != 1:
+        raise ValueError(f"`model` must have one input, the image. Received: {len(inputs)} inputs.")
+    return inputs[0]
+
+
+def _random(image, about, run):
+    """Returns random images in the range of a model's pixels, with a text that says so."""
+    source, (low, high) = run.get("data", {}), about.input_range
+    pixels = np.random.default_rng(0).integers(256, size=(RANDOM_IMAGES, *image.shape[1:]))
+    title, warning = source.get("title"), None
+    if source.get("loader") == "npz" and not os.path.isabs(source.get("file", "")):
+        warning = (
+            f"the run's own test images, {source.get('file')} in its folder, are not there or are "
+            "not those of the model: the file was compared on random pixels, without accuracy"
+        )
+    return Images(
+        about.scaled(pixels, image.dtype),
+        description=f"random images, pixels from {low:g} to {high:g}"
+        + (f"; the model was trained on {title}" if title else ""),
+        is_random=True,
+        warning=warning,
+    )
 
 
 def _digits(source, limit):

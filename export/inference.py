@@ -20,9 +20,8 @@ def inference_model(model: keras.Model, with_decoder: bool = False) -> keras.Mod
             `reconstruction`.
 
     Raises:
-        ValueError: if the model has no graph or several inputs, Keras runs on a backend other
-            than TensorFlow, the input's size is not known, or a decoder is wanted of a model
-            without one.
+        ValueError: if the model has no graph or several inputs, the input's size is not known, or
+            a decoder is wanted of a model without one.
     """
     _check(model)
     named = _named_outputs(model)
@@ -42,13 +41,17 @@ def inference_model(model: keras.Model, with_decoder: bool = False) -> keras.Mod
     return keras.Model(model.inputs, outputs, name=model.name)
 
 
-def _check(model):
-    """Raises a `ValueError` for a model without one input of numbers and known sizes."""
+def check_backend() -> None:
+    """Raises a `ValueError` where Keras runs on another backend than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Models are exported from Keras' TensorFlow backend. Set KERAS_BACKEND=tensorflow. "
             f"Received: backend {keras.backend.backend()!r}."
         )
+
+
+def _check(model):
+    """Raises a `ValueError` for a model without one input of numbers and known sizes."""
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ValueError(
             "`model` must be a functional or built sequential Keras model. "

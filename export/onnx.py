@@ -1,11 +1,12 @@
 """Export of Keras models with kcaps layers to ONNX, checked in ONNX Runtime.
 
 python -m export.onnx --model ckpt/
+python -m export.onnx --model a.keras --images pictures/ --labels cat,dog
 """
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from export import command, pipeline
@@ -15,13 +16,17 @@ from export.report import Report
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import tensorflow as tf
 
 
 def export_onnx(
     model: "keras.Model",
     path: str | os.PathLike,
     *,
-    test_images: Images | None = None,
+    labels: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
+    test_images: "Images | np.ndarray | tuple | tf.data.Dataset | str | os.PathLike | None" = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[str], object] | None = None,
     opset: int = 18,
@@ -43,9 +48,15 @@ def export_onnx(
     Args:
         model: A functional Keras model with one input.
         path: Path of the file to write.
-        test_images: An `export.images.Images` to compare on. float16 needs labels in it, int8
-            training images too. Defaults to None: those of the checkpoint's data set, or random
-            ones.
+        labels: Names of the classes, for the file's metadata. Defaults to None: those of the
+            checkpoint or, if `test_images` has class folders, of these.
+        input_range: Values of black and white pixels. Defaults to None: those of the checkpoint, or
+            0 and 255.
+        test_images: Images to compare on: an array, a pair of images and labels, a
+            `tf.data.Dataset` of either, the path of a folder of pictures, of class folders or of an
+            `.npz` file, or an `export.images.Images`. Paths of pictures have pixels scaled to
+            `input_range`; arrays are taken as they are. float16 needs labels, int8 training images
+            too. Defaults to None: those of the checkpoint's data set, or random pixels.
         checkpoint: The `export.checkpoint.Checkpoint` of the model: its labels, recipe and hash go
             into the file's metadata. Defaults to None.
         on_step: Function of one line, called after each step. Defaults to None.
@@ -74,7 +85,7 @@ def export_onnx(
 
     Example:
 
-    >>> report = export_onnx(model, "model.onnx")
+    >>> report = export_onnx(model, "model.onnx", labels=["cat", "dog", "hen"])
     >>> report.largest_difference <= 1e-5
     True
     """
@@ -89,6 +100,8 @@ def export_onnx(
         with_decoder=with_decoder,
         tolerance=tolerance,
         overwrite=overwrite,
+        labels=labels,
+        input_range=input_range,
     )
     return target.export(model, path, test_images, checkpoint, on_step)
 
@@ -122,10 +135,10 @@ def main() -> None:
         precision.EXACT,
     )
     args = vars(parser.parse_args())
-    folder, output, limit = (args.pop(name) for name in ("model", "output", "limit"))
+    source, output = pipeline.Source.of_arguments(args), args.pop("output")
     if output and args["model_repository"]:
         parser.error("give --output or --model-repository, not both")
-    pipeline.export_checkpoint(Onnx(**args), folder, output, limit)
+    pipeline.export_checkpoint(Onnx(**args), source, output)
 
 
 if __name__ == "__main__":

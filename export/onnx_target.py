@@ -40,12 +40,13 @@ class Onnx(Target):
     def default_path(self, checkpoint):
         if self.model_repository is None:
             return super().default_path(checkpoint)
-        return serving.model_path(self.model_repository, checkpoint.run)
+        name = checkpoint.run["recipe"] if checkpoint.file is None else checkpoint.file.stem
+        return serving.model_path(self.model_repository, name)
 
-    def companions(self, path, checkpoint):
+    def companions(self, path, about):
         if self.model_repository is None:
             return {}
-        return serving.files(path, checkpoint.run["labels"], self.provider)
+        return serving.files(path, about.labels, self.provider)
 
     def refuse(self, path):
         if type(self.opset) is not int or self.opset not in OPSETS:
@@ -102,21 +103,21 @@ class Onnx(Target):
             pixels = job.test_images.calibration.astype(job.reference.model.inputs[0].dtype)
             proto = precision.to_int8(proto, pixels, job.path.parent)
             job.done("int8", f"convolutions, ranges from {len(pixels)} training images")
-        metadata = self._metadata(job.checkpoint)
+        metadata = self._metadata(job)
         graph.finish(proto, list(job.reference.model.output), self.batch_size, metadata)
         job.done("check", graph.check(proto))
         onnx.save(proto, job.path)
 
-    def _metadata(self, checkpoint):
-        run = checkpoint.run if checkpoint else {}
+    def _metadata(self, job):
+        run = job.checkpoint.run if job.checkpoint else {}
         entries = {
             graph.PRODUCER: kcaps.__version__,
             "recipe": run.get("recipe"),
             "data": run.get("data", {}).get("title"),
-            "labels": run.get("labels") and json.dumps(run["labels"]),
-            "input_range": run.get("input_range") and json.dumps(run["input_range"]),
+            **job.about.metadata(),
+            "input_shape": json.dumps(list(job.reference.model.inputs[0].shape[1:])),
             "precision": self.precision,
-            "checkpoint_sha256": checkpoint and checkpoint.sha256,
+            "checkpoint_sha256": job.checkpoint and job.checkpoint.sha256,
         }
         return {key: str(value) for key, value in entries.items() if value}
 

@@ -11,6 +11,7 @@ from export import variation
 from export.command import first_line
 from export.errors import ParityError
 from export.half import Half, half_dtypes
+from export.outputs import class_columns, class_output
 from kcaps.routing import EMRouting
 
 BATCH_SIZES = (1, 7, 64)
@@ -192,19 +193,13 @@ def compare(
     name = class_output(expected)
     if name is None:
         return Comparison(rows, steady=steady)
-    before, after = (x[name].argmax(-1) for x in (expected, received))
-    rows.append(_class_row(expected[name], before, after, tolerance, same_classes))
-    shares = (None, None) if labels is None else [np.mean(x == labels) for x in (before, after)]
-    return Comparison(rows, *(x if x is None else float(x) for x in shares), steady)
-
-
-def class_output(outputs: dict) -> str | None:
-    """Returns the name of the output of classes, or None where there is none.
-
-    It is `class_lengths`, or else the output that comes first, and a matrix.
-    """
-    name = "class_lengths" if "class_lengths" in outputs else next(iter(outputs))
-    return name if outputs[name].ndim == 2 else None
+    values, others = (class_columns(x[name]) for x in (expected, received))
+    before, after = values.argmax(-1), others.argmax(-1)
+    rows.append(_class_row(values, before, after, tolerance, same_classes))
+    if labels is None or values.shape[1] == 1:  # one class for all images is no classification
+        return Comparison(rows, steady=steady)
+    shares = [np.mean(x == labels) for x in (before, after)]
+    return Comparison(rows, *map(float, shares), steady)
 
 
 def _class_row(values, before, after, tolerance, same_classes):

@@ -25,7 +25,7 @@ def read_picture(picture, size: tuple[int, int], channels: int, fit: str = "stre
 
     Pixels of 8 bits are those that `keras.utils.load_img` gives with `interpolation="bilinear"`,
     bit for bit. Transparency is dropped, and the orientation in a photograph's EXIF data is not
-    applied, as there. Of greyscale of 16 bits, the upper 8 are taken.
+    applied, as there. Greyscale of 16 bits is divided by 257 and rounded to bytes.
 
     Args:
         picture: Path of a file, or a Pillow image.
@@ -130,12 +130,13 @@ def _pixels(image, size, mode, fit):
 
 
 def _eight_bits(image):
-    """Returns an image whose greyscale of 16 bits, if it has that, is cut to the upper 8."""
+    """Returns an image whose greyscale of 16 bits, if it has that, is scaled to 8."""
     from PIL import Image
 
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
-    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype("uint8"))
+    values = np.round(np.asarray(image) / 257)  # 65,535 becomes 255
+    return Image.fromarray(values.clip(0, 255).astype("uint8"))
 
 
 def _centre(size: Sequence[int], wanted: Sequence[int]):

@@ -5,10 +5,11 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from export import checkpoint, command, files, images
+from export import checkpoint, command, files, given, images
+from export.about import About, labels_argument
 from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.images import Images
@@ -19,6 +20,42 @@ if TYPE_CHECKING:
 
     from export.parity import Comparison
     from export.reference import Reference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a program exports, and the images on which it compares.
+
+    Args:
+        model: Path of a checkpoint folder or of a single Keras file.
+        labels: Names of a single file's classes. Defaults to None: they are not known.
+        input_range: Its values of black and white pixels. Defaults to None: 0 and 255.
+        images: Path of pictures or of an `.npz` file. Defaults to None: the checkpoint's.
+        limit: Largest number of test images. Defaults to None: all.
+    """
+
+    model: pathlib.Path
+    labels: Sequence[str] | None = None
+    input_range: Sequence[float] | None = None
+    images: pathlib.Path | None = None
+    limit: int | None = None
+
+    @classmethod
+    def of_arguments(cls, args: dict) -> "Source":
+        """Takes what belongs to the source out of the arguments of `export_parser`."""
+        return cls(**{field.name: args.pop(field.name) for field in dataclasses.fields(cls)})
+
+    def load(self) -> Checkpoint:
+        """Loads the model, as `export.checkpoint.load` does."""
+        return checkpoint.load(self.model, self.labels, self.input_range)
+
+    def test_images(self, loaded: Checkpoint) -> Images | None:
+        """Returns the images to compare on, or None where none are at hand."""
+        if self.images is None:
+            return images.of_run(loaded.run, self.limit, loaded.folder)
+        image = images.single_input(loaded.model)
+        return given.read(self.images, image, About.of_run(loaded.run), self.limit)
+
 
 _CHECKPOINT_FILES = ("model.keras", "run.json", "report.json", "history.csv", "backup")
 
@@ -33,6 +70,7 @@ class Job:
         checkpoint: The checkpoint of the model, or None.
         path: Path to write to, in a folder that is removed at the end.
         show: Function of one line of text, called after each step, or None.
+        about: What is known of the model's classes and pixels.
     """
 
     reference: "Reference"
@@ -40,6 +78,7 @@ class Job:
     checkpoint: Checkpoint | None
     path: pathlib.Path
     show: Callable | None
+    about: About = About()
     folded: "keras.Model | None" = None  # the same model, with larger kernels and less to compute
     steps: list = dataclasses.field(default_factory=list)
 
@@ -58,6 +97,9 @@ class Target:
         with_decoder: Whether there is an output `reconstruction`.
         tolerance: Largest absolute difference to Keras that passes.
         overwrite: Whether an existing output may be replaced.
+        labels: Names of the classes. Defaults to None: those of the checkpoint.
+        input_range: Values of black and white pixels. Defaults to None: those of the checkpoint, or
+            0 and 255.
     """
 
     file_name: ClassVar[str]
@@ -65,6 +107,8 @@ class Target:
     with_decoder: bool = False
     tolerance: float = 1e-5
     overwrite: bool = True
+    labels: Sequence[str] | None = None
+    input_range: Sequence[float] | None = None
 
     def write(self, job: Job) -> None:
         """Writes `job.folded` to `job.path`."""
@@ -98,17 +142,23 @@ class Target:
 
     def default_path(self, checkpoint: Checkpoint) -> pathlib.Path:
         """Returns where the export of a checkpoint lies, unless its user says otherwise."""
-        return checkpoint.folder / self.file_name
+        return checkpoint.place(self.file_name)
 
-    def companions(self, path: pathlib.Path, checkpoint: Checkpoint | None) -> dict:
+    def companions(self, path: pathlib.Path, about: About) -> dict:
         """Returns paths of further text files, with functions of `job.path` that make them."""
         return {}
+
+    def about(self, checkpoint: Checkpoint | None) -> About:
+        """Returns what is known of a model: what the settings tell, or else its checkpoint."""
+        known = About.of_run(checkpoint.run if checkpoint else {})
+        told = {"labels": self.labels, "input_range": self.input_range}
+        return dataclasses.replace(known, **{k: v for k, v in told.items() if v is not None})
 
     def export(
         self,
         model: "keras.Model",
         path: str | os.PathLike,
-        test_images: Images | None = None,
+        test_images=None,
         checkpoint: Checkpoint | None = None,
         on_step: Callable | None = None,
     ) -> Report:
@@ -121,27 +171,46 @@ class Target:
         path = pathlib.Path(path)
         self.refuse(path)
         reference = Reference.of(model, self.with_decoder, not self.keeps_half_precision())
-        test_images = images.choose(test_images, checkpoint, reference.model.inputs[0])
+        about = self.about(checkpoint)
+        classes = reference.num_classes
+        about.check_classes(classes)
+        test_images = images.choose(test_images, checkpoint, reference.model.inputs[0], about)
+        if about.labels is None and test_images.class_names is not None and classes is not None:
+            about = dataclasses.replace(about, labels=test_images.class_names)
+            about.check_classes(classes)
         self.refuse_images(test_images)
-        companions = self.companions(path, checkpoint)
+        companions = self.companions(path, about)
         places = [path, report_path(path), *companions]
         with files.aside(places, self.overwrite) as folder:
-            job = Job(reference, test_images, checkpoint, folder / self.file_name, on_step)
+            made = folder / self.file_name
+            job = Job(reference, test_images, checkpoint, made, on_step, about)
             self._fold(job)
             self.write(job)
-            comparison = self.compare(job)
-            steady = ", ".join(output.output for output in comparison.steady)
-            steady = f"; hardly varied: {steady}" if steady else ""
-            job.done("compare", f"{test_images}, {comparison.differences}{steady}")
-            if comparison.half is not None:
-                job.done("half", str(comparison.half))
-            report = Report(job.steps, comparison, str(test_images), self.describe(job))
+            report = self._compared(job)
             texts = [report.json(), *(text(job.path) for text in companions.values())]
             made = [job.path, *(folder / f"text{number}" for number in range(len(texts)))]
             for file, text in zip(made[1:], texts, strict=True):
                 file.write_text(text, encoding="utf-8")
             files.put(dict(zip(places, made, strict=True)), folder)
         return report
+
+    def _compared(self, job):
+        """Compares what was written with the model; returns the report."""
+        comparison = self.compare(job)
+        steady = ", ".join(output.output for output in comparison.steady)
+        steady = f"; hardly varied: {steady}" if steady else ""
+        job.done("compare", f"{job.test_images}, {comparison.differences}{steady}")
+        if comparison.half is not None:
+            job.done("half", str(comparison.half))
+        image = job.reference.model.inputs[0]
+        about = {
+            **self.describe(job),
+            **dataclasses.asdict(job.about),
+            "input_shape": list(image.shape[1:]),
+            "input_dtype": image.dtype,
+        }
+        notes = tuple(filter(None, [job.test_images.warning]))
+        return Report(job.steps, comparison, str(job.test_images), about, notes)
 
     def _fold(self, job):
         """Multiplies into kernels what may be, after the step to float32 if there was one."""
@@ -160,33 +229,29 @@ class Target:
 
 
 def export_checkpoint(
-    target: Target,
-    folder: pathlib.Path,
-    path: pathlib.Path | None = None,
-    limit: int | None = None,
+    target: Target, source: Source | pathlib.Path, path: pathlib.Path | None = None
 ) -> None:
-    """Loads a checkpoint, exports it, and prints the steps and the table, as a program.
+    """Loads a model, exports it, and prints the steps and the table, as a program.
 
     Ends the program with one line on stderr: code 2 for input that cannot be used, code 1 for a
     file that failed its check and was not written.
 
     Args:
         target: The format, with its settings.
-        folder: The checkpoint folder.
+        source: The model and the images to compare on, or the checkpoint folder alone.
         path: Path to write to. Defaults to None: the target's own.
-        limit: Largest number of test images. Defaults to None: all.
     """
     signal.signal(signal.SIGTERM, lambda *_: command.fail("terminated", code=143))
+    source = source if isinstance(source, Source) else Source(model=source)
     output = None
     try:
-        loaded = checkpoint.load(folder)
+        loaded = source.load()
         output = path or target.default_path(loaded)
-        _refuse_checkpoint_files(output, loaded.folder)
-        print(f"✓ {'load':<11}{folder}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
-        test_images = images.of_run(loaded.run, limit)
-        report = target.export(loaded.model, output, test_images, loaded, print)
+        _refuse_checkpoint_files(output, loaded)
+        print(f"✓ {'load':<11}{source.model}, SHA-256 {loaded.sha256[:16]}…, every weight finite")
+        report = target.export(loaded.model, output, source.test_images(loaded), loaded, print)
         print("\n".join(map(str, report.rows)))
-        print(f"✓ {output} agrees with {folder}: {report.comparison.summary}")
+        print(f"✓ {output} agrees with {source.model}: {report.comparison.summary}")
         print_warnings(report)
     except ValueError as error:
         command.fail(error)
@@ -195,16 +260,18 @@ def export_checkpoint(
     except BrokenPipeError:
         command.fail_unread()
     except OSError as error:
-        command.fail(f"{output or folder} cannot be written: {error.strerror or error}")
+        command.fail(f"{output or source.model} cannot be written: {error.strerror or error}")
     except ParityError as error:
         kept = f", the earlier {output} was kept" if output.exists() else ""
         command.fail(f"{error}; no file was written{kept}", code=1)
 
 
-def _refuse_checkpoint_files(output, folder):
+def _refuse_checkpoint_files(output, loaded):
     """Raises a `ValueError` for an output that would replace a file of the checkpoint itself."""
     written = [path.resolve() for path in (output, report_path(output))]
-    kept = [(folder / name).resolve() for name in _CHECKPOINT_FILES]
+    kept = [(loaded.folder / name).resolve() for name in _CHECKPOINT_FILES]
+    if loaded.file is not None:
+        kept = [loaded.file.resolve()]
     if any(path in kept or place in path.parents for path in written for place in kept):
         raise ValueError(f"--output {output} is, or has its report in, the checkpoint itself")
 
@@ -218,10 +285,13 @@ def print_warnings(outcome) -> None:
 def export_parser(description: str, output: str) -> command.Parser:
     """Returns the command line of an exporter, whose default output has that name."""
     parser = command.Parser(description.splitlines()[0])
+    add_model(parser)
     parser.add_argument(
-        "--model", type=pathlib.Path, required=True, help="checkpoint folder of a recipe"
+        "--output",
+        type=pathlib.Path,
+        help=f"default: {output} in that folder, or beside the file with its name",
     )
-    parser.add_argument("--output", type=pathlib.Path, help=f"default: {output} in that folder")
+    add_images(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "--with-decoder", action="store_true", help="add the decoder's image as `reconstruction`"
@@ -232,16 +302,50 @@ def export_parser(description: str, output: str) -> command.Parser:
         default=1e-5,
         help="largest difference to Keras",
     )
-    parser.add_argument(
-        "--limit", type=command.positive(int), help="compare on at most so many test images"
-    )
     return parser
 
 
 def file_parser(description: str, providers) -> command.Parser:
     """Returns the command line of a program that reads a checkpoint and an ONNX file of it."""
     parser = command.Parser(description.splitlines()[0])
-    parser.add_argument("--model", type=pathlib.Path, required=True, help="checkpoint folder")
-    parser.add_argument("--onnx", type=pathlib.Path, help="default: model.onnx in that folder")
+    add_model(parser)
+    parser.add_argument(
+        "--onnx", type=pathlib.Path, help="default: model.onnx in that folder, or beside the file"
+    )
     parser.add_argument("--provider", choices=list(providers), default="cpu")
     return parser
+
+
+def add_model(parser: command.Parser) -> None:
+    """Adds the options that tell which model is meant, and what its file does not tell."""
+    parser.add_argument(
+        "--model",
+        type=pathlib.Path,
+        required=True,
+        help="checkpoint folder of a recipe, or a file that Keras saved (a.keras)",
+    )
+    parser.add_argument(
+        "--labels",
+        type=labels_argument,
+        help="of a single file: names of the classes with commas, or a file with one on each line",
+    )
+    parser.add_argument(
+        "--input-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of a single file: values of black and white pixels; default: 0 255",
+    )
+
+
+def add_images(parser: command.Parser) -> None:
+    """Adds the options that tell on which images a file is compared."""
+    parser.add_argument(
+        "--images",
+        type=pathlib.Path,
+        help="folder of pictures or of class folders, or an .npz file with x and y, to compare on; "
+        "default: the checkpoint's test images, or random pixels",
+    )
+    parser.add_argument(
+        "--limit", type=command.positive(int), help="compare on at most so many test images"
+    )

@@ -6,7 +6,8 @@ import keras
 
 from export.half import half_dtypes
 from export.half import in_float32 as copy_in_float32
-from export.inference import inference_model
+from export.inference import check_backend, inference_model
+from export.outputs import class_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Reference:
     model: keras.Model
     original: keras.Model | None = None
 
+    @property
+    def num_classes(self) -> int | None:
+        """Number of values in the output of classes, or None where there is no such output."""
+        name = class_output(self.model.output)
+        return None if name is None else self.model.output[name].shape[1]
+
     @classmethod
     def of(
         cls, model: keras.Model, with_decoder: bool = False, in_float32: bool = True
@@ -33,8 +40,10 @@ class Reference:
             in_float32: Whether layers in half precision are copied to float32.
 
         Raises:
-            ValueError: as `inference_model` and `export.half.in_float32` do.
+            ValueError: as `inference_model` and `export.half.in_float32` do, and where Keras runs
+                on another backend than TensorFlow.
         """
+        check_backend()
         own = inference_model(model, with_decoder)
         if not in_float32 or not half_dtypes(own):
             return cls(own)

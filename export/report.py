@@ -21,19 +21,25 @@ class Report:
         comparison: The `export.parity.Comparison` with Keras.
         images: Text on the images of the comparison.
         about: Further plain values: precision, operators, hashes.
+        notes: Warnings on the images, which come before those of the comparison. Defaults to ().
     """
 
     steps: list
     comparison: "Comparison"
     images: str
     about: dict
+    notes: tuple = ()
 
     rows = property(operator.attrgetter("comparison.rows"))
     largest_difference = property(operator.attrgetter("comparison.largest_difference"))
     largest_relative_difference = property(
         operator.attrgetter("comparison.largest_relative_difference")
     )
-    warnings = property(operator.attrgetter("comparison.warnings"))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Lines on what a user should look at."""
+        return [*self.notes, *self.comparison.warnings]
 
     def json(self) -> str:
         before, after = self.comparison.accuracy_before, self.comparison.accuracy_after

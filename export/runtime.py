@@ -5,7 +5,6 @@ import ctypes
 import os
 import pathlib
 
-import numpy as np
 import onnx
 import onnxruntime
 
@@ -16,6 +15,7 @@ from export.errors import ParityError
 from export.files import file_hash
 from export.parity import BATCH_SIZES, Comparison
 from export.report import read_report, report_path
+from export.session import SILENT, open_file, runner
 
 MAX_BATCH_SIZE = 65_536
 PROVIDERS = {
@@ -23,8 +23,6 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider",),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
-# The runtime warns of its own fallbacks on stderr; here they are errors.
-_SILENT = 4
 
 
 def read(path: pathlib.Path) -> tuple[list, int, dict]:
@@ -75,12 +73,8 @@ def open_session(path: pathlib.Path, provider: str = "cpu") -> onnxruntime.Infer
 
 
 def _session(source, provider):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _SILENT
     wanted = list(PROVIDERS[provider])
-    session = onnxruntime.InferenceSession(
-        source, options, providers=wanted, enable_fallback=int(provider == "cpu")
-    )
+    session = open_file(source, wanted, can_fall_back=provider == "cpu")
     used = session.get_providers()[0]
     if used != wanted[0]:
         raise ValueError(
@@ -94,7 +88,7 @@ def check_provider(provider: str) -> None:
     """Raises a `ValueError` if the libraries of a provider cannot be loaded, or it cannot run."""
     if provider not in PROVIDERS:
         raise ValueError(f"`provider` must be one of {list(PROVIDERS)}. Received: {provider!r}.")
-    onnxruntime.set_default_logger_severity(_SILENT)
+    onnxruntime.set_default_logger_severity(SILENT)
     if provider == "cpu":
         return
     with contextlib.redirect_stdout(None):  # it reports what it does not find
@@ -134,25 +128,6 @@ def _smallest_model():
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
     opset = onnx.helper.make_opsetid("", 13)
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
-
-
-def runner(session: onnxruntime.InferenceSession, batch_size: int | None = None):
-    """Returns a function from images to a dict of named outputs.
-
-    Batches are filled up to `batch_size` where the file takes no other.
-    """
-    (image,) = session.get_inputs()
-    names = [output.name for output in session.get_outputs()]
-
-    def run(images):
-        images = np.asarray(images)
-        count = len(images)
-        if batch_size is not None:
-            images = np.take(images, range(batch_size), axis=0, mode="wrap")
-        outputs = session.run(names, {image.name: images})
-        return {name: value[:count] for name, value in zip(names, outputs, strict=True)}
-
-    return run
 
 
 def compare_session(

@@ -4,7 +4,8 @@ python -m export.saved_model --model ckpt/
 """
 
 import os
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from export import command, pipeline
@@ -15,13 +16,17 @@ from export.report import Report
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import tensorflow as tf
 
 
 def export_saved_model(
     model: "keras.Model",
     path: str | os.PathLike,
     *,
-    test_images: Images | None = None,
+    labels: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
+    test_images: "Images | np.ndarray | tuple | tf.data.Dataset | str | os.PathLike | None" = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[str], object] | None = None,
     with_decoder: bool = False,
@@ -37,8 +42,8 @@ def export_saved_model(
     Args:
         model: A functional Keras model with one input.
         path: Path of the folder to write.
-        test_images: An `export.images.Images` to compare on. Defaults to None: those of the
-            checkpoint's data set, or random ones.
+        labels, input_range, test_images: As for `export.onnx.export_onnx`; the report has the names
+            and the range.
         checkpoint: The `export.checkpoint.Checkpoint` of the model. Defaults to None.
         on_step: Function of one line, called after each step. Defaults to None.
         with_decoder: Whether there is an output `reconstruction`. Defaults to False.
@@ -61,7 +66,13 @@ def export_saved_model(
     >>> report.largest_difference <= 1e-5
     True
     """
-    target = SavedModel(with_decoder=with_decoder, tolerance=tolerance, overwrite=overwrite)
+    target = SavedModel(
+        with_decoder=with_decoder,
+        tolerance=tolerance,
+        overwrite=overwrite,
+        labels=labels,
+        input_range=input_range,
+    )
     return target.export(model, path, test_images, checkpoint, on_step)
 
 
@@ -78,21 +89,7 @@ class SavedModel(pipeline.Target):
         return True  # TensorFlow computes what Keras does, to the last bit on the same machine
 
     def write(self, job):
-        import keras
-        import tensorflow as tf
-
-        image = job.folded.inputs[0]
-        archive = keras.export.ExportArchive()
-        archive.track(job.folded)
-        archive.add_endpoint(
-            name="serve",
-            fn=lambda image: job.folded(image, training=False),
-            input_signature=[tf.TensorSpec(image.shape, image.dtype, name="image")],
-        )
-        try:
-            archive.write_out(job.path, verbose=False)
-        except tf.errors.OpError as error:  # what TensorFlow's file system raises
-            raise OSError(command.first_line(error)) from error
+        write_saved_model(job.folded, job.path)
         job.done("write", "TensorFlow operations without XLA, batch size free")
 
     def compare(self, job):
@@ -119,6 +116,25 @@ class SavedModel(pipeline.Target):
         }
 
 
+def write_saved_model(model: "keras.Model", path: pathlib.Path) -> None:
+    """Writes a model as a SavedModel whose signature has the input `image`, of any batch size."""
+    import keras
+    import tensorflow as tf
+
+    image = model.inputs[0]
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        name="serve",
+        fn=lambda image: model(image, training=False),
+        input_signature=[tf.TensorSpec(image.shape, image.dtype, name="image")],
+    )
+    try:
+        archive.write_out(path, verbose=False)
+    except tf.errors.OpError as error:  # what TensorFlow's file system raises
+        raise OSError(command.first_line(error)) from error
+
+
 def _serve(path):
     """Returns a function from images to named outputs, by the SavedModel's default signature."""
     import tensorflow as tf
@@ -138,11 +154,9 @@ def _serve(path):
 
 def main() -> None:
     command.set_up("tensorflow")
-    args = pipeline.export_parser(__doc__, "saved_model/").parse_args()
-    target = SavedModel(
-        with_decoder=args.with_decoder, tolerance=args.tolerance, overwrite=args.overwrite
-    )
-    pipeline.export_checkpoint(target, args.model, args.output, args.limit)
+    args = vars(pipeline.export_parser(__doc__, "saved_model/").parse_args())
+    source, output = pipeline.Source.of_arguments(args), args.pop("output")
+    pipeline.export_checkpoint(SavedModel(**args), source, output)
 
 
 if __name__ == "__main__":

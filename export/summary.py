@@ -12,7 +12,7 @@ import sys
 from export.command import Parser, fail, set_up
 from export.report import report_path
 
-EXPORTS = ("model.onnx", "saved_model")
+EXPORTS = ("model.onnx", "saved_model", "model.tflite")
 
 
 def summarize(folder: str | os.PathLike) -> str:

@@ -8,12 +8,15 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from export import command, images, pipeline
-from export.checkpoint import Checkpoint, load
+from export.about import About
+from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.images import Images
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import tensorflow as tf
 
     from export.parity import Comparison
 
@@ -22,7 +25,7 @@ def verify_onnx(
     model: "keras.Model",
     path: str | os.PathLike,
     *,
-    test_images: Images | None = None,
+    test_images: "Images | np.ndarray | tuple | tf.data.Dataset | str | os.PathLike | None" = None,
     checkpoint: Checkpoint | None = None,
     provider: str = "cpu",
     tolerance: float = 1e-5,
@@ -37,8 +40,8 @@ def verify_onnx(
     Args:
         model: The Keras model.
         path: Path of the ONNX file.
-        test_images: An `export.images.Images`. Defaults to None: those of the checkpoint's data
-            set, or random ones.
+        test_images: Images to compare on, as for `export.onnx.export_onnx`. Defaults to None: those
+            of the checkpoint's data set, or random ones.
         checkpoint: The `export.checkpoint.Checkpoint` of the model, or None.
         provider: `"cpu"`, `"cuda"` or `"tensorrt"`. Defaults to `"cpu"`.
         tolerance: Largest absolute difference that passes in float32. Defaults to 1e-5.
@@ -69,7 +72,9 @@ def verify_onnx(
     outputs, size, metadata = runtime.read(path)
     runtime.check_unchanged(path)
     reference = Reference.of(model, "reconstruction" in outputs)
-    test_images = images.choose(test_images, checkpoint, reference.model.inputs[0])
+    # The pixels and the classes of the file are those that its exporter was told.
+    about = About.of_metadata(metadata)
+    test_images = images.choose(test_images, checkpoint, reference.model.inputs[0], about)
     comparison = runtime.compare_session(
         reference,
         runtime.open_session(path, provider),
@@ -87,21 +92,25 @@ def main() -> None:
     from export import precision, runtime
 
     parser = pipeline.file_parser(__doc__, runtime.PROVIDERS)
+    pipeline.add_images(parser)
     parser.add_argument("--tolerance", type=command.positive(float), default=1e-5)
     parser.add_argument("--max-accuracy-drop", type=float, help="as for export.onnx")
-    args = parser.parse_args()
-    path, drop = args.onnx or args.model / "model.onnx", args.max_accuracy_drop
+    args = vars(parser.parse_args())
+    source, drop = pipeline.Source.of_arguments(args), args["max_accuracy_drop"]
+    path = args["onnx"]
     try:
-        loaded = load(args.model)
+        loaded = source.load()
+        path = path or loaded.place("model.onnx")
         if drop is not None and runtime.read(path)[2]["precision"] == "float32":
             precision.check_drop(drop)
             parser.error(command.left_out("--max-accuracy-drop", drop, precision.EXACT))
         comparison, test_images = verify_onnx(
             loaded.model,
             path,
+            test_images=source.test_images(loaded),
             checkpoint=loaded,
-            provider=args.provider,
-            tolerance=args.tolerance,
+            provider=args["provider"],
+            tolerance=args["tolerance"],
             max_accuracy_drop=drop,
         )
     except (ValueError, OSError) as error:
@@ -111,7 +120,7 @@ def main() -> None:
     print("\n".join(map(str, comparison.rows)))
     if comparison.half is not None:
         print(f"  {comparison.half}")
-    print(f"✓ {path} agrees with {args.model} on {test_images}: {comparison.summary}")
+    print(f"✓ {path} agrees with {source.model} on {test_images}: {comparison.summary}")
     pipeline.print_warnings(comparison)
 
 

@@ -77,10 +77,12 @@ def test_black_bars_on_both_sides(tmp_path, rng, size):
     assert not bars.any()
 
 
-def test_greyscale_of_16_bits_keeps_the_upper_8(tmp_path):
+def test_greyscale_of_16_bits_is_scaled_to_8(tmp_path):
     deep = np.arange(12 * 10, dtype="uint16").reshape(12, 10) * 546
+    deep[0, 0] = 65535
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    expected = (deep // 256)[..., None]
+    expected = np.round(deep[..., None] / 257)
+    assert expected.max() == 255
     for channels in (1, 3):
         found = read_picture(tmp_path / "deep.png", (12, 10), channels)
         np.testing.assert_array_equal(found, np.broadcast_to(expected, (12, 10, channels)))
