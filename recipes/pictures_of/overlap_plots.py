@@ -4,9 +4,9 @@ import pathlib
 
 import keras
 import numpy as np
-from matplotlib import pyplot as plt
 
 from harness import plots
+from kcaps import visualization
 from kcaps.layers import CapsuleMask
 from kcaps.models import CapsNet
 from pictures_of import data, overlaps
@@ -27,17 +27,15 @@ def draw(model: CapsNet, images: data.Images, test: tuple, path: pathlib.Path) -
     found, rebuilt = rebuild(model, x)
     order = np.argsort(labels)
     labels, parts = (np.take_along_axis(labels, order, 1), parts[np.arange(len(x))[:, None], order])
-    figure, axes = plt.subplots(4, len(x), figsize=(1.1 * len(x), 5), layout="constrained")
-    figure.suptitle("Overlapping digits, and each rebuilt from the capsule of its class")
-    for column in range(len(x)):
-        plots.show(axes[0, column], x[column])
-        plots.show(axes[1, column], _coloured(parts[column]))
-        plots.show(axes[2, column], _coloured(rebuilt[column]))
-        plots.show(axes[3, column], rebuilt[column].sum(0))
-        axes[1, column].set_xlabel(f"{labels[column]}", fontsize=8)
-        axes[2, column].set_xlabel(f"{found[column]}", fontsize=8)
-    for axis, name in zip(axes[:, 0], ("picture", "digits", "rebuilt", "together"), strict=True):
-        axis.set_ylabel(name)
+    rows = {
+        "picture": x,
+        "digits": [_coloured(two) for two in parts],
+        "rebuilt": [_coloured(two) for two in rebuilt],
+        "together": rebuilt.sum(1),
+    }
+    captions = {"digits": list(map(str, labels)), "rebuilt": list(map(str, found))}
+    title = "Overlapping digits, and each rebuilt from the capsule of its class"
+    figure = visualization.image_grid(rows, title, captions=captions, limits=(0, 255))
     plots.save(figure, images, path)
 
 

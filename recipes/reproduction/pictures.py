@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from harness import plots
+from kcaps import visualization
 from reproduction.cells import Cell
 from reproduction.summary import DEVIATION
 
@@ -66,14 +67,7 @@ def times(title: str, rows: Sequence[dict], path: pathlib.Path) -> None:
 
 def rebuilt(title: str, panels: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """Draws rows of equally many images, by the words beside them."""
-    rows, columns = len(panels), max(map(len, panels.values()))
-    size = columns + 2, rows + 0.6
-    figure, axes = plots.panels(title, rows, columns, size, squeeze=False, has_grid=False)
-    for row, (name, images) in zip(axes, panels.items(), strict=True):
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axis, pixels in zip(row, images, strict=True):
-            plots.show(axis, pixels)
-    save(figure, path)
+    save(visualization.image_grid(panels, title, limits=(0, 255)), path)
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
