@@ -27,6 +27,7 @@ def main():
     if weights is not None:
         batches = class_weights.weighted(batches, weights)
         validation = (*validation, weights[validation[1]])
+    folder_images.keep(run, images, model)
     history = training.fit(model, images, run, batches, validation)
     model = distribution.finish(run.output, model)
 

@@ -120,11 +120,7 @@ class FolderSettings(NetworkSettings):
     def add_rules(cls, parser: Parser) -> None:
         super().add_rules(parser)
         parser.refuse(["--data-dir", "--synthetic"], None, "pictures come from FOLDER")
-        parser.refuse(
-            ["--network", "--widths", "--convolutions"],
-            lambda args: args.backbone,
-            "--backbone is the network",
-        )
+        parser.refuse(["--network"], lambda args: args.backbone, "--backbone is the network")
         parser.refuse(
             ["--backbone-weights"], lambda args: not args.backbone, "there is no --backbone"
         )

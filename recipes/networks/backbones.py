@@ -112,7 +112,8 @@ def _prepared(image, name):
 
 def _preprocessing(name):
     """Returns the function of `keras.applications` that prepares images for a network."""
-    for _, module in inspect.getmembers(keras.applications, inspect.ismodule):
-        if hasattr(module, name):
-            return module.preprocess_input
-    raise ValueError(f"`name` must be one of {names()}. Received: {name!r}.")
+    modules = dict(inspect.getmembers(keras.applications, inspect.ismodule))
+    # That of MobileNetV3 does not hold its networks.
+    named = [key for key in modules if name.lower().startswith(key.replace("_", ""))]
+    holding = [key for key in modules if hasattr(modules[key], name)]
+    return modules[(holding or sorted(named, key=len))[-1]].preprocess_input

@@ -98,7 +98,6 @@ TRAININGS = {
         augment=("shift",),
         precision="float32",
         widths=(32, 64, 128),
-        early_stopping=20,
     ),
 }
 
@@ -113,7 +112,6 @@ BACKBONE = Training(
     loss="length_cross_entropy",
     label_smoothing=0.1,
     augment=("shift",),
-    early_stopping=20,
 )
 
 DEFAULT_NETWORKS = {

@@ -5,14 +5,17 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from export.command import fail
 from export.images import CALIBRATION_IMAGES
+from harness import run_folder
 from harness.run_folder import Run
 from pictures_of import folder_pixels, folders
 from pictures_of.data import Images
 
+FILE = "images.npz"  # in a checkpoint folder
 _SEED = 0  # of the splits, which are the same whatever the seed of a run
 
 
@@ -88,21 +91,20 @@ def load(asked) -> Images:
         asked: `harness.folder_settings.FolderSettings`.
     """
     found = folders.find(asked.folder)
-    splits = split(found, asked.validation_share, asked.test_share)
+    splits = _limited(split(found, asked.validation_share, asked.test_share), asked.limit)
     paths = [path for files, _ in splits.values() for path in files]
     print(f"reading {len(paths):,} pictures of {len(found.class_names)} classes", flush=True)
     shapes = folder_pixels.headers(found, paths)
     channels = asked.channels or folder_pixels.channels_of(found, paths, shapes)
     size = asked.size or folder_pixels.size_of(shapes, asked.backbone is not None)
     _tell_size(shapes, size, channels, asked.fit)
-    arrays = {
-        name: (folder_pixels.read(found, files, size, channels, asked.fit), labels)
-        for name, (files, labels) in _limited(splits, asked.limit).items()
-    }
+    pixels, arrays = folder_pixels.read(found, paths, size, channels, asked.fit), {}
+    for name, (files, labels) in splits.items():
+        arrays[name], pixels = (pixels[: len(files)], labels), pixels[len(files) :]
     return Images(
         name=found.name,
         class_names=found.class_names,
-        source=_source(found, splits, arrays, asked.fit),
+        source=_source(found, arrays, asked.fit),
         **arrays,
     )
 
@@ -129,22 +131,47 @@ def _tell_size(shapes, size, channels, fit):
     print(f"pictures of {sizes} pixels become {size[0]} × {size[1]} × {channels}, {how}")
 
 
-def _source(found, splits, arrays, fit):
+def _source(found, arrays, fit):
     """Returns what `run.json` says of the images; the exporter reads the test pictures by it."""
-    test, labels = arrays["test"]
-    files = zip(splits["test"][0], labels.tolist(), strict=False)
-    training = splits["train"][0][: len(arrays["train"][0])]
+    shape = arrays["test"][0].shape
     return {
-        "loader": "folder",
+        "loader": "npz",
+        "file": FILE,
         "folder": str(found.path.resolve()),
         "fit": fit,
-        "image_size": list(test.shape[1:3]),
-        "channels": test.shape[3],
-        "test_files": [[found.relative(path), label] for path, label in files],
-        "calibration_files": [found.relative(path) for path in training[:CALIBRATION_IMAGES]],
-        "test_sha256": _hash([test]),
-        "sha256": _hash(arrays[name][part] for name in sorted(arrays) for part in (0, 1)),
+        "image_size": list(shape[1:3]),
+        "channels": shape[3],
+        "sha256": _hash([arrays[name][part] for name in sorted(arrays) for part in (0, 1)]),
     }
+
+
+def keep(run: Run, images: Images, model: keras.Model) -> None:
+    """Writes the test images of a run into its folder, for whoever checks its model later.
+
+    With them are some training images, for exports of low precision. The folder of pictures may
+    then change or be elsewhere.
+
+    Args:
+        run: The run, which begins or goes on.
+        images: Its images.
+        model: Its compiled model.
+    """
+    if run_folder.epochs_done(run.output) and not run.overwrite:
+        run_folder.check_same_model(run.output, model)
+    # Whatever else is in a folder without run.json, no run would begin in it.
+    run_folder.open_folder(run, images)
+    arrays = {}
+    for split, count in (("train", CALIBRATION_IMAGES), ("test", None)):
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = (x[:count] for x in getattr(images, split))
+    path = run.output / FILE
+    aside = path.with_name(f"part-{FILE}")
+    try:
+        np.savez_compressed(aside, **arrays)
+        aside.replace(path)
+    except OSError as error:
+        fail(f"--output {run.output} cannot be written: {error.strerror}")
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _hash(arrays: Sequence[np.ndarray]) -> str:

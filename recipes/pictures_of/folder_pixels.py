@@ -30,13 +30,12 @@ def headers(found: Folder, paths: Sequence[pathlib.Path]) -> list[tuple[int, int
         paths: Its files.
     """
     results = _each(_header, paths)
-    bad = [path for path, result in zip(paths, results, strict=True) if isinstance(result, str)]
+    bad = {x: reason for x, reason in zip(paths, results, strict=True) if isinstance(reason, str)}
     if bad:
         # The rest is read as well, so that all that is bad is told at once.
-        others = [path for path in paths if path not in set(bad)]
-        pixels = _each(lambda path: _read(path, (_LEAST, _LEAST), 3, "stretch"), others)
-        reasons = dict(zip(paths, results, strict=True)) | dict(zip(others, pixels, strict=True))
-        _refuse(found, {path: reasons[path] for path in paths if isinstance(reasons[path], str)})
+        others = [path for path in paths if path not in bad]
+        reasons = _each(_reason_of(lambda path: read_picture(path, (_LEAST, _LEAST), 3)), others)
+        _refuse(found, bad | {x: y for x, y in zip(others, reasons, strict=True) if y})
     return results
 
 
@@ -105,31 +104,43 @@ def read(
         channels: 1 or 3.
         fit: As for `export.pictures.read_picture`.
     """
-    results = _each(lambda path: _read(path, size, channels, fit), paths)
-    bad = {path: x for path, x in zip(paths, results, strict=True) if isinstance(x, str)}
+    try:
+        pixels = np.empty((len(paths), *size, channels), "uint8")
+    except MemoryError as error:
+        fail(f"the pictures do not fit into memory ({error}): give a smaller --image-size")
+
+    def fill(number):
+        pixels[number] = read_picture(paths[number], tuple(size), channels, fit)
+
+    reasons = _each(_reason_of(fill), range(len(paths)))
+    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
     if bad:
         _refuse(found, bad)
-    return np.stack(results)
+    return pixels
 
 
-def _read(path, size, channels, fit):
-    """Returns the pixels of a file, or why it cannot be read."""
-    try:
-        return read_picture(path, tuple(size), channels, fit)
-    except ValueError as error:
-        return str(error)
+def _reason_of(function):
+    """Returns a function that calls this one and returns the text of its `ValueError`, or None."""
+
+    def call(argument):
+        try:
+            function(argument)
+        except ValueError as error:
+            return str(error)
+
+    return call
 
 
-def _each(function: Callable, paths: Sequence[pathlib.Path]) -> list:
-    """Returns what a function returns for each path; Pillow decodes on all cores."""
+def _each(function: Callable, arguments: Sequence) -> list:
+    """Returns what a function returns for each argument; Pillow decodes on all cores."""
     with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # of what Pillow can read all the same
-        return list(pool.map(function, paths))
+        return list(pool.map(function, arguments))
 
 
 def _refuse(found, reasons):
     """Ends the program for files that cannot be read, given why."""
-    first = next(iter(reasons))
+    first = min(reasons)
     reason = reasons[first].replace(str(first), found.relative(first))
     fail(
         f"{len(reasons):,} of the pictures in {found.path} cannot be read: "

@@ -45,7 +45,7 @@ class Folder:
 
     def some(self, paths: Sequence[pathlib.Path]) -> str:
         """Returns the first of these files in words, and how many others there are."""
-        return some([self.relative(path) for path in paths])
+        return some([self.relative(path) for path in sorted(paths)])
 
 
 def some(names: Sequence[str]) -> str:
@@ -137,7 +137,7 @@ def _tell_other_files(found):
         if path not in taken
     ]
     if others:
-        print(f"left out, for they are not {', '.join(SUFFIXES)}: {found.some(sorted(others))}")
+        print(f"left out, for they are not {', '.join(SUFFIXES)}: {found.some(others)}")
 
 
 def _walk(folder):
