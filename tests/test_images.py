@@ -377,6 +377,17 @@ def test_options_that_cannot_be_used(tmp_path, words, message):
     assert message in refusal(folder, *words.split())
 
 
+@pytest.mark.parametrize("output", ["ckpt", "china/ckpt", ".", "flower"])
+def test_output_is_outside_of_the_folder(monkeypatch, tmp_path, output):
+    folder = make_photographs(tmp_path / "own")
+    monkeypatch.chdir(folder)
+    result = programs.recipe_here("images", ".", "--output", output)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "--output must be outside of FOLDER, or its pictures would be" in result.stderr
+    assert f"Received: {output} in ." in result.stderr
+    assert asked(monkeypatch, ".", "--output", tmp_path / "own ckpt").output.name == "own ckpt"
+
+
 def test_folders_that_cannot_be_named():
     for name in ("a" * 300, "/dev/null", "", "\udcff"):
         result = programs.recipe_here("images", name)

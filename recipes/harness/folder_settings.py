@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import typing
 
@@ -135,6 +136,12 @@ class FolderSettings(NetworkSettings):
         if self.image_size and len(self.image_size) > 2:
             received = " ".join(map(str, self.image_size))
             fail(f"--image-size must be height and width, or one number. Received: {received}.")
+        folder, output = map(os.path.realpath, (self.folder, self.output))
+        if folder in (output, *map(str, pathlib.Path(output).parents)):
+            fail(
+                "--output must be outside of FOLDER, or its pictures would be those of a class. "
+                f"Received: {self.output} in {self.folder}."
+            )
         if self.validation_share + self.test_share >= 1:
             fail(
                 "--validation-share and --test-share must leave some to train on. Received: "
