@@ -95,12 +95,17 @@ class Predictor:
 
     def _classes(self, pixels):
         """Returns a dict of names and values for each of some pictures of bytes."""
-        outputs = self._run(self._about.scaled(pixels, self._dtype))
+        try:
+            outputs = self._run(self._about.scaled(pixels, self._dtype))
+            outputs = {name: np.asarray(value) for name, value in outputs.items()}
+        except Exception as error:  # of whichever library computes it
+            reason = command.first_line(error)
+            raise ValueError(f"the model cannot be computed on pictures: {reason}") from error
         name = class_output(outputs)
         if name is None:
             found = {name: value.shape[1:] for name, value in outputs.items()}
             raise ValueError(f"the model has no output of one value for each class, but {found}")
-        values = np.asarray(outputs[name]).astype("float32")
+        values = outputs[name].astype("float32")
         self._about.check_classes(values.shape[1])
         if not np.isfinite(values).all():
             raise ValueError(f"the model gives values that are not finite ({name})")

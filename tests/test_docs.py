@@ -6,11 +6,14 @@ import importlib
 import pathlib
 import pkgutil
 import re
+import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
+from PIL import Image
 
 import export
 import kcaps
@@ -22,6 +25,7 @@ import kcaps.regression
 import kcaps.regression.classifier
 import kcaps.routing
 from export import checkpoint
+from export import litert as _litert
 from export import onnx as _onnx
 from export import saved_model as _saved_model
 from export import verify as _verify
@@ -41,6 +45,7 @@ def namespace():
             kcaps.regression,
             kcaps.regression.classifier,
             kcaps.routing,
+            _litert,
             _onnx,
             _saved_model,
             _verify,
@@ -168,12 +173,32 @@ def test_the_guide_to_deployment(digits_checkpoint, tmp_path, monkeypatch, capsy
     loaded = checkpoint.load(digits_checkpoint)
     _onnx.export_onnx(loaded.model, "ckpt/model.onnx", checkpoint=loaded)
     _saved_model.export_saved_model(loaded.model, "ckpt/saved_model")
+    _litert.export_litert(loaded.model, "ckpt/model.tflite", checkpoint=loaded)
     guide = (README.parent / "docs" / "deployment.md").read_text()
-    serve_onnx, serve_saved_model, functions = code_blocks(guide)
-    for example in (serve_onnx, serve_saved_model):
-        assert len([line for line in example.splitlines() if line]) < 10
-        exec(example, {})
-    classes, numbers = capsys.readouterr().out.splitlines()
-    assert classes.count("'") == 6 and len(numbers.split()) == 3
-    exec(functions, {"model": namespace()["model"]})
+    serve_onnx, serve_saved_model, serve_litert, functions, others = code_blocks(guide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of another package for LiteRT's interpreter
+        for example in (serve_onnx, serve_saved_model, serve_litert):
+            assert len([line for line in example.splitlines() if line]) < 10
+            exec(example, {})
+    classes, *numbers = capsys.readouterr().out.splitlines()
+    assert classes.count("'") == 6 and [len(line.split()) for line in numbers] == [3, 3]
+    names = {"model": namespace()["model"]}
+    exec(functions, names)
     assert (tmp_path / "model.onnx").exists() and (tmp_path / "saved_model").is_dir()
+    x, y = np.ones((4, 8, 8, 1), "float32"), np.arange(4) % 3
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.arange(80, dtype="uint8").reshape(8, 10)).save(tmp_path / "pictures/a.png")
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    exec(others, names | {"x_test": x, "y_test": y, "dataset": dataset})
+    assert (tmp_path / "model.tflite").exists()
+
+
+def test_the_guide_to_prediction(digits_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    loaded = checkpoint.load(digits_checkpoint)
+    _onnx.export_onnx(loaded.model, "ckpt/model.onnx", checkpoint=loaded)
+    Image.fromarray(np.arange(80, dtype="uint8").reshape(8, 10)).save("a.png")
+    (example,) = code_blocks((README.parent / "docs" / "predict.md").read_text())
+    exec(example, {})
+    assert capsys.readouterr().out.split()[0] in [str(digit) for digit in range(10)]

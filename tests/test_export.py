@@ -37,7 +37,7 @@ def assert_standard(path):
 def test_onnx_file_computes_what_keras_does(tmp_path, rng, routing, opset):
     model = small(routing)
     report = export_onnx(model, tmp_path / "model.onnx", opset=opset)
-    assert report.images == "64 random images"
+    assert report.images == "64 random images, pixels from 0 to 255"
     assert [step["step"] for step in report.steps] == STEPS
     assert all(row.passed and row.difference <= 1e-5 for row in report.rows)
     assert {row.output for row in report.rows} == {"class_lengths", "poses", "class"}
@@ -223,6 +223,8 @@ def test_commands_from_any_folder(checkpoint_copy, tmp_path):
         "data": "digits",
         "labels": json.dumps([str(i) for i in range(10)]),
         "input_range": "[0, 255]",
+        "input_shape": "[8, 8, 1]",
+        "fit": "stretch",
         "precision": "float32",
         "checkpoint_sha256": loaded.sha256,
     }

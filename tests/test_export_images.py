@@ -93,7 +93,8 @@ def test_files_that_cannot_be_read_are_not_at_hand(tmp_path, arrays, damage):
     image = keras.Input((12, 10, 1))
     run = {"data": source(path)}
     found = images.choose(None, checkpoint.Checkpoint(tmp_path, None, run, ""), image)
-    assert str(found) == "64 random images; the model was trained on own" and found.is_random
+    assert str(found) == "64 random images, pixels from 0 to 255; the model was trained on own"
+    assert found.is_random and found.warning is None
 
 
 def test_an_entry_without_a_name_that_keras_knows():

@@ -281,7 +281,7 @@ def test_images_that_the_model_cannot_take(tmp_path, rng):
     model = keras.Model(image, layers.Flatten()(Refusing()(image)))
     for failing in (embedded(10), model):
         with pytest.raises(
-            ValueError, match="64 random images, on which it fails with Inv"
+            ValueError, match="64 random images, pixels from 0 to 255, on which it fails with Inv"
         ) as error:
             export_saved_model(failing, tmp_path / "saved_model")
         assert "Give `test_images`" in str(error.value) and "\n" not in str(error.value)
@@ -304,7 +304,7 @@ def test_images_that_fail_in_onnx_and_when_verified(monkeypatch, tmp_path):
         raise RuntimeError("no such pixels\nand a trace")
 
     monkeypatch.setattr(keras.Model, "predict_on_batch", fail)
-    message = "64 random images, on which it fails with RuntimeError: no such pixels. Give"
+    message = "pixels from 0 to 255, on which it fails with RuntimeError: no such pixels. Give"
     with pytest.raises(ValueError, match=message):
         export_onnx(model, tmp_path / "model.onnx")
     with pytest.raises(ValueError, match=message):

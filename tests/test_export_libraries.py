@@ -10,7 +10,7 @@ import pytest
 
 from exporting import ROOT, contents
 
-PROGRAMS = ["onnx", "saved_model", "verify", "benchmark", "summary"]
+PROGRAMS = ["onnx", "saved_model", "litert", "verify", "benchmark", "summary"]
 WITHOUT = """
 import importlib.abc, runpy, sys
 
@@ -52,9 +52,11 @@ def exported(digits_checkpoint, tmp_path_factory):
     return folder
 
 
+EXPORTERS = ("onnx", "saved_model", "litert")
 MISSING = {
     "onnx": ["tensorflow", "tf2onnx", "onnx", "onnxruntime", "onnxslim", "sklearn"],
     "saved_model": ["tensorflow", "sklearn"],
+    "litert": ["tensorflow", "sklearn"],
     "verify": ["tensorflow", "onnxruntime", "sklearn"],
     "benchmark": ["tensorflow", "tf2onnx", "sklearn"],
 }
@@ -74,7 +76,7 @@ def cases(pairs, short):
 )
 def test_a_missing_library_is_one_line(exported, digits_checkpoint, name, module):
     before = contents(exported)
-    output = ["--output", exported / "other"] if name in ("onnx", "saved_model") else []
+    output = ["--output", exported / "other"] if name in EXPORTERS else []
     # A benchmark converts a model only where there is no file of it.
     model = digits_checkpoint if (name, module) == ("benchmark", "tf2onnx") else "ckpt"
     arguments = ["--model", model, *output]
@@ -109,7 +111,7 @@ def test_a_summary_needs_no_library(exported):
 def test_programs_run_on_tensorflow_whatever_is_asked_for(exported, tmp_path, name, backend):
     """By the environment or by Keras' own file, installed or not."""
     (tmp_path / "keras.json").write_text(json.dumps({"backend": backend}))
-    output = ["--output", tmp_path / "file"] if name in ("onnx", "saved_model") else []
+    output = ["--output", tmp_path / "file"] if name in EXPORTERS else []
     limit = ["--limit", 5] if output else []
     sizes = ["--batch-sizes", 1, "--repeats", 1] if name == "benchmark" else []
     arguments = ["--model", "ckpt", *output, *limit, *sizes]

@@ -19,6 +19,7 @@ import onnx
 import pytest
 
 import export.graph
+import export.litert
 import export.onnx
 import export.saved_model
 from export import checkpoint, files, summary, verify
@@ -26,7 +27,9 @@ from export.onnx import export_onnx
 from export.report import report_path
 from exporting import ROOT, change_a_weight, contents, ended, python
 
-MAINS = pytest.mark.parametrize("main", [export.onnx.main, export.saved_model.main])
+MAINS = pytest.mark.parametrize(
+    "main", [export.onnx.main, export.saved_model.main, export.litert.main]
+)
 
 
 def break_an_operator(graph):
