@@ -1,1 +1,1 @@
-"""Exporters from a kcaps checkpoint folder to ONNX and SavedModel."""
+"""Exporters to ONNX, SavedModel and LiteRT, and prediction by what was trained or exported."""

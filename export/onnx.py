@@ -13,6 +13,7 @@ from export import command, pipeline
 from export.checkpoint import Checkpoint
 from export.images import Images
 from export.report import Report
+from export.source import Source
 
 if TYPE_CHECKING:
     import keras
@@ -135,7 +136,7 @@ def main() -> None:
         precision.EXACT,
     )
     args = vars(parser.parse_args())
-    source, output = pipeline.Source.of_arguments(args), args.pop("output")
+    source, output = Source.of_arguments(args), args.pop("output")
     if output and args["model_repository"]:
         parser.error("give --output or --model-repository, not both")
     pipeline.export_checkpoint(Onnx(**args), source, output)

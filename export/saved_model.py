@@ -13,6 +13,7 @@ from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.images import Images
 from export.report import Report
+from export.source import Source
 
 if TYPE_CHECKING:
     import keras
@@ -155,7 +156,7 @@ def _serve(path):
 def main() -> None:
     command.set_up("tensorflow")
     args = vars(pipeline.export_parser(__doc__, "saved_model/").parse_args())
-    source, output = pipeline.Source.of_arguments(args), args.pop("output")
+    source, output = Source.of_arguments(args), args.pop("output")
     pipeline.export_checkpoint(SavedModel(**args), source, output)
 
 

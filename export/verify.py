@@ -12,6 +12,7 @@ from export.about import About
 from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.images import Images
+from export.source import Source, add_images
 
 if TYPE_CHECKING:
     import keras
@@ -92,22 +93,23 @@ def main() -> None:
     from export import precision, runtime
 
     parser = pipeline.file_parser(__doc__, runtime.PROVIDERS)
-    pipeline.add_images(parser)
+    add_images(parser)
     parser.add_argument("--tolerance", type=command.positive(float), default=1e-5)
     parser.add_argument("--max-accuracy-drop", type=float, help="as for export.onnx")
     args = vars(parser.parse_args())
-    source, drop = pipeline.Source.of_arguments(args), args["max_accuracy_drop"]
+    source, drop = Source.of_arguments(args), args["max_accuracy_drop"]
     path = args["onnx"]
     try:
         loaded = source.load()
         path = path or loaded.place("model.onnx")
-        if drop is not None and runtime.read(path)[2]["precision"] == "float32":
+        metadata = runtime.read(path)[2]
+        if drop is not None and metadata["precision"] == "float32":
             precision.check_drop(drop)
             parser.error(command.left_out("--max-accuracy-drop", drop, precision.EXACT))
         comparison, test_images = verify_onnx(
             loaded.model,
             path,
-            test_images=source.test_images(loaded),
+            test_images=source.test_images(loaded, About.of_metadata(metadata)),
             checkpoint=loaded,
             provider=args["provider"],
             tolerance=args["tolerance"],

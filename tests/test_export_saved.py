@@ -115,6 +115,8 @@ def test_pixels_in_the_range_of_the_model(tmp_path, rng, monkeypatch, capsys):
     run(monkeypatch, capsys, export.onnx.main, *arguments, "--images", folder)
     report = json.loads((tmp_path / "m.onnx.json").read_text())
     assert report["accuracy"]["before"] == accuracy and report["input_range"] == [-1, 1]
+    told = run(monkeypatch, capsys, verify.main, *arguments[:2], "--images", folder)
+    assert f"test accuracy {100 * accuracy:.2f} % before" in told.out
     # Random ones, and by `verify`, which reads the range in the file.
     told = run(monkeypatch, capsys, export.onnx.main, *arguments, "--overwrite")
     assert "64 random images, pixels from -1 to 1" in told.out and "accuracy" not in told.out
@@ -124,13 +126,18 @@ def test_pixels_in_the_range_of_the_model(tmp_path, rng, monkeypatch, capsys):
     assert found.is_random and found.test.min() == -1 and found.test.max() == 1
 
 
-def test_names_of_the_user_number_the_class_folders(tmp_path, rng):
+def test_names_of_the_user_number_the_class_folders(tmp_path, rng, monkeypatch, capsys):
     model, folder = plain(), pictures(tmp_path / "p", rng)
+    model.save(tmp_path / "m.keras")
     names = ["hen", "cat", "dog"]
     report = export_onnx(model, tmp_path / "m.onnx", labels=names, test_images=folder)
     pixels, labels = expected_of(model, folder, names)
     accuracy = np.mean(model.predict(pixels, verbose=0).argmax(-1) == labels)
     assert report.comparison.accuracy_before == accuracy and report.about["labels"] == names
+    # The file knows its names, which are not in the order of the alphabet.
+    words = ("--model", tmp_path / "m.keras", "--images", folder)
+    told = run(monkeypatch, capsys, verify.main, *words)
+    assert f"test accuracy {100 * accuracy:.2f} % before" in told.out
     found = given.read(folder, model.inputs[0], About(names))
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.test, pixels)
