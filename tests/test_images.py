@@ -1,6 +1,7 @@
 """Own pictures: `recipes/images.py` on folders of scikit-learn's digits and photographs."""
 
 import dataclasses
+import inspect
 import json
 import shutil
 import signal
@@ -633,6 +634,8 @@ def test_names_of_backbones():
     assert {"MobileNetV3Small", "ResNet50", "EfficientNetB0"} <= set(backbones.names())
     for name in backbones.names():
         assert callable(backbones._preprocessing(name))
+        options = inspect.signature(getattr(keras.applications, name)).parameters
+        assert {"include_top", "weights", "input_shape", "name"} <= set(options)
 
 
 @pytest.mark.long

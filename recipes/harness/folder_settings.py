@@ -38,7 +38,7 @@ class FolderSettings(NetworkSettings):
 
     folder: pathlib.Path = option(
         None,
-        "of a folder of PNG or JPEG files for each class, or of train, test and val with such ones",
+        "with a folder of PNG or JPEG files for each class, or with train, test and val of these",
         place="beginning",
         may_change=True,
         positional=True,
@@ -95,6 +95,14 @@ class FolderSettings(NetworkSettings):
     )
     freeze_backbone: bool = option(
         False, "its weights stay as they are: capsules alone are trained", place="beginning"
+    )
+    epochs: int | None = option(
+        None,
+        "passes over the training images (default: as many as make 1,500 steps, but 10 at least "
+        "and 200 at most)",
+        place="beginning",
+        may_change=True,
+        type=positive(int),
     )
     max_shift: int | None = option(
         None,
