@@ -8,7 +8,7 @@ import numpy as np
 
 from kcaps.extras import needed_by
 from kcaps.visualization.drawing import MOST_NAMES, label_axis, names_of, panels
-from kcaps.visualization.reading import read
+from kcaps.visualization.reading import class_call, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,8 +48,8 @@ def capsules(
     with needed_by("kcaps.visualization.capsules", "recipes", sklearn="scikit-learn"):
         from sklearn.decomposition import PCA
 
+    names = names_of(class_names, class_call(model).layer.num_capsules)
     found = read(model, images, labels)
-    names = names_of(class_names, found.num_classes)
     flat = found.poses.reshape(len(found.poses), -1)
     if min(flat.shape) < 2:
         raise ValueError(

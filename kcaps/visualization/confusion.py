@@ -43,23 +43,22 @@ def confusion(
     >>> figure.get_suptitle()
     'Confusion matrix of 4 images, 2 of them right'
     """
-    outputs = predict(model, _class_output(model), images)
-    num_classes = outputs.shape[-1]
-    present = presence(labels, num_classes, len(outputs))
-    if num_classes == 1:
-        names = ["absent", "present"]
-        if class_names is not None:
-            (name,) = names_of(class_names, 1)
-            names = [f"not {name}", name]
-        return confusion_matrix(present[:, 0].astype(int), (outputs[:, 0] >= 0.5) * 1, names)
+    tensor = _class_output(model)
+    num_classes = tensor.shape[-1]
+    names = names_of(class_names, num_classes)
+    num_images = len(keras.tree.flatten(images)[0])
+    present = presence(labels, num_classes, num_images)
     several = np.flatnonzero(present.sum(-1) != 1)
-    if len(several):
+    if num_classes > 1 and len(several):
         raise ValueError(
             "`labels` must be one class an image. Received: "
             f"{present[several[0]].sum()} classes of image {several[0]}."
         )
-    names = names_of(class_names, num_classes)
-    return confusion_matrix(present.argmax(-1), outputs.argmax(-1), names)
+    outputs = predict(model, tensor, images)
+    if num_classes > 1:
+        return confusion_matrix(present.argmax(-1), outputs.argmax(-1), names)
+    of_one = ["absent", "present"] if class_names is None else [f"not {names[0]}", names[0]]
+    return confusion_matrix(present[:, 0] * 1, (outputs[:, 0] >= 0.5) * 1, of_one)
 
 
 def _class_output(model):

@@ -54,21 +54,24 @@ def couplings(
     - [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), Procedure 1.
     """
     call = class_call(model)
+    _check_couplings(call.layer)
     num_images = positive_int("num_images", num_images)
     images_of(model, images)  # which checks them
     names = names_of(class_names, call.layer.num_capsules)
     first = keras.tree.map_structure(lambda x: x[:num_images], images)
-    lengths = np.linalg.norm(predict(model, call.outputs[0], first), axis=-1)
-    found = _last_couplings(call.layer, predict(model, call.inputs[0], first))  # (n, i, j)
+    inputs, poses = predict(model, [call.inputs[0], call.outputs[0]], first)
+    longest = np.linalg.norm(poses, axis=-1).argmax(-1)
+    found = _last_couplings(call.layer, inputs)  # (n, i, j)
     size = (2.2 + len(found) * min(1.4 + 0.12 * len(names), 4), 5)
-    title = f"Couplings of {call.layer.name}, {_in_words(call.layer, found)}"
+    is_of_image, words = _in_words(call.layer, found)
+    title = f"Couplings of {call.layer.name}, {words}"
     figure, (axes,) = panels(title, 1, len(found), size)
     options = _colours(found)
-    for axis, values, longest in zip(axes, found, lengths.argmax(-1), strict=False):
+    for axis, values, label in zip(axes, found, longest, strict=False):
         picture = axis.imshow(values, aspect="auto", interpolation="nearest", **options)
         label_axis(axis, "class capsule", "x", names)
-        if len(found) > 1:
-            axis.set_title(f"longest: {names[longest]}", fontsize=9)
+        if is_of_image:
+            axis.set_title(f"longest: {names[label]}", fontsize=9)
     axes[0].set_ylabel("input capsule")
     for axis in axes[1:]:
         axis.set_yticks([])
@@ -76,13 +79,17 @@ def couplings(
     return figure
 
 
-def _last_couplings(layer, inputs):
-    """Returns the couplings of the last iteration, `(n, i, j)`, or `(1, i, j)` if all are alike."""
+def _check_couplings(layer):
+    """Raises a `NotImplementedError` for a layer whose routing tells no couplings."""
     if type(layer.routing).iterate is Routing.iterate:
         raise NotImplementedError(
             "`couplings` needs a routing that implements `iterate`, which gives them. "
             f"Received: {type(layer.routing).__name__} in layer {layer.name!r}."
         )
+
+
+def _last_couplings(layer, inputs):
+    """Returns the couplings of the last iteration, `(n, i, j)`, or `(1, i, j)` if all are alike."""
     kernel = ops.convert_to_tensor(layer.kernel)
     inputs = layer.routed(ops.cast(ops.convert_to_tensor(inputs), kernel.dtype))
     *_, (found, _) = layer.routing.iterate(inputs, kernel)
@@ -90,15 +97,15 @@ def _last_couplings(layer, inputs):
 
 
 def _in_words(layer, found):
-    """Returns what a title says of couplings."""
+    """Returns whether couplings are those of an image, and what a title says of them."""
     routing = type(layer.routing).__name__
     is_fixed = couplings_to_fold(layer.routing, tuple(layer.kernel.shape)) is not None
     if np.ptp(found) == 0:
         kind = "learned, but still" if layer.routing.routing_variables else "fixed or first ones:"
-        return f"{routing}: {kind} all equal, {found.flat[0]:.3g}; nothing is routed"
+        return False, f"{routing}: {kind} all equal, {found.flat[0]:.3g}; nothing is routed"
     if is_fixed:
-        return f"{routing}: learned, the same for every image, to be folded into the kernel"
-    return f"{routing}: those of the last iteration, for each image its own"
+        return False, f"{routing}: learned, the same for every image, to be folded into the kernel"
+    return True, f"{routing}: those of the last iteration, for each image its own"
 
 
 def _colours(found):

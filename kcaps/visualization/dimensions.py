@@ -10,7 +10,7 @@ import numpy as np
 from kcaps.validation import positive, positive_int
 from kcaps.visualization.drawing import limits_of, names_of
 from kcaps.visualization.image_grid import image_grid
-from kcaps.visualization.reading import decode, decoder_of, read
+from kcaps.visualization.reading import class_call, decode, decoder_of, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,8 +77,8 @@ def dimensions(
     """
     decoder_of(model)
     deviations = positive("deviations", deviations)
+    names = names_of(class_names, class_call(model).layer.num_capsules)
     found = read(model, images, labels)
-    names = names_of(class_names, found.num_classes)
     size = found.poses.shape[-1]
     num_components = positive_int("num_components", num_components)
     if num_components > size:

@@ -10,6 +10,8 @@ from kcaps.visualization.drawing import limits_of, panels, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LEAST_WIDTH = 4.5  # inches, for the title
+
 
 def image_grid(
     rows: Mapping[str, Sequence[np.ndarray]],
@@ -57,7 +59,7 @@ def image_grid(
     above = 0.4 * bool(title) + 0.2 * max((1 + x.count("\n") for x in headings), default=0)
     below = 0.2 * len(captions or {})
     size = (
-        columns * (panel_height * width / height + 0.05) + beside,
+        max(columns * (panel_height * width / height + 0.05) + beside, _LEAST_WIDTH),
         len(rows) * (panel_height + 0.05) + above + below,
     )
     figure, axes = panels(title, len(rows), columns, size)

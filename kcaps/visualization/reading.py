@@ -48,13 +48,13 @@ def read(model: keras.Model, images, labels=None) -> Reading:
     """
     call = class_call(model)
     shown = images_of(model, images)
+    num_classes = call.layer.num_capsules
+    # What does not fit is refused before the model takes its time.
+    present = None if labels is None else presence(labels, num_classes, len(shown))
     poses = predict(model, call.outputs[0], images)
     lengths = _numbers(safe_norm(ops.convert_to_tensor(poses)))
-    num_classes = poses.shape[1]
-    if labels is None:
+    if present is None:
         present = np.eye(num_classes, dtype=bool)[lengths.argmax(-1)]
-    else:
-        present = presence(labels, num_classes, len(poses))
     return Reading(shown, poses, lengths, present)
 
 
@@ -117,10 +117,17 @@ def decode(model: keras.Model, masked_poses: np.ndarray) -> np.ndarray:
     return _numbers(decoder_of(model).predict(masked_poses, verbose=0))
 
 
-def predict(model: keras.Model, tensor: keras.KerasTensor, images) -> np.ndarray:
-    """Returns the values of a tensor of a model's graph for some images, float32."""
-    network = keras.Model(model.input, tensor)
-    return _numbers(network.predict(matched(images, model.input), verbose=0))
+def predict(model: keras.Model, tensors, images):
+    """Returns the values of tensors of a model's graph for some images, float32.
+
+    Args:
+        model: A functional model.
+        tensors: A `keras.KerasTensor`, or a list of them.
+        images: Inputs of the model.
+    """
+    network = keras.Model(model.input, tensors)
+    found = network.predict(matched(images, model.input), verbose=0)
+    return keras.tree.map_structure(_numbers, found)
 
 
 def images_of(model: keras.Model, images) -> np.ndarray:

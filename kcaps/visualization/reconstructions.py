@@ -10,7 +10,7 @@ from kcaps.layers import CapsuleMask
 from kcaps.validation import positive_int
 from kcaps.visualization.drawing import limits_of, names_of
 from kcaps.visualization.image_grid import image_grid
-from kcaps.visualization.reading import decode, decoder_of, read
+from kcaps.visualization.reading import class_call, decode, decoder_of, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +50,8 @@ def reconstructions(
     """
     decoder_of(model)
     num_images = positive_int("num_images", num_images)
+    names = names_of(class_names, class_call(model).layer.num_capsules)
     found = read(model, images, labels)
-    names = names_of(class_names, found.num_classes)
     poses = found.poses[:num_images]
     if labels is None:
         masked, headings = CapsuleMask()(poses), ()
