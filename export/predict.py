@@ -52,12 +52,15 @@ class Predictor:
         fit: str | None = None,
     ):
         path = pathlib.Path(model)
+        is_onnx = path.suffix == ".onnx"
+        if is_onnx and not os.path.exists(path):
+            raise ValueError(f"{path} does not exist: export it, or give a checkpoint folder")
         if os.path.isfile(path) and path.suffix not in (".keras", ".onnx"):
             raise ValueError(
                 f"{path} is no model that can be read: give a checkpoint folder, a file that "
                 "model.save('a.keras') wrote, or an ONNX file, a.onnx"
             )
-        opened = _open_onnx if path.suffix == ".onnx" and os.path.isfile(path) else _open_keras
+        opened = _open_onnx if is_onnx else _open_keras
         told = {"labels": labels, "input_range": input_range, "fit": fit}
         told = {name: value for name, value in told.items() if value is not None}
         self._run, shape, self._dtype, self._about = opened(path, told)
