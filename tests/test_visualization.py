@@ -1,6 +1,7 @@
 """Pictures of models: what is in their panels, beside what NumPy makes of poses and decoders."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -18,8 +19,10 @@ from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
 from kcaps.routing import ROUTINGS, DynamicRouting, Routing
 from kcaps.visualization import drawing
+from networks.small_capsnet import small_capsnet
 from programs import BLOCKER, ROOT
 
+PAGE = ROOT / "docs/visualization.md"
 CLASSES, DIM = 3, 4
 NAMES = ["ant", "bee", "cow"]
 
@@ -160,9 +163,20 @@ def test_dimensions_take_the_classes_that_have_images(model, images):
     assert len(figure.axes) == 5 and figure.axes[0].get_title().startswith("0\n")
 
 
-@pytest.mark.parametrize(
-    ("shape", "unit"), [((6, 9, 1), 1), ((9, 6, 3), 255), ((20, 18, 3), 1), ((16, 17, 1), 255)]
-)
+def test_dimensions_are_of_the_six_classes_that_change_most(images):
+    model = network(num_classes=8)
+    labels = np.arange(24) % 8
+    images = np.concatenate([images, images[::-1]])
+    figure = visualization.dimensions(model, images, labels, classes=range(8))
+    shown = contents(figure, 5)
+    effects = np.square(shown[4] - shown[2]).mean((1, 2))
+    widest = np.sort(np.argsort(-effects)[:6])
+    figure = visualization.dimensions(model, images, labels)
+    assert [int(axis.get_title()[0]) for axis in figure.axes[:6]] == list(widest)
+    close(contents(figure, 5), shown[:, widest], 1e-4)
+
+
+@pytest.mark.parametrize(("shape", "unit"), [((9, 6, 3), 255), ((20, 18, 3), 1), ((16, 17, 1), 1)])
 def test_channels_sizes_and_units(rng, shape, unit):
     """Colours are shown as they are, in images of any side and unit; small ones smoothly."""
     model = network(shape)
@@ -459,7 +473,22 @@ def test_only_drawing_needs_matplotlib(tmp_path):
 
 
 def test_all_that_is_public_has_a_page():
-    text = (ROOT / "docs/visualization.md").read_text()
+    text = PAGE.read_text()
     for name in vars(visualization):
         if callable(getattr(visualization, name)):
             assert f"`{name}" in text, name
+
+
+def test_the_guide_to_pictures(tmp_path, monkeypatch):
+    """Its examples run in the order of the page, on the network of the recipe."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpt").mkdir()
+    small_capsnet((8, 8, 1), 10).save("ckpt/model.keras")
+    names = {}
+    for example in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(example, names)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        *("dimensions.png", "poses.png", "couplings.png")
+    }
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", PAGE.read_text()):
+        assert 3_000 < (PAGE.parent / name).stat().st_size < 300_000, name

@@ -17,17 +17,26 @@ if TYPE_CHECKING:
 
     from kcaps.visualization.reading import Reading
 
-MOST_CLASSES = 10
+MOST_CLASSES = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """One component of a class capsule, varied; `varied` has its images from low to high."""
+    """One component of a class capsule, varied.
+
+    Args:
+        label: The class.
+        component: Number of the component.
+        example: Number of the image that is drawn above it.
+        varied: Images rebuilt with it, from its lowest value to its highest.
+        effect: Mean squared difference of the first and the last of these.
+    """
 
     label: int
     component: int
     example: int
     varied: np.ndarray
+    effect: float
 
 
 def dimensions(
@@ -55,8 +64,8 @@ def dimensions(
         labels: Classes of the images, integers, one-hot or k-hot. Defaults to the class of the
             longest capsule of each.
         class_names: Names of the classes. Defaults to their numbers.
-        classes: Numbers of the classes to be drawn. Defaults to the first ten that at least two
-            images have.
+        classes: Numbers of the classes to be drawn. Defaults to all that at least two images have,
+            of more than six those six whose components change the image most.
         num_components: Components, each a column, of a class. Defaults to 1.
         deviations: Positive number of standard deviations to each side. Defaults to 2.
 
@@ -87,11 +96,14 @@ def dimensions(
             f"Received: num_components={num_components}."
         )
     steps = np.array([-deviations, 0.0, deviations])
-    columns = [
-        column
+    drawn = [
+        _widest(model, found, label, steps, num_components)
         for label in _classes(classes, found.present)
-        for column in _widest(model, found, label, steps, num_components)
     ]
+    if classes is None:
+        most = sorted(drawn, key=lambda of_class: -of_class[0].effect)[:MOST_CLASSES]
+        drawn = sorted(most, key=lambda of_class: of_class[0].label)
+    columns = [column for of_class in drawn for column in of_class]
     rows = {
         "image": [found.images[column.example] for column in columns],
         "rebuilt": decode(model, _alone(found, columns)),
@@ -108,7 +120,7 @@ def _classes(classes, present):
     """Returns the numbers of the classes to be drawn, all of which have images enough."""
     counts = present.sum(0)
     if classes is None:
-        found = np.flatnonzero(counts > 1)[:MOST_CLASSES]
+        found = np.flatnonzero(counts > 1)
         if not len(found):
             raise ValueError(
                 "`images` must have two of a class at least, whose capsules have a spread. "
@@ -148,7 +160,7 @@ def _widest(model: keras.Model, found: "Reading", label: int, steps, count: int)
     effects = np.square(images[:, -1] - images[:, 0]).mean((1, 2, 3))
     widest = np.argsort(-effects, kind="stable")[:count]
     example = int(members[nearest])
-    return [_Column(int(label), int(c), example, images[c]) for c in widest]
+    return [_Column(int(label), int(c), example, images[c], float(effects[c])) for c in widest]
 
 
 def _alone(found, columns):

@@ -33,6 +33,7 @@ def panels(
         from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)  # Labels may overlap the edge by less.
     figure.suptitle(title, wrap=True)
     return figure, figure.subplots(rows, columns, squeeze=False)
 

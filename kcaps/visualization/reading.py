@@ -10,6 +10,8 @@ from kcaps.activations import safe_norm
 from kcaps.graph import Call, class_calls, matched
 from kcaps.labels import k_hot
 
+_BATCH = 128  # images that a model sees at the same time
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -114,7 +116,7 @@ def decoder_of(model: keras.Model) -> keras.Model:
 
 def decode(model: keras.Model, masked_poses: np.ndarray) -> np.ndarray:
     """Returns the images that a model's decoder makes of masked poses, float32."""
-    return _numbers(decoder_of(model).predict(masked_poses, verbose=0))
+    return _in_batches(decoder_of(model), masked_poses)
 
 
 def predict(model: keras.Model, tensors, images):
@@ -125,9 +127,7 @@ def predict(model: keras.Model, tensors, images):
         tensors: A `keras.KerasTensor`, or a list of them.
         images: Inputs of the model.
     """
-    network = keras.Model(model.input, tensors)
-    found = network.predict(matched(images, model.input), verbose=0)
-    return keras.tree.map_structure(_numbers, found)
+    return _in_batches(keras.Model(model.input, tensors), matched(images, model.input))
 
 
 def images_of(model: keras.Model, images) -> np.ndarray:
@@ -151,6 +151,19 @@ def images_of(model: keras.Model, images) -> np.ndarray:
             f"or 3 channels. Received: shape {found.shape}."
         )
     return found
+
+
+def _in_batches(network, inputs):
+    """Returns the outputs of a network for arrays of any length, float32.
+
+    `predict` would compile each network anew, of which TensorFlow warns after a few pictures.
+    """
+    parts = []
+    for start in range(0, len(keras.tree.flatten(inputs)[0]), _BATCH):
+        part = keras.tree.map_structure(lambda x: x[start : start + _BATCH], inputs)  # noqa: B023
+        tensors = keras.tree.map_structure(ops.convert_to_tensor, part)
+        parts.append(keras.tree.map_structure(_numbers, network(tensors, training=False)))
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _numbers(x):
