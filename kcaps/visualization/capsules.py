@@ -42,8 +42,8 @@ def capsules(
     Example:
 
     >>> figure = capsules(model, np.random.default_rng(0).uniform(size=(9, 8, 8, 1)))
-    >>> figure.axes[1].get_xlabel()[:19]
-    'first component (10'
+    >>> [axis.get_ylabel()[:16] for axis in figure.axes[:2]]
+    ['longest capsule', 'second component']
     """
     with needed_by("kcaps.visualization.capsules", "recipes", sklearn="scikit-learn"):
         from sklearn.decomposition import PCA
