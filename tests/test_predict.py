@@ -28,7 +28,7 @@ NAMES = ["cat", "dog", "hen"]
 def network(shape=(12, 10, 3), classes=3, scale=1 / 255):
     image = keras.Input(shape)
     x = keras.layers.Rescaling(scale)(image)
-    poses = DigitCaps(classes, 4, routing="dynamic")(PrimaryCaps(2, 4, 3, strides=2)(x))
+    poses = DigitCaps(classes, 4, routing="l2")(PrimaryCaps(2, 4, 3, strides=2)(x))
     return keras.Model(image, CapsuleLength()(poses))
 
 
