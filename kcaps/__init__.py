@@ -9,5 +9,6 @@ from kcaps import metrics as metrics
 from kcaps import models as models
 from kcaps import regression as regression
 from kcaps import routing as routing
+from kcaps import visualization as visualization
 
 __version__ = "0.1.0"

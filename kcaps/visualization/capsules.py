@@ -45,7 +45,7 @@ def capsules(
     >>> [axis.get_ylabel()[:16] for axis in figure.axes[:2]]
     ['longest capsule', 'second component']
     """
-    with needed_by("kcaps.visualization.capsules", "recipes", sklearn="scikit-learn"):
+    with needed_by("kcaps.visualization.capsules", "visualization", sklearn="scikit-learn"):
         from sklearn.decomposition import PCA
 
     names = names_of(class_names, class_call(model).layer.num_capsules)

@@ -31,7 +31,7 @@ def confusion_matrix(
     >>> [text.get_text() for text in figure.axes[0].texts]
     ['1', '0', '1', '1']
     """
-    with needed_by("kcaps.visualization.confusion", "recipes", sklearn="scikit-learn"):
+    with needed_by("kcaps.visualization.confusion", "visualization", sklearn="scikit-learn"):
         from sklearn import metrics
 
     names = [str(name) for name in class_names]

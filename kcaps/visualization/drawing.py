@@ -29,7 +29,7 @@ def panels(
     Raises:
         ModuleNotFoundError: where Matplotlib is not installed, with the way to have it.
     """
-    with needed_by("kcaps.visualization", "recipes", matplotlib="matplotlib"):
+    with needed_by("kcaps.visualization", "visualization", matplotlib="matplotlib"):
         from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
