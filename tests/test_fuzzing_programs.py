@@ -12,9 +12,10 @@ import pytest
 from hypothesis import strategies as st
 
 import export.benchmark
+import export.litert
 import export.onnx
 import export.saved_model
-from export import command, summary, verify
+from export import command, predict, summary, verify
 from exporting import ROOT, contents
 from fuzz import fuzz
 from harness import distribution, study
@@ -22,7 +23,10 @@ from pictures_of import data
 
 MODULES = {
     f"export.{module.__name__.split('.')[-1]}": module.main
-    for module in (export.onnx, export.saved_model, export.benchmark, verify, summary)
+    for module in (
+        *(export.onnx, export.saved_model, export.litert, export.benchmark),
+        *(verify, summary, predict),
+    )
 }
 
 
