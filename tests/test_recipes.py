@@ -52,8 +52,8 @@ def test_checkpoint_folder(monkeypatch, tmp_path, capsys):
     assert report["synthetic"]
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == (
-        f"test accuracy {100 * report['test_accuracy']:.2f} % on synthetic images shaped like "
-        f"digits; checkpoint in {folder}/"
+        f"test accuracy {100 * report['test_accuracy']:.2f} % on {report['test_images']} test "
+        f"images of synthetic images shaped like digits; checkpoint in {folder}/"
     )
     history = read_csv(folder / "history.csv")
     assert len(history) == 3 and history[0][0] == "epoch"

@@ -88,20 +88,51 @@ def train(
     size = min(run.batch_size, len(images.train[0]))
     batches = stream(*images.train, size, run.seed, change)
     history = fit(model, images, run, batches, images.validation)
+    finish(model, images, run, history, report)
+
+
+def finish(
+    model: keras.Model,
+    images: data.Images,
+    run: Run,
+    history: dict[str, list[float]],
+    report: dict | None = None,
+) -> None:
+    """Tests a trained model and fills its checkpoint folder with the report and pictures.
+
+    Args:
+        model: The model, from raw images to class lengths.
+        images: Images in three splits.
+        run: The run.
+        history: What `fit` returned.
+        report: Further numbers for `report.json`.
+    """
+    inputs, labels = images.test
     model = distribution.finish(run.output, model)
-    lengths = model.predict(images.test[0], batch_size=run.batch_size, verbose=0)
+    lengths = model.predict(inputs, batch_size=run.batch_size, verbose=0)
 
     def accuracy_of(outputs):
-        return float(np.mean(outputs.argmax(-1) == images.test[1]))
+        return float(np.mean(outputs.argmax(-1) == labels))
 
     accuracy = accuracy_of(lengths)
-    further = with_mirror_images(run, model, images.test[0], lengths, accuracy_of)
-    write_report(run, images, model, history, accuracy, further={**further, **(report or {})})
+    averaged = with_mirror_images(run, model, inputs, lengths, accuracy_of)
+    further = {
+        "test_balanced_accuracy": balanced_accuracy(lengths.argmax(-1), labels),
+        **averaged,
+        **(report or {}),
+    }
+    write_report(run, images, model, history, accuracy, further=further)
     plots.draw(model, images, lengths, history, run.output)
     print(
-        f"test accuracy {100 * accuracy:.2f} %{in_words(further)} on {images.title}; checkpoint in "
-        f"{run.output}{os.sep}"
+        f"test accuracy {100 * accuracy:.2f} %{in_words(averaged)} on {len(labels):,} test images "
+        f"of {images.title}; checkpoint in {run.output}{os.sep}"
     )
+
+
+def balanced_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over the classes of the share of their images that are right."""
+    shares = [np.mean(predictions[labels == label] == label) for label in np.unique(labels)]
+    return float(np.mean(shares))
 
 
 def with_mirror_images(
