@@ -131,6 +131,7 @@ def campaign(*words):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.long
 def test_a_quick_campaign(tmp_path):
     """Two real jobs, and the time of a second start, which has nothing to do."""
     words = ["--quick", "--minutes", 3, "--output", tmp_path, "--commit", "abc"]

@@ -69,6 +69,7 @@ def check(folder, recipe, backend, **data):
     return report
 
 
+@pytest.mark.long
 @backends
 def test_digits(tmp_path, backend):
     result = run(tmp_path, backend, "digits", "--epochs", 1)

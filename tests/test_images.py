@@ -599,6 +599,7 @@ def test_preprocessing_is_in_the_model(rng, name, channels):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.long
 def test_weights_of_a_backbone(tmp_path, rng):
     shape = (32, 32, 3)
     images = rng.uniform(0, 255, (4, *shape)).astype("float32")

@@ -92,6 +92,7 @@ def test_each_digit_is_rebuilt_from_its_capsule_alone(digits):
             np.testing.assert_allclose(image, model.decoder.predict(alone, verbose=0)[0], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_recipe(tmp_path):
     arguments = ("--synthetic", "--limit", 40, "--epochs", 1, "--batch-size", 12, "--routing", "l1")
     arguments = (*arguments, "--network", "reference", "--output", tmp_path / "ckpt")

@@ -30,6 +30,7 @@ def check(folder, precision):
     assert model.predict(np.zeros((2, 8, 8, 1), "float32"), verbose=0).dtype == "float32"
 
 
+@pytest.mark.long
 def test_a_run_goes_on_in_its_precision_alone(monkeypatch, tmp_path, capsys):
     run_tiny(monkeypatch, tmp_path, "--precision", "mixed_bfloat16", "--epochs", 1)
     check(tmp_path, "mixed_bfloat16")
@@ -43,7 +44,7 @@ def test_a_run_goes_on_in_its_precision_alone(monkeypatch, tmp_path, capsys):
     assert "argument --precision: invalid choice: 'float16'" in line
 
 
-@pytest.mark.compiled
+@pytest.mark.long
 def test_a_resumed_run_of_float16_equals_an_uninterrupted_one(monkeypatch, tmp_path):
     """Bit for bit, with the scale of the loss and the steps since it changed."""
 

@@ -224,6 +224,7 @@ def test_the_same_seed_gives_the_same_model(monkeypatch, tmp_path):
     assert any(np.any(a != c) for a, c in zip(weights[0], weights[2], strict=True))
 
 
+@pytest.mark.long
 def test_overwrite_replaces_a_run_and_its_exports(monkeypatch, tmp_path):
     run_tiny(monkeypatch, tmp_path, "--epochs", 1)
     (tmp_path / "model.onnx").write_text("old")
@@ -324,7 +325,7 @@ def run_briefly(tmp_path, name, network, *further):
 @pytest.mark.parametrize(
     "name",
     [
-        "mnist",
+        pytest.param("mnist", marks=pytest.mark.long),
         pytest.param("fashion_mnist", marks=pytest.mark.long),
         "cifar10",
     ],
@@ -348,7 +349,7 @@ def test_reference_networks_on_synthetic_images(tmp_path, name):
         assert model.decoder is not None and (tmp_path / "ckpt/dimensions.png").exists()
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", [pytest.param("mnist", marks=pytest.mark.long), "cifar10"])
 def test_deep_networks_on_synthetic_images(tmp_path, name):
     """The default, with its whitening adapted to the training images, and its pictures."""
     widths = ("--widths", 8, 16, 16)
@@ -370,6 +371,7 @@ def test_an_efficient_network_on_synthetic_images(tmp_path):
     assert arguments["routing"] == "self_attention" and model.name == "efficient_capsnet"
 
 
+@pytest.mark.long
 def test_a_recipe_of_ones_own(tmp_path):
     """The one in CONTRIBUTING.md, in a file elsewhere, has 20 lines; its checkpoint exports."""
     text = (RECIPES.parent / "CONTRIBUTING.md").read_text()
@@ -389,6 +391,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert type(model.class_layer.routing).__name__ == "EMRouting"
 
 
+@pytest.mark.long
 def test_study_of_iterations(monkeypatch, tmp_path):
     run_tiny(monkeypatch, tmp_path / "ckpt", "--epochs", 1, routing="dynamic")
     study = ("routing_iterations", "--iterations", 6, "--images", 60, "--model")

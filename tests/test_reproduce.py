@@ -378,6 +378,7 @@ def test_rebuilt_images(small, tmp_path, monkeypatch):
     assert {row["method"] for row in rows(tmp_path / "alone/cells.csv")} == {"dynamic", "l2_fc"}
 
 
+@pytest.mark.long
 def test_measures(small, tmp_path):
     result = reproduce(tmp_path, "affine", "--methods", "cnn", "l2", "--seeds", 1, "--epochs", 1)
     assert result.returncode == 0, result.stderr

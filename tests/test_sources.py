@@ -227,6 +227,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (PREPARED / "mnist").exists() or not importlib.util.find_spec("tensorflow_datasets"),
     reason="tensorflow-datasets has prepared no MNIST here",

@@ -479,6 +479,7 @@ def test_all_that_is_public_has_a_page():
             assert f"`{name}" in text, name
 
 
+@pytest.mark.long
 def test_the_guide_to_pictures(tmp_path, monkeypatch):
     """Its examples run in the order of the page, on the network of the recipe."""
     monkeypatch.chdir(tmp_path)
