@@ -79,6 +79,7 @@ def test_a_second_start_runs_what_is_not_done(benchmarks, tmp_path):
     assert rows["done"]["status"] == "done" and "ZeroDivisionError" in rows["fails"]["result"]
 
 
+@pytest.mark.long
 def test_a_late_job_is_cut(benchmarks, tmp_path, monkeypatch):
     """It ends by Ctrl-C, as a recipe does, or is killed; others have their time."""
     monkeypatch.setattr("campaign_runner.GRACE", 2.0)

@@ -90,6 +90,7 @@ def test_programs_that_compute_in_float32_refuse_another(tmp_path, program, stud
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_cells_of_reproduced_tables_have_it(monkeypatch, tmp_path):
     sizes = {"filters": 4, "num_primary_capsules": 2, "decoder_units": (4,)}
     monkeypatch.setitem(methods.CAPSNETS, "cpu", sizes)

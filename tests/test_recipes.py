@@ -480,7 +480,7 @@ def test_a_missing_package_is_named(tmp_path, module, package, program, argument
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
-        ("recipes/mnist.py", ()),
+        pytest.param("recipes/mnist.py", (), marks=pytest.mark.long),
         pytest.param("recipes/loss_study.py", ("--study", "mnist"), marks=pytest.mark.long),
         pytest.param("recipes/reproduce.py", ("table2",), marks=pytest.mark.long),
     ],

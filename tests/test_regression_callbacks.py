@@ -30,7 +30,7 @@ def fit(callback, epochs=6, model=None, verbose=0, **options):
     )
 
 
-@pytest.mark.parametrize("update", ["epoch", "batch"])
+@pytest.mark.parametrize("update", ["epoch", pytest.param("batch", marks=pytest.mark.long)])
 def test_callbacks_lower_the_rate(update):
     plateau = callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=10.0)
     model, history = fit(plateau, update=update, rate=0.8)

@@ -233,6 +233,7 @@ def test_a_search_goes_on_where_it_was_killed(tuner, tmp_path, monkeypatch, caps
     assert (tmp_path / "parallel.png").exists()
 
 
+@pytest.mark.long
 def test_a_raised_number_of_trials_and_executions(tmp_path):
     open_search("random", tmp_path / "search", max_trials=2, executions=2).search()
     search = open_search("random", tmp_path / "search", max_trials=4, executions=2)
