@@ -14,7 +14,6 @@ from export.errors import ParityError
 from export.files import file_hash
 from export.images import Images
 from export.report import Report
-from export.source import Source
 
 if TYPE_CHECKING:
     import keras
@@ -180,9 +179,7 @@ def open_signature(path: str | os.PathLike) -> Callable:
 
 def main() -> None:
     command.set_up("tensorflow")
-    args = vars(pipeline.export_parser(__doc__, "model.tflite").parse_args())
-    source, output = Source.of_arguments(args), args.pop("output")
-    pipeline.export_checkpoint(LiteRT(**args), source, output)
+    pipeline.run(LiteRT, pipeline.export_parser(__doc__, "model.tflite"))
 
 
 if __name__ == "__main__":

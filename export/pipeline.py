@@ -232,6 +232,18 @@ def export_checkpoint(
         command.fail(f"{error}; no file was written{kept}", code=1)
 
 
+def run(target: type[Target], parser: command.Parser) -> None:
+    """Exports what the command line of a program asks for.
+
+    Args:
+        target: The format, whose settings are the options of the parser.
+        parser: What `export_parser` returned.
+    """
+    args = vars(parser.parse_args())
+    source, output = Source.of_arguments(args), args.pop("output")
+    export_checkpoint(target(**args), source, output)
+
+
 def _refuse_checkpoint_files(output, loaded):
     """Raises a `ValueError` for an output that would replace a file of the checkpoint itself."""
     written = [path.resolve() for path in (output, report_path(output))]

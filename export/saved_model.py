@@ -13,7 +13,6 @@ from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.images import Images
 from export.report import Report
-from export.source import Source
 
 if TYPE_CHECKING:
     import keras
@@ -155,9 +154,7 @@ def _serve(path):
 
 def main() -> None:
     command.set_up("tensorflow")
-    args = vars(pipeline.export_parser(__doc__, "saved_model/").parse_args())
-    source, output = Source.of_arguments(args), args.pop("output")
-    pipeline.export_checkpoint(SavedModel(**args), source, output)
+    pipeline.run(SavedModel, pipeline.export_parser(__doc__, "saved_model/"))
 
 
 if __name__ == "__main__":

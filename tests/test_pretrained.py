@@ -14,7 +14,7 @@ CLASSES = ("a", "b", "c")
 
 def a_card(model, architecture, arguments, folder):
     """Writes the weights of a model and their card, and returns the card."""
-    content = pretrained.to_file(pretrained.below_classes(model) + model.class_layer.weights)
+    content = pretrained.to_file(model)
     card = pretrained.Card(
         architecture=architecture,
         weights="letters",

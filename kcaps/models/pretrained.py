@@ -177,10 +177,10 @@ def below_classes(model) -> list:
     return [variable for variable in found if id(variable) not in classes]
 
 
-def to_file(variables: list) -> bytes:
-    """Returns the file of variables: kernels in half precision, and all else as it is."""
+def to_file(model) -> bytes:
+    """Returns the file of a network's weights: kernels in half precision, all else as it is."""
     arrays = {}
-    for number, variable in enumerate(variables):
+    for number, variable in enumerate(below_classes(model) + model.class_layer.weights):
         values = ops.convert_to_numpy(variable.value)
         arrays[f"{number:03d}"] = values.astype("float16") if values.ndim > 1 else values
     buffer = io.BytesIO()

@@ -196,11 +196,7 @@ class NetworkSettings(CapsNetSettings):
             num_examples: How many there are in a pass. Defaults to the length of `examples`.
             metrics: As for `keras.Model.compile`.
         """
-        some = examples[:_ADAPTED_ON]
-        for layer in model.layers:
-            if layer.name == "whitening":
-                # In parts, whose patches take less memory.
-                layer.adapt([some[start : start + 500] for start in range(0, len(some), 500)])
+        adapt(model, examples)
         num_examples = num_examples or len(examples)
         steps = self.epochs * num_examples // min(self.batch_size, num_examples)
         optimizer = optimizers.of(self, model, steps)
@@ -217,9 +213,11 @@ def adapt(model: keras.Model, examples: np.ndarray) -> None:
         model: A model of images.
         examples: Training images `(n, height, width, channels)`.
     """
+    some = examples[:_ADAPTED_ON]
     for layer in model.layers:
         if isinstance(layer, Whitening):
-            layer.adapt(examples[:_ADAPTED_ON])
+            # In parts, whose patches take less memory.
+            layer.adapt([some[start : start + 500] for start in range(0, len(some), 500)])
 
 
 def loss_of(values: presets.Training | NetworkSettings) -> keras.losses.Loss:

@@ -121,8 +121,7 @@ def publish(loaded: Checkpoint, asked: Publication, images: data.Images) -> pret
     model, name = loaded.model, images.name
     if model.name not in ARGUMENTS:
         fail(f"{asked.model} holds {model.name!r}, which is none of {', '.join(ARGUMENTS)}")
-    variables = pretrained.below_classes(model) + model.class_layer.weights
-    content = pretrained.to_file(variables)
+    content = pretrained.to_file(model)
     if len(content) > MOST_BYTES:
         fail(f"the file would have {len(content):,} bytes, more than {MOST_BYTES:,}")
     chosen = {key: loaded.run["arguments"][key] for key in ARGUMENTS[model.name]}
