@@ -9,6 +9,7 @@ def main():
     set_up(start=False)
     from harness import run_folder
     from harness.training import begin
+    from pictures_of.data import PUBLISHED_VALIDATION_SHARE
     from regression import training
     from regression.settings import RegressionSettings
 
@@ -16,7 +17,7 @@ def main():
     run = settings.run
     if run.resume:
         training.open_schedule(run.output)  # refuses what is damaged before anything is done
-    images = settings.load_images(as_published=True)
+    images = settings.load_images(validation_share=PUBLISHED_VALIDATION_SHARE)
     encoder = training.make_encoder(images, settings.components)
     model = training.make_model(
         images,

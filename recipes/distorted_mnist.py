@@ -12,12 +12,13 @@ def main():
     set_up(start=False)
     from harness import plots, run_folder
     from harness.training import begin
+    from pictures_of.data import PUBLISHED_VALIDATION_SHARE
     from regression import distorted, pictures
     from regression.settings import DistortedSettings
 
     settings = begin(__doc__, DistortedSettings, epochs=10)
     output = settings.output
-    images = settings.load_images("mnist", as_published=True)
+    images = settings.load_images("mnist", PUBLISHED_VALIDATION_SHARE)
     model = distorted.make_model(settings, images)
     run_folder.open_folder(settings.run, images)
     print(f"{settings.recipe}: {images.title}, {len(images.train[0])} training images", flush=True)

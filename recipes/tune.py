@@ -21,7 +21,8 @@ def main():
     folder.check(asked)
     if role != "worker":
         run_folder.check_output(asked.run)
-    images = asked.load_images(as_published=settings.HYPERMODELS[asked.model].as_published)
+    share = settings.HYPERMODELS[asked.model].validation_share
+    images = asked.load_images(validation_share=share)
     search = folder.open_search(asked, images, is_worker=role == "worker")
     print(
         f"{asked.recipe}: {asked.model} on {images.title}, {len(images.train[0])} training images, "

@@ -1,6 +1,5 @@
 """Settings of a program that trains a network on a user's own pictures."""
 
-import argparse
 import dataclasses
 import os
 import pathlib
@@ -11,7 +10,7 @@ import numpy as np
 
 from export.command import Parser, fail, positive
 from export.pictures import FITS
-from harness.network_settings import NetworkSettings, given, values_of
+from harness.network_settings import NetworkSettings, given, part, values_of
 from harness.run_folder import Run
 from harness.settings import option
 from networks import backbones, presets
@@ -19,14 +18,6 @@ from pictures_of import class_weights, data, folder_images
 
 _STEPS = 1500  # of a training by default: enough for some hundred images, and more on many
 _EPOCHS = (10, 200)  # by default, at least and at most
-
-
-def _part(text: str) -> float:
-    """Reads an argument that is a share, above 0 and below 1."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be > 0 and < 1, received {text}")
-    return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,10 +59,10 @@ class FolderSettings(NetworkSettings):
         choices=(1, 3),
     )
     validation_share: float = option(
-        0.15, "of the pictures for validation", place="images", type=_part, metavar="SHARE"
+        0.15, "of the pictures for validation", place="images", type=part, metavar="SHARE"
     )
     test_share: float = option(
-        0.15, "of the pictures for the test", place="images", type=_part, metavar="SHARE"
+        0.15, "of the pictures for the test", place="images", type=part, metavar="SHARE"
     )
     class_weights: str | None = option(
         None,

@@ -34,6 +34,14 @@ def share(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """Reads an argument that is a share, above 0 and below 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be > 0 and < 1, received {text}")
+    return value
+
+
 def count(text: str) -> int:
     """Reads an argument that is an integer from 0 to 2³¹ - 1."""
     value = int(text)
@@ -55,6 +63,13 @@ class NetworkSettings(CapsNetSettings):
         choices=presets.NETWORKS,
     )
     preset: str = option("standard", "best: the long training", place="beginning", choices=PRESETS)
+    validation_share: float = option(
+        data.VALIDATION_SHARE,
+        "of the training images, the last ones, for validation",
+        place="images",
+        type=part,
+        metavar="SHARE",
+    )
     widths: list | None = option(
         None, "filters of the deep network's blocks", nargs="+", type=positive(int), metavar="N"
     )
@@ -175,6 +190,10 @@ class NetworkSettings(CapsNetSettings):
         return dataclasses.replace(
             run, early_stopping=self.early_stopping, mirror_test=self.mirror_test
         )
+
+    def load_images(self, name: str) -> data.Images:
+        """Returns the images of a name, with the share for validation that is asked for."""
+        return super().load_images(name, self.validation_share)
 
     def change(self, images: data.Images) -> Change | None:
         """Returns the random change of the training images, or None for none."""

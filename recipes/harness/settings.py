@@ -105,10 +105,12 @@ class ImageSettings(Settings):
         choices=PRECISIONS,
     )
 
-    def load_images(self, name: str | None = None, as_published: bool = False) -> data.Images:
+    def load_images(
+        self, name: str | None = None, validation_share: float = data.VALIDATION_SHARE
+    ) -> data.Images:
         """Returns the images of a name, by default of `--data`, as `data.load` does."""
         name = self.data if name is None else name
-        return data.load(name, self.data_dir, self.limit, self.synthetic, as_published)
+        return data.load(name, self.data_dir, self.limit, self.synthetic, validation_share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ class Training:
     cutout_size: int = 8
     early_stopping: int = 0
     precision: str = "float32"
+    validation_share: float = 0.1
     widths: tuple[int, ...] | None = None
     convolutions: int = 2
 
@@ -60,16 +61,27 @@ TRAININGS = {
     ),
     ("mnist", "reference"): Training(epochs=10, batch_size=32, learning_rate=1e-3),
     ("mnist", "efficient"): _EFFICIENT,
-    ("mnist", "deep"): dataclasses.replace(_DEEP, epochs=40, augment=("shift", "elastic")),
+    ("mnist", "deep"): dataclasses.replace(
+        _DEEP, epochs=40, augment=("shift", "elastic"), validation_share=0.02
+    ),
     ("fashion_mnist", "reference"): Training(epochs=10, batch_size=128, learning_rate=1e-3),
     ("fashion_mnist", "efficient"): _EFFICIENT,
     ("fashion_mnist", "deep"): dataclasses.replace(
-        _DEEP, epochs=36, augment=("mirror", "shift", "cutout"), widths=(128, 384, 384)
+        _DEEP,
+        epochs=36,
+        augment=("mirror", "shift", "cutout"),
+        widths=(128, 384, 384),
+        validation_share=0.02,
     ),
     ("cifar10", "reference"): Training(epochs=20, batch_size=32, learning_rate=3e-4),
     ("cifar10", "efficient"): _EFFICIENT,
     ("cifar10", "deep"): dataclasses.replace(
-        _DEEP, epochs=22, augment=("mirror", "shift"), max_shift=4, widths=(128, 384, 384)
+        _DEEP,
+        epochs=43,
+        augment=("mirror", "shift", "cutout"),
+        max_shift=4,
+        widths=(64, 288, 288),
+        validation_share=0.02,
     ),
     ("cifar10", "deep", "best"): dataclasses.replace(
         _DEEP,
@@ -79,6 +91,7 @@ TRAININGS = {
         max_shift=4,
         cutout_size=12,
         widths=(128, 384, 384),
+        validation_share=0.02,
         convolutions=3,
     ),
     ("multi_mnist", "reference"): Training(
@@ -88,8 +101,10 @@ TRAININGS = {
     ("multi_mnist", "deep"): dataclasses.replace(_DEEP, epochs=60, label_smoothing=0.0),
     # A user's own pictures, often some hundreds. Mirrored letters would be wrong, and not every
     # processor has products of bfloat16.
-    ("images", "reference"): Training(epochs=50, batch_size=32, learning_rate=3e-4),
-    ("images", "efficient"): dataclasses.replace(_EFFICIENT, epochs=50),
+    ("images", "reference"): Training(
+        epochs=50, batch_size=32, learning_rate=3e-4, validation_share=0.15
+    ),
+    ("images", "efficient"): dataclasses.replace(_EFFICIENT, epochs=50, validation_share=0.15),
     ("images", "deep"): dataclasses.replace(
         _DEEP,
         epochs=50,
@@ -98,6 +113,7 @@ TRAININGS = {
         augment=("shift",),
         precision="float32",
         widths=(32, 64, 128),
+        validation_share=0.15,
     ),
 }
 
@@ -112,6 +128,7 @@ BACKBONE = Training(
     loss="length_cross_entropy",
     label_smoothing=0.1,
     augment=("shift",),
+    validation_share=0.15,
 )
 
 DEFAULT_NETWORKS = {

@@ -8,7 +8,7 @@ from export.command import fail
 from pictures_of import sources
 
 VALIDATION_SHARE = 0.1
-PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000
+PUBLISHED_VALIDATION_SHARE = 1 / 6  # 10,000 of 60,000, in the paper on capsule regression
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 2000, 500
 
 FROM_NO_FOLDER = "scikit-learn brings the digits, and no folder is read"
@@ -64,7 +64,7 @@ def load(
     data_dir: str | None = None,
     limit: int | None = None,
     synthetic: bool = False,
-    as_published: bool = False,
+    validation_share: float = VALIDATION_SHARE,
 ) -> Images:
     """Returns the images of a data set by name.
 
@@ -73,8 +73,8 @@ def load(
         data_dir: Folder of the images, as for `sources.read`, or None.
         limit: At most so many images of the training set and of the test set.
         synthetic: Whether to generate images of the same shape instead.
-        as_published: Whether the last sixth of the training images is for validation, as in the
-            paper on capsule regression, and not a tenth.
+        validation_share: Share of the training images, the last ones, that is for validation.
+            Defaults to a tenth.
     """
     if synthetic:
         train, test, class_names, source = _synthetic(SHAPES[name])
@@ -85,8 +85,7 @@ def load(
     for split in (train, test):
         _check(name, *split, len(class_names))
     (images, labels), test = (part[:limit] for part in train), tuple(part[:limit] for part in test)
-    share = PUBLISHED_VALIDATION_SHARE if as_published else VALIDATION_SHARE
-    cut = len(images) - max(1, round(share * len(images)))
+    cut = len(images) - max(1, round(validation_share * len(images)))
     if cut < 1:
         fail(f"--limit must leave images to train and to validate on. Received: {limit}.")
     return Images(

@@ -8,6 +8,7 @@ from harness import training
 from harness.feeding import Feed
 from harness.settings import RunSettings
 from pictures_of.batches import Change, stream
+from pictures_of.data import VALIDATION_SHARE
 
 
 class ImageHyperModel(keras_tuner.HyperModel):
@@ -24,7 +25,7 @@ class ImageHyperModel(keras_tuner.HyperModel):
         settings: `search.settings.Settings`.
     """
 
-    as_published = False  # whether images are in the published order, as for `data.load`
+    validation_share = VALIDATION_SHARE  # of the training images, as for `data.load`
     epochs, batch_size = 10, 32
 
     def __init__(self, images, settings):

@@ -8,6 +8,7 @@ import keras
 from harness import run_folder
 from kcaps.regression import CapsuleRegression, ThresholdSchedule
 from kcaps.regression.competition import ARCHITECTURES
+from pictures_of.data import PUBLISHED_VALIDATION_SHARE
 from regression import pictures, training
 from search.hypermodels import ImageHyperModel, measured
 
@@ -16,7 +17,7 @@ class CapsuleRegressionHyperModel(ImageHyperModel):
     """Capsule regression by EM, in rounds; the defaults are those of `capsule_regression.py`."""
 
     epochs, batch_size = 20_000, 2000  # iterations of EM, which ends by itself
-    as_published = True
+    validation_share = PUBLISHED_VALIDATION_SHARE
 
     def __init__(self, images, settings):
         super().__init__(images, settings)
