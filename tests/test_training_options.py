@@ -110,7 +110,7 @@ def test_an_option_replaces_a_value_of_the_table(monkeypatch):
         ("--weight-decay -1", "argument --weight-decay: must be >= 0"),
         ("--augment none shift", "--augment none goes with no other. Received: none shift."),
         ("--augment mirror --max-shift 3", "--augment has no shift"),
-        ("--cutout-size 3", "--augment has no cutout"),
+        ("--cutout-size 3 --augment mirror", "--augment has no cutout"),
         ("--augment turn", "argument --augment: invalid choice: 'turn'"),
         ("--early-stopping -1", "argument --early-stopping: must be >= 0"),
         ("--network reference --widths 1 2", "--network deep alone has blocks"),
