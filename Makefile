@@ -5,9 +5,10 @@ OUTPUT := ckpt/
 # Two processes share the tests, which mostly wait for compilers that use one core.
 PARALLEL := --numprocesses 2 --durations 15
 MINUTES := 9
+PAGES := build/pages
 MUTMUT := OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 .venv-mutants/bin/mutmut
 
-.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench campaign
+.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench campaign docs
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -63,6 +64,15 @@ bench: .venv/installed
 campaign: .venv/installed
 	$(BIN)/python benchmarks/campaign.py --minutes $(MINUTES)
 
+# Copies of what the site shows, in the folders of the repository, so that links between them hold.
+docs: .venv-docs/installed
+	rm -rf $(PAGES)
+	mkdir -p $(PAGES)
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs recipes $(PAGES)
+	$(if $(wildcard docs/tour.ipynb),.venv-docs/bin/jupyter nbconvert --to markdown --output-dir $(PAGES)/docs docs/tour.ipynb)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --config-file docs/mkdocs.yml
+	@echo "The documentation begins at site/index.html"
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
@@ -79,4 +89,9 @@ campaign: .venv/installed
 .venv-mutants/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mutants
 	.venv-mutants/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,mutation]'
+	touch $@
+
+.venv-docs/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
