@@ -9,6 +9,7 @@ COMMANDS = {
     "onnx": ("export.onnx", "export a checkpoint to a checked ONNX file"),
     "saved-model": ("export.saved_model", "export a checkpoint to a checked SavedModel"),
     "litert": ("export.litert", "export a checkpoint to a checked LiteRT file"),
+    "web": ("export.web", "export a checkpoint to a checked page for browsers"),
     "predict": ("export.predict", "tell the classes of pictures by a checkpoint or an ONNX file"),
     "verify": ("export.verify", "compare an ONNX file with its checkpoint once more"),
     "benchmark": ("export.benchmark", "measure latency and throughput of an ONNX file"),

@@ -20,11 +20,13 @@ _STEPS = (
 )
 
 
-def convert(model, opset: int, batch_size: int | None = None) -> onnx.ModelProto:
+def convert(
+    model, opset: int, batch_size: int | None = None, name: str = "image"
+) -> onnx.ModelProto:
     """Traces a model of named outputs without XLA and converts it to ONNX, for any batch size.
 
-    Its only input is `image`: tensors that layers hold as constants, such as the mean in a
-    Normalization layer, are constants of the graph. With a `batch_size`, it takes that one alone.
+    It has one input, of the given name: tensors that layers hold as constants, such as the mean in
+    a Normalization layer, are constants of the graph. With a `batch_size`, it takes that one alone.
 
     Raises:
         ValueError: if an operation of the model cannot be traced or converted, or is a loop.
@@ -32,7 +34,7 @@ def convert(model, opset: int, batch_size: int | None = None) -> onnx.ModelProto
     image = model.inputs[0]
     # training=False also keeps XLA out of the trace: ONNX has no operator for it.
     function = tf.function(lambda image: model(image, training=False))
-    signature = [tf.TensorSpec((batch_size, *image.shape[1:]), image.dtype, name="image")]
+    signature = [tf.TensorSpec((batch_size, *image.shape[1:]), image.dtype, name=name)]
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # `check` finds what it reports
     loops = []
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from export import overlapping
 from export.about import About
 
 # Files and folders by whose name Keras keeps its data sets.
@@ -33,6 +34,8 @@ class Images:
             model was made for.
         class_names: Names of the classes, if the images tell them, or None.
         warning: One line on images that should be there and are not, or None.
+        parts: The classes of several objects in each image, integers `(n, k)`, or None. Such images
+            have no `labels`.
 
     Raises:
         ValueError: if there is no test image, or another number of labels than of images.
@@ -45,6 +48,7 @@ class Images:
     is_random: bool = False
     class_names: list | None = None
     warning: str | None = None
+    parts: np.ndarray | None = None
 
     def __post_init__(self):
         if not len(self.test):
@@ -75,6 +79,9 @@ def of_run(run: dict, limit: int | None = None, folder: str | os.PathLike = ".")
     Raises:
         ValueError: if the entry of the data set is damaged.
     """
+    if run.get("recipe") == overlapping.RECIPE:
+        single = of_run({**run, "recipe": None}, limit, folder)
+        return single and _in_pairs(single)
     source = run.get("data", {})
     try:
         if source.get("loader") == "scikit-learn":
@@ -148,6 +155,16 @@ def _random(image, about, run):
         is_random=True,
         warning=warning,
     )
+
+
+def _in_pairs(images):
+    """Returns overlapping pairs of test images, and of training images without their labels."""
+    test, parts = overlapping.overlapped(images.test, images.labels)
+    train = images.calibration
+    if train is not None:
+        train, _ = overlapping.overlapped(train, np.arange(len(train)))
+    description = f"overlapping pairs of {images.description}"
+    return Images(test, None, train, description, parts=parts)
 
 
 def _digits(source, limit):

@@ -92,6 +92,9 @@ class Target:
         """Returns the plain values with which the report begins."""
         raise NotImplementedError
 
+    def finish(self, job: Job, report: Report) -> None:
+        """Adds to what was written what needs the report."""
+
     def refuse(self, path: pathlib.Path) -> None:
         """Raises a `ValueError` for settings, a path or a machine that cannot be used."""
 
@@ -153,6 +156,7 @@ class Target:
             self._fold(job)
             self.write(job)
             report = self._compared(job)
+            self.finish(job, report)
             texts = [report.json(), *(text(job.path) for text in companions.values())]
             made = [job.path, *(folder / f"text{number}" for number in range(len(texts)))]
             for file, text in zip(made[1:], texts, strict=True):
@@ -196,7 +200,7 @@ class Target:
 
 def export_checkpoint(
     target: Target, source: Source | pathlib.Path, path: pathlib.Path | None = None
-) -> None:
+) -> tuple[pathlib.Path, Report]:
     """Loads a model, exports it, and prints the steps and the table, as a program.
 
     Ends the program with one line on stderr: code 2 for input that cannot be used, code 1 for a
@@ -206,6 +210,9 @@ def export_checkpoint(
         target: The format, with its settings.
         source: The model and the images to compare on, or the checkpoint folder alone.
         path: Path to write to. Defaults to None: the target's own.
+
+    Returns:
+        The path, and the report.
     """
     signal.signal(signal.SIGTERM, lambda *_: command.fail("terminated", code=143))
     source = source if isinstance(source, Source) else Source(model=source)
@@ -219,6 +226,7 @@ def export_checkpoint(
         print("\n".join(map(str, report.rows)))
         print(f"✓ {output} agrees with {source.model}: {report.comparison.summary}")
         print_warnings(report)
+        return output, report
     except ValueError as error:
         command.fail(error)
     except KeyboardInterrupt:
