@@ -65,13 +65,21 @@ campaign: .venv/installed
 	$(BIN)/python benchmarks/campaign.py --minutes $(MINUTES)
 
 # Copies of what the site shows, in the folders of the repository, so that links between them hold.
+# The demo page is left out where TensorFlow, weights, images or a runtime for it cannot be had.
 docs: .venv-docs/installed
 	rm -rf $(PAGES)
 	mkdir -p $(PAGES)
 	cp -R README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs recipes $(PAGES)
 	$(if $(wildcard docs/tour.ipynb),.venv-docs/bin/jupyter nbconvert --to markdown --output-dir $(PAGES)/docs docs/tour.ipynb)
+	@$(MAKE) --no-print-directory build/demo/web.json && cp -R build/demo/web $(PAGES)/demo || \
+		echo "The site has no demo page."
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --config-file docs/mkdocs.yml
 	@echo "The documentation begins at site/index.html"
+
+build/demo/web.json: kcaps/models/weights/cards.json $(wildcard export/page/*)
+	@rm -rf build/demo
+	@$(BIN)/python docs/demo.py build/demo
+	@$(BIN)/python -m export.web --model build/demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
