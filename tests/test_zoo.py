@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import programs
+from export import checkpoint
+from export import images as export_images
 from export.checkpoint import Checkpoint
 from harness import tables
 from kcaps import models
@@ -88,3 +90,24 @@ def test_evaluation_measures_again(published, tmp_path):
 def test_unknown_weights(published):
     result = programs.recipe_here("evaluate", "--weights", "capsnet/mnist")
     assert "--weights must be of efficient_capsnet/mnist. Received: capsnet/mnist" in result.stderr
+
+
+def test_demo_of_the_site(published, images, tmp_path, monkeypatch):
+    program = "../docs/demo", tmp_path / "demo"
+    monkeypatch.setattr(export_images, "of_run", lambda run, limit: None)
+    assert (
+        "the test images of mnist have not been prepared" in programs.recipe_here(*program).stderr
+    )
+    monkeypatch.setattr(export_images, "of_run", lambda run, limit: images)
+    assert programs.recipe_here(*program).returncode == 0
+    loaded = checkpoint.load(tmp_path / "demo")
+    assert loaded.run["labels"] == list(published.class_names)
+    noise = pretrained.noise((28, 28, 1))
+    lengths = loaded.model.predict(noise, verbose=0)[0]
+    np.testing.assert_allclose(lengths, published.lengths_of_noise, atol=2e-4)
+
+
+def test_no_demo_without_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    result = programs.recipe_here("../docs/demo", tmp_path / "demo")
+    assert result.returncode == 2 and "no weights of efficient_capsnet for mnist" in result.stderr
