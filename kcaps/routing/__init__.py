@@ -64,15 +64,39 @@ def get(identifier):
 
 
 def serialize(routing: Routing):
-    """Returns the config of a routing as a dict that `deserialize` accepts."""
+    """Returns the config of a routing as a dict that `deserialize` accepts.
+
+    Args:
+        routing: A `Routing`.
+
+    Returns:
+        A dict of plain values, as all of Keras' configs.
+
+    Example:
+
+    >>> kcaps.routing.serialize(EMRouting(num_iterations=2))["config"]["num_iterations"]
+    2
+    """
     return keras.saving.serialize_keras_object(routing)
 
 
 def deserialize(config: dict):
     """Returns a new routing from the config made by `serialize`.
 
+    Args:
+        config: A dict, the config of a routing of kcaps or of a registered subclass of `Routing`.
+
+    Returns:
+        A `Routing`, with weights of its own if it has any.
+
     Raises:
         ValueError: if the config is not that of a routing.
+
+    Example:
+
+    >>> config = kcaps.routing.serialize(EMRouting(num_iterations=2))
+    >>> kcaps.routing.deserialize(config).num_iterations
+    2
     """
     classes = [getattr(entry, "func", entry) for entry in ROUTINGS.values()]
     plain_names = {cls.__name__: cls for cls in classes}

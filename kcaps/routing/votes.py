@@ -169,5 +169,14 @@ class Votes:
 
 
 def batch_first(poses):
-    """Returns poses `(j, b, d)` as `(b, j, d)`, or the other way round."""
+    """Returns poses `(j, b, d)` as `(b, j, d)`, or the other way round.
+
+    Args:
+        poses: Tensor of three axes.
+
+    Example:
+
+    >>> tuple(batch_first(np.ones((10, 2, 16))).shape)
+    (2, 10, 16)
+    """
     return ops.transpose(poses, (1, 0, 2))
