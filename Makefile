@@ -8,7 +8,7 @@ MINUTES := 9
 PAGES := build/pages
 MUTMUT := OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 .venv-mutants/bin/mutmut
 
-.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench campaign docs
+.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench campaign docs notebook
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -75,6 +75,13 @@ docs: .venv-docs/installed
 		echo "The site has no demo page."
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --config-file docs/mkdocs.yml
 	@echo "The documentation begins at site/index.html"
+
+# The tour with its pictures, from its source. Written aside: where a cell fails, the old one stays.
+notebook: .venv/installed
+	mkdir -p build
+	$(BIN)/jupytext --to ipynb --output build/tour.ipynb docs/tour.md
+	$(BIN)/jupyter execute --inplace build/tour.ipynb
+	mv build/tour.ipynb docs/tour.ipynb
 
 build/demo/web.json: kcaps/models/weights/cards.json $(wildcard export/page/*)
 	@rm -rf build/demo

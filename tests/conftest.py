@@ -28,6 +28,7 @@ else:
         "test_docs.py",
         "test_loss_study.py",
         "test_regression_recipes.py",
+        "test_tour.py",
         "test_tune.py",
     ]
     collect_ignore_glob = ["test_export*.py", "test_fuzzing*.py"]
