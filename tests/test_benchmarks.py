@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from kcaps.models import pretrained
+
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.tensorflow
 
@@ -82,3 +84,16 @@ def test_capsule_maps():
     for part in ("the textbooks agree to", "| textbook, products |", "| l2 | 3 × 3 |"):
         assert part in text
     assert text.count("\n## ") == 3
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    "efficient_capsnet-mnist.npz" not in [card.path.name for card in pretrained.cards()],
+    reason="there are no weights of efficient_capsnet for mnist yet",
+)
+def test_fine_tuning():
+    command = [sys.executable, BENCHMARKS / "fine_tuning.py", "--quick", "--tasks", "digits"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for row in ("| 50 | class capsules alone |", "| 50 | all layers, from nothing |"):
+        assert row in result.stdout
