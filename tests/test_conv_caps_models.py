@@ -10,7 +10,7 @@ from kcaps import diagnostics
 from kcaps.layers import CapsuleLength, ConvCaps2D, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
 from kcaps.models.architectures import decoder
-from kcaps.routing import ROUTINGS, DynamicRouting, Routing
+from kcaps.routing import ROUTINGS, DiscriminativeRouting, DynamicRouting, Routing
 
 
 def graph(routing="l2", maps="l2"):
@@ -38,7 +38,7 @@ def test_coefficients_of_maps_follow_by_the_chain_rule(batch, penalty):
     The objective is computed here from windows, in float64 and without the layers' calls.
     """
     x, y = batch
-    model = CapsNet(*graph("l2", penalty))
+    model = CapsNet(*graph("l2", DiscriminativeRouting(penalty, proximal=False)))
     layer, last = model.get_layer("conv_caps"), model.get_layer("digit_caps")
     network = keras.Model(model.input, [layer.input, layer.output])
     capsules, _ = network.predict(x, verbose=0)

@@ -656,6 +656,12 @@ def test_config_covers_every_argument():
     json.dumps(routing.get_config())  # of plain values
     copy.build((None, 2, 3), (2, 3, 4, 5))
     assert copy.reduction == "mean" and ops.convert_to_numpy(copy.coefficients)[0, 0] == 3.0
+    assert copy.proximal and not DiscriminativeRouting("l2").proximal
+    unit = keras.constraints.UnitNorm(axis=0)
+    routing = DiscriminativeRouting("l1", proximal=False, coefficients_constraint=unit)
+    copy = routings.deserialize(routings.serialize(routing))
+    json.dumps(routing.get_config())
+    assert not copy.proximal and copy.coefficients_constraint.axis == 0
 
 
 @pytest.mark.tensorflow
@@ -815,6 +821,7 @@ def test_a_routing_without_call_says_so(problem):
         (lambda: DiscriminativeRouting("l1", -1), "`penalty_weight` must be a finite number >= 0"),
         (lambda: DiscriminativeRouting("l1", reduction="max"), "`reduction` must be one of"),
         (lambda: DiscriminativeRouting("l1", balanced=1), "`balanced` must be True or False"),
+        (lambda: DiscriminativeRouting(proximal="no"), "`proximal` must be True or False"),
         (lambda: DynamicRouting(stop_gradient="no"), "`stop_gradient` must be True or False"),
         (lambda: DynamicRouting(leaky=None), "`leaky` must be True or False"),
         (lambda: routings.get("best"), "'inverted_attention', 'uniform', a config, or an instance"),

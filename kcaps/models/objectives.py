@@ -122,12 +122,22 @@ def routing_loss(model: keras.Model, y, tensors: dict, sample_weight):
     capsules = layer.routed(tensors["capsules"])
     gain = layer.routing.objective(capsules, kernel, labels, sample_weight)
     routings = [layer.routing for layer in routed_layers(model.layers)]
-    penalty = sum(r.penalty_term() for r in routings if r.routing_variables)
+    penalty = sum(r.penalty_term() for r in routings if r.routing_variables and not r.proximal)
     # Gradients are summed over replicas: a term that is no sum over examples counts once in all.
     replicas = num_replicas()
     if getattr(layer.routing, "reduction", "sum") == "mean":
         gain = gain / replicas
     return penalty / replicas - gain
+
+
+def proximal_routings(model: keras.Model) -> list:
+    """Returns the routings whose penalty is taken by a proximal step, each once."""
+    routings = {id(layer.routing): layer.routing for layer in routed_layers(model.layers)}
+    return [
+        routing
+        for routing in routings.values()
+        if routing.proximal and any(v.trainable for v in routing.routing_variables)
+    ]
 
 
 def _class_weights(model, sample_weight):

@@ -6,7 +6,7 @@ from kcaps.backend.keras_private import mark_as_called
 from kcaps.backend.replicas import num_replicas
 from kcaps.backend.steps import minimise
 from kcaps.graph import matched
-from kcaps.models.objectives import reconstruction_loss, routing_loss
+from kcaps.models.objectives import proximal_routings, reconstruction_loss, routing_loss
 
 
 def train_on(model: keras.Model, data) -> dict:
@@ -65,7 +65,13 @@ def _update(model, batch, weights, routing):
             scaled.append(model.routing_optimizer.scale_loss(negative))
         return (tensors.get("outputs"), loss), scaled
 
-    return minimise(model, objectives, steps)
+    if not routing:
+        return minimise(model, objectives, steps)
+    rate = keras.ops.convert_to_tensor(model.routing_optimizer.learning_rate)  # of this step
+    result = minimise(model, objectives, steps)
+    for chosen in proximal_routings(model):
+        chosen.proximal_step(rate)
+    return result
 
 
 def _forward(model, x, training, capsules_only=False):

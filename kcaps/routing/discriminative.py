@@ -13,6 +13,25 @@ PENALTIES = ("l1", "l2")
 REDUCTIONS = ("sum", "mean")
 
 
+def soft_threshold(values, threshold):
+    """Returns `sign(x) max(|x| - t, 0)`, the proximal map of `t |x|`.
+
+    Args:
+        values: Tensor x.
+        threshold: Number or scalar tensor t >= 0.
+
+    Returns:
+        Tensor of the shape of `values`, zero where these lie within the threshold.
+
+    Example:
+
+    >>> [float(x) for x in soft_threshold(np.array([-3.0, 0.5, 2.0]), 1.0)]
+    [-2.0, 0.0, 1.0]
+    """
+    values = ops.convert_to_tensor(values)
+    return ops.sign(values) * ops.maximum(ops.abs(values) - threshold, 0.0)
+
+
 def folded_sum(inputs, kernel, coefficients):
     """Returns weighted sums `s_bj = Σ_i b_ij u_bi W_ij` by one product with a kernel `b_ij W_ij`.
 
@@ -76,6 +95,16 @@ class DiscriminativeRouting(Routing):
     `- λ sign(b_ij)` for l1. `kcaps.models.CapsNet` takes these steps; in any other Keras model
     the coefficients are ordinary trainable weights.
 
+    A step along `sign(b_ij)` crosses zero and never rests there. The **proximal step** does: it
+    ascends the sum over the batch alone, and then takes `b_ij ← sign(b_ij) max(|b_ij| - γ λ, 0)`
+    for l1, `b_ij ← b_ij / (1 + 2 γ λ)` for l2. Its stationary points are the same, and those of
+    l1 have coefficients that are exactly zero.
+
+    `r_j` is a quadratic form of `b_j`, unbounded wherever it is positive: with a constant rate the
+    coefficients grow for ever. A constraint on their norm makes it well-posed, and its maximum the
+    leading eigenvector of that form: `coefficients_constraint=keras.constraints.UnitNorm(axis=0)`,
+    from `keras.initializers.Constant(num_inputs**-0.5)`. λ of l2 does nothing there.
+
     At inference the coefficients can be multiplied into the kernel: nothing of the routing is
     left, and its cost is one matrix product.
 
@@ -89,12 +118,16 @@ class DiscriminativeRouting(Routing):
         coefficients_initializer: Initializer of the coefficients, or None for the constant
             `1 / num_outputs`, the equal couplings of the other routings. Zero is a fixed point
             of the update. Defaults to None.
+        proximal: Whether `CapsNet` takes the penalty by the proximal step rather than by its
+            gradient, as printed. Defaults to None: l1 does, l2 does not.
+        coefficients_constraint: Constraint of the coefficients `(num_inputs, num_outputs)`, which
+            holds after each step. Defaults to None.
         **kwargs: Base layer keyword arguments (e.g. `name`); the dtype is the layer's.
 
     Inputs and outputs have the shapes that `kcaps.routing.Routing` documents.
 
     Raises:
-        ValueError: for an unknown penalty or reduction, or a negative penalty weight.
+        ValueError: for an unknown penalty, reduction or constraint, or a negative penalty weight.
 
     Example:
 
@@ -116,18 +149,23 @@ class DiscriminativeRouting(Routing):
         balanced: bool = False,
         reduction: str = "sum",
         coefficients_initializer=None,
+        proximal: bool | None = None,
+        coefficients_constraint=None,
         **kwargs,
     ):
         penalty = one_of("penalty", penalty, PENALTIES)
         penalty_weight = non_negative("penalty_weight", penalty_weight)
         balanced = boolean("balanced", balanced)
         reduction = one_of("reduction", reduction, REDUCTIONS)
+        proximal = penalty == "l1" if proximal is None else boolean("proximal", proximal)
         super().__init__(**kwargs)
         self.penalty = penalty
         self.penalty_weight = penalty_weight
         self.balanced = balanced
         self.reduction = reduction
         self.coefficients_initializer = keras.initializers.get(coefficients_initializer)
+        self.proximal = proximal
+        self.coefficients_constraint = keras.constraints.get(coefficients_constraint)
 
     def build(self, input_shape, kernel_shape):
         num_inputs, _, num_outputs, _ = kernel_shape
@@ -135,6 +173,7 @@ class DiscriminativeRouting(Routing):
             shape=(num_inputs, num_outputs),
             initializer=self.coefficients_initializer
             or keras.initializers.Constant(1.0 / num_outputs),
+            constraint=self.coefficients_constraint,
             name="coefficients",
         )
         self.built = True
@@ -177,6 +216,16 @@ class DiscriminativeRouting(Routing):
         factor = slope if self.penalty == "l1" else coefficients
         return self.penalty_weight * ops.sum(coefficients * factor)
 
+    def proximal_step(self, rate):
+        shrink = rate * self.penalty_weight
+        values = ops.cast(self.coefficients, "float32")
+        values = (
+            soft_threshold(values, shrink) if self.penalty == "l1" else values / (1 + 2 * shrink)
+        )
+        if self.coefficients_constraint is not None:
+            values = self.coefficients_constraint(values)
+        self.coefficients.assign(values)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -188,4 +237,6 @@ class DiscriminativeRouting(Routing):
                 self.coefficients_initializer
                 and keras.initializers.serialize(self.coefficients_initializer)
             ),
+            "proximal": self.proximal,
+            "coefficients_constraint": keras.constraints.serialize(self.coefficients_constraint),
         }

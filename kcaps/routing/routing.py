@@ -124,6 +124,15 @@ class Routing(keras.layers.Layer):
         """
         return []
 
+    proximal = False  # Whether `proximal_step` takes the penalty, which has then no gradient.
+
+    def proximal_step(self, rate):
+        """Takes the step of the penalty after one of the objective, where `proximal` is true.
+
+        Args:
+            rate: Learning rate of the step, a float32 scalar.
+        """
+
     def votes(self, inputs, kernel):
         """Returns the votes of each input capsule for each output capsule.
 

@@ -97,6 +97,15 @@ class NetworkSettings(CapsNetSettings):
         choices=list(presets.OPTIMIZERS),
     )
     momentum: float = option(0.85, "of sgd", type=share)
+    routing_rate: float = option(
+        1e-5,
+        "highest rate of the coupling coefficients of l1 and l2; it follows --schedule",
+        type=non_negative,
+    )
+    penalty_weight: float = option(
+        1e-3, "of the coupling coefficients of l1 and l2", type=non_negative
+    )
+    no_decoder: bool = option(False, "the network rebuilds no images")
     weight_decay: float = option(
         0.0,
         "decoupled: times the learning rate in each step; of kernels alone",
@@ -158,6 +167,21 @@ class NetworkSettings(CapsNetSettings):
                 "convolutions",
                 lambda args: args.network != "deep",
                 "--network deep alone has blocks",
+            ),
+            (
+                "routing-rate",
+                lambda args: args.routing not in ("l1", "l2"),
+                "--routing l1 and l2 alone have coefficients",
+            ),
+            (
+                "penalty-weight",
+                lambda args: args.routing not in ("l1", "l2"),
+                "--routing l1 and l2 alone have coefficients",
+            ),
+            (
+                "no-decoder",
+                lambda args: args.network not in ("reference", "small"),
+                "this --network has none",
             ),
             ("momentum", lambda args: args.optimizer != "sgd", "--optimizer sgd alone takes it"),
             (
@@ -222,7 +246,8 @@ class NetworkSettings(CapsNetSettings):
         if self.optimizer == "muon":
             own, total = optimizers.count_matrices(model)
             print(f"muon: {own} of {total} weights are in matrices, others take AdamW's step")
-        model.compile(optimizer, loss_of(self), metrics=list(metrics))
+        options = optimizers.routing_options(self, model, steps)
+        model.compile(optimizer, loss_of(self), metrics=list(metrics), **options)
 
 
 def adapt(model: keras.Model, examples: np.ndarray) -> None:

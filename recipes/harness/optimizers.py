@@ -16,14 +16,7 @@ def of(settings: CapsNetSettings, model: keras.Model, steps: int) -> keras.optim
         model: The model, all of whose variables exist.
         steps: Steps of the training.
     """
-    rate = schedules.of(
-        settings.schedule,
-        settings.learning_rate,
-        steps,
-        warm_up=settings.warm_up,
-        final_rate=settings.final_rate,
-        decay_steps=settings.decay_steps,
-    )
+    rate = _scheduled(settings, settings.learning_rate, steps)
     options = {"weight_decay": settings.weight_decay or None}
     if settings.average_weights:
         options |= {"use_ema": True, "ema_momentum": settings.average_weights}
@@ -31,6 +24,28 @@ def of(settings: CapsNetSettings, model: keras.Model, steps: int) -> keras.optim
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=without_decay(model))
     return optimizer
+
+
+def routing_options(settings: CapsNetSettings, model: keras.Model, steps: int) -> dict:
+    """Returns arguments of `CapsNet.compile` for coupling coefficients, where a model has some.
+
+    Their rate follows the schedule of the other weights. Args are those of `of`.
+    """
+    if not getattr(model, "routing_variables", None):
+        return {}
+    return {"routing_learning_rate": _scheduled(settings, settings.routing_rate, steps)}
+
+
+def _scheduled(settings, rate, steps):
+    """Returns a highest rate along the schedule that settings ask for."""
+    return schedules.of(
+        settings.schedule,
+        rate,
+        steps,
+        warm_up=settings.warm_up,
+        final_rate=settings.final_rate,
+        decay_steps=settings.decay_steps,
+    )
 
 
 def _make(settings, rate, options):

@@ -76,17 +76,19 @@ def of(
 def without_warm_up(model: keras.Model) -> Iterator[None]:
     """Context in which a model can be saved for programs that do not know `WarmUp`.
 
-    Its optimizer has the schedule of Keras that follows the warm-up.
+    Its optimizers have the schedules of Keras that follow the warm-up.
     """
-    optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    config = optimizer.get_config()["learning_rate"] if optimizer else None
-    is_warm_up = isinstance(config, dict) and config["class_name"] == WarmUp.__name__
-    if is_warm_up:
-        schedule = WarmUp.from_config(config["config"])
-        optimizer.learning_rate = schedule.schedule
+    replaced = []
+    for name in ("optimizer", "routing_optimizer"):
+        optimizer = getattr(model, name, None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        config = optimizer.get_config()["learning_rate"] if optimizer else None
+        if isinstance(config, dict) and config["class_name"] == WarmUp.__name__:
+            schedule = WarmUp.from_config(config["config"])
+            optimizer.learning_rate = schedule.schedule
+            replaced.append((optimizer, schedule))
     try:
         yield
     finally:
-        if is_warm_up:
+        for optimizer, schedule in replaced:
             optimizer.learning_rate = schedule

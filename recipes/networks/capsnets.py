@@ -11,7 +11,6 @@ from networks.small_capsnet import small_capsnet
 REFERENCE = {
     "cifar10": {"num_primary_capsules": 64, "activation": "leaky_relu", "decoder_units": None}
 }
-PENALTIES = {"multi_mnist": 0.001}  # of l1 and l2 routing
 
 
 def build(settings: NetworkSettings, input_shape: tuple, num_classes: int) -> CapsNet:
@@ -23,17 +22,20 @@ def build(settings: NetworkSettings, input_shape: tuple, num_classes: int) -> Ca
         num_classes: Positive integer.
     """
     routing, data_set = settings.routing, settings.data_set
-    if routing in ("l1", "l2") and data_set in PENALTIES:
-        routing = DiscriminativeRouting(routing, penalty_weight=PENALTIES[data_set])
+    if routing in ("l1", "l2"):
+        routing = DiscriminativeRouting(routing, penalty_weight=settings.penalty_weight)
     if settings.network == "backbone":
         weights, is_frozen = settings.backbone_weights, settings.freeze_backbone
         return on_backbone(settings.backbone, input_shape, num_classes, routing, weights, is_frozen)
     if settings.network == "small":
-        return small_capsnet(input_shape, num_classes, routing=routing)
+        decoder = {"decoder_units": None} if settings.no_decoder else {}
+        return small_capsnet(input_shape, num_classes, routing=routing, **decoder)
     if settings.network == "efficient":
         return models.efficient_capsnet(input_shape, num_classes, routing=routing)
     if settings.network == "deep":
         options = {"widths": tuple(settings.widths), "convolutions": settings.convolutions}
         return models.deep_capsnet(input_shape, num_classes, routing=routing, **options)
-    options = REFERENCE.get(data_set, {})
+    options = dict(REFERENCE.get(data_set, {}))
+    if settings.no_decoder:
+        options["decoder_units"] = None
     return models.capsnet(input_shape, num_classes, routing=routing, **options)

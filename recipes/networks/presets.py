@@ -18,6 +18,7 @@ class Training:
     routing: str = "dynamic"
     optimizer: str = "adam"
     momentum: float = 0.85
+    routing_rate: float = 1e-5
     weight_decay: float = 0.0
     average_weights: float = 0.0
     schedule: str = "exponential"

@@ -15,9 +15,13 @@ SHIFT = half_pixel()  # of the small images that it is trained on
 
 
 def small_capsnet(
-    input_shape: tuple, num_classes: int, routing: str | Routing = "dynamic", capsule_dim: int = 16
+    input_shape: tuple,
+    num_classes: int,
+    routing: str | Routing = "dynamic",
+    capsule_dim: int = 16,
+    decoder_units: tuple | None = (256, 512),
 ) -> CapsNet:
-    """Returns conv → PrimaryCaps, 8 types of 8 components → DigitCaps → lengths, with a decoder.
+    """Returns conv → PrimaryCaps, 8 types of 8 components → DigitCaps → lengths, and a decoder.
 
     Windows are 3 × 3 on images of few pixels, and 9 × 9, the second with stride 2, on others.
 
@@ -26,6 +30,7 @@ def small_capsnet(
         num_classes: Positive integer.
         routing: Routing of the class capsules, as for `DigitCaps`.
         capsule_dim: Components of a class capsule.
+        decoder_units: Hidden units of the decoder, or None for no decoder.
 
     Returns:
         A `CapsNet` of raw pixels 0 to 255, not compiled.
@@ -39,7 +44,7 @@ def small_capsnet(
     return CapsNet(
         image,
         CapsuleLength(name="class_lengths")(poses),
-        decoder=decoder(num_classes, capsule_dim, input_shape, units=(256, 512)),
+        decoder=decoder_units and decoder(num_classes, capsule_dim, input_shape, decoder_units),
         # 12 × the mean squared error of pixels in [0, 1]: with the reference network's weight, a
         # thirtieth of this, capsules hold little beside their class; with five times this, they
         # tell the classes apart less well.

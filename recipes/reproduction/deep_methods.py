@@ -91,7 +91,8 @@ class DeepPlan:
             network.compile(optimizer, smoothed, metrics=metrics)
             return
         loss = network_settings.loss_of(self.values)
-        network.compile(optimizer, loss, metrics=metrics, update=update)
+        options = optimizers.routing_options(self.values, network, steps)
+        network.compile(optimizer, loss, metrics=metrics, update=update, **options)
 
 
 def plan_of(method: str, budget: str) -> DeepPlan:
