@@ -14,7 +14,7 @@ from harness.network_settings import NetworkSettings
 from kcaps import losses
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
-from networks import presets
+from networks import capsnets, presets
 from programs import recipe_here, refused
 
 
@@ -114,6 +114,10 @@ def test_an_option_replaces_a_value_of_the_table(monkeypatch):
         ("--augment turn", "argument --augment: invalid choice: 'turn'"),
         ("--early-stopping -1", "argument --early-stopping: must be >= 0"),
         ("--network reference --widths 1 2", "--network deep alone has blocks"),
+        ("--routing dynamic --routing-rate 1", "--routing l1 and l2 alone have coefficients"),
+        ("--penalty-weight 1", "--routing l1 and l2 alone have coefficients"),
+        ("--no-decoder", "this --network has none"),
+        ("--validation-share 0", "must be > 0 and < 1, received 0"),
         ("--preset good", "argument --preset: invalid choice: 'good'"),
     ],
 )
@@ -158,6 +162,37 @@ def test_schedules_against_closed_formulas(name, warm_up):
         expected.append(min((step + 1) / (before + 1), 1) * value)
     np.testing.assert_allclose(rates(schedule, places), expected, rtol=2e-5)
     assert float(schedule(0)) > 0
+
+
+def test_coefficients_follow_the_schedule_and_have_their_penalty(monkeypatch, tmp_path):
+    words = ("--routing", "l1", "--routing-rate", 0.01, "--penalty-weight", 0.3, "--warm-up", 0.1)
+    words = ("--synthetic", "--limit", 60, *words, "--schedule", "cosine", "--no-decoder")
+    settings = settings_of(monkeypatch, *words, data_set="digits")
+    images = settings.load_images("digits")
+    model = capsnets.build(settings, images.shape, images.num_classes)
+    settings.compile(model, images.train[0])
+    assert model.decoder is None and model.class_layer.routing.penalty_weight == 0.3
+    places = range(0, 60, 7)
+    both = model.optimizer._learning_rate, model.routing_optimizer._learning_rate
+    ours, theirs = (rates(each, places) for each in both)
+    np.testing.assert_allclose(theirs, np.multiply(ours, 0.01 / settings.learning_rate), rtol=1e-5)
+    # A program that does not know the warm-up loads it.
+    checkpoints.write_model(model, tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.routing_optimizer.get_config()["learning_rate"]["class_name"] == "CosineDecay"
+    assert isinstance(model.routing_optimizer._learning_rate, schedules.WarmUp)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_last_images_are_for_validation(monkeypatch, share):
+    words = ("--synthetic", "--limit", 60, "--validation-share", share)
+    images = settings_of(monkeypatch, *words, data_set="digits").load_images("digits")
+    assert len(images.validation[1]) == round(60 * share)
+    whole = np.concatenate([images.train[1], images.validation[1]])
+    everything = settings_of(monkeypatch, *words[:3], data_set="digits").load_images("digits")
+    np.testing.assert_array_equal(
+        whole, np.concatenate([everything.train[1], everything.validation[1]])
+    )
 
 
 @pytest.mark.parametrize("name", schedules.NAMES)
