@@ -87,15 +87,22 @@ class Docstrings(griffe.Extension):
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Takes single pages that nobody has made out of the navigation: the tour and the demo.
+    """Takes pages that nobody has made yet out of the menu: MkDocs calls this function first.
 
-    MkDocs calls this function first.
+    A page whose path is misspelt there is still told: MkDocs misses the right one in the menu.
     """
 
-    def stands(path: str | list) -> bool:
-        return isinstance(path, list) or pathlib.Path(config.docs_dir, path).is_file()
+    def standing(parts: list[dict]) -> list[dict]:
+        found = []
+        for part in parts:
+            ((title, content),) = part.items()
+            if isinstance(content, list):
+                found.append({title: standing(content)})
+            elif pathlib.Path(config.docs_dir, content).is_file():
+                found.append(part)
+        return found
 
-    config.nav = [part for part in config.nav if all(map(stands, part.values()))]
+    config.nav = standing(config.nav)
 
 
 def on_page_markdown(markdown: str, **_) -> str:
