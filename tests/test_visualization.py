@@ -12,6 +12,7 @@ import pytest
 from keras import ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from kcaps import visualization
 from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
@@ -331,6 +332,22 @@ def test_confusion_of_other_models(images, labels):
     np.testing.assert_array_equal(counts.sum(0), [np.sum(~is_there), np.sum(is_there)])
     assert counts[1].sum() == 4
     assert [x.get_text() for x in figure.axes[0].get_xticklabels()] == ["not bee", "bee"]
+
+
+def test_names_are_no_formulas(model, images, labels, tmp_path):
+    """Between two dollars Matplotlib would read a formula, and end at one that it cannot read."""
+    names = ["$\\bee$", "a$ and b$", "$"]
+    for figure in (
+        visualization.confusion(model, images, labels, names),
+        visualization.reconstructions(model, images, class_names=names),
+    ):
+        figure.savefig(tmp_path / "names.png")
+    ticks = [
+        text.get_text()
+        for text in visualization.confusion(model, images, labels, names).axes[0].get_xticklabels()
+    ]
+    shown = [Text(text=text)._preprocess_math(text) for text in ticks]
+    assert shown == [(name, False) for name in names]
 
 
 def test_many_classes_have_no_names_nor_numbers():

@@ -45,7 +45,8 @@ def confusion(
     """
     tensor = _class_output(model)
     num_classes = tensor.shape[-1]
-    names = names_of(class_names, num_classes)
+    known = names_of(class_names, num_classes)
+    names = known if class_names is None else class_names  # which `confusion_matrix` makes plain
     num_images = len(keras.tree.flatten(images)[0])
     present = presence(labels, num_classes, num_images)
     several = np.flatnonzero(present.sum(-1) != 1)

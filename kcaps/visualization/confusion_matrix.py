@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kcaps.extras import needed_by
-from kcaps.visualization.drawing import MOST_NAMES, label_axis, panels
+from kcaps.visualization.drawing import MOST_NAMES, label_axis, panels, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def confusion_matrix(
     with needed_by("kcaps.visualization.confusion", "visualization", sklearn="scikit-learn"):
         from sklearn import metrics
 
-    names = [str(name) for name in class_names]
+    names = [plain(name) for name in class_names]
     counts = metrics.confusion_matrix(labels, predictions, labels=range(len(names)))
     side = 3 + 0.35 * min(max(len(names), 2), MOST_NAMES)
     title = f"Confusion matrix of {len(labels):,} images, {np.trace(counts):,} of them right"

@@ -76,8 +76,13 @@ def limits_of(images: np.ndarray) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1.0)
 
 
+def plain(text: object) -> str:
+    """Returns text as Matplotlib writes it as it is: between two dollars it would read formulas."""
+    return str(text).replace("$", r"\$")
+
+
 def names_of(class_names: Sequence[str] | None, num_classes: int) -> list[str]:
-    """Returns the names of classes as a list, which are their numbers where none are given.
+    """Returns the names of classes for panels, which are their numbers where none are given.
 
     Raises:
         ValueError: for another number of names than of classes.
@@ -90,7 +95,7 @@ def names_of(class_names: Sequence[str] | None, num_classes: int) -> list[str]:
             f"`class_names` must be {num_classes}, one for each class. Received: {len(names)} "
             f"names, {names[:5]}{' and others' if len(names) > 5 else ''}."
         )
-    return names
+    return [plain(name) for name in names]
 
 
 def label_axis(axis: "Axes", name: str, which: str, names: Sequence[str]) -> None:

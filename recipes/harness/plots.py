@@ -62,7 +62,7 @@ def panels(
 
 def save(figure: Figure, images: data.Images, path: pathlib.Path) -> None:
     """Writes a figure, with the name of the data in its title."""
-    figure.suptitle(f"{figure.get_suptitle()} ({images.title})", wrap=True)
+    figure.suptitle(f"{figure.get_suptitle()} ({drawing.plain(images.title)})", wrap=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
