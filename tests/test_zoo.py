@@ -1,10 +1,12 @@
 """The weights that come with kcaps: what is stated of them holds, and the programs that say so."""
 
 import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import programs
 from export import checkpoint
@@ -52,15 +54,20 @@ def images():
     return data.load("mnist", limit=60, synthetic=True)
 
 
+def publish(model, images, **arguments):
+    """Puts weights of a model among those that come with kcaps, and returns their card."""
+    run = {"arguments": arguments, "data": {"name": images.name}}
+    asked = zoo.Publication(recipe="publish", command="python x.py", commit="1234567", date="today")
+    return zoo.publish(Checkpoint(pretrained.FOLDER, model, run, ""), asked, images)
+
+
 @pytest.fixture
 def published(tmp_path, monkeypatch, images):
     """Weights of a network that was not trained, among no others."""
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     keras.utils.set_random_seed(3)
     model = models.efficient_capsnet((28, 28, 1), 10)
-    run = {"arguments": {"routing": "self_attention"}, "data": {"name": "mnist"}}
-    asked = zoo.Publication(recipe="publish", command="python x.py", commit="1234567", date="today")
-    return zoo.publish(Checkpoint(tmp_path, model, run, ""), asked, images)
+    return publish(model, images, routing="self_attention")
 
 
 def test_published_weights_are_those_of_the_checkpoint(published, images):
@@ -111,3 +118,25 @@ def test_no_demo_without_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     result = programs.recipe_here("../docs/demo", tmp_path / "demo")
     assert result.returncode == 2 and "no weights of efficient_capsnet for mnist" in result.stderr
+
+
+@pytest.mark.long
+@pytest.mark.tensorflow
+def test_the_guide_to_weights(published, tmp_path, monkeypatch, rng):
+    """Its examples of fine-tuning run, here for a pass of weights that have learned nothing."""
+    deep = models.deep_capsnet((32, 32, 3), 10, widths=(8, 8))
+    images = data.load("cifar10", limit=60, synthetic=True)
+    publish(deep, images, routing="uniform", widths=[8, 8], convolutions=2)
+    monkeypatch.chdir(tmp_path)
+    for number in range(20):
+        path = tmp_path / "flowers" / f"class {number % 5}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(256, size=(40, 50, 3), dtype="uint8")).save(path)
+    text = (programs.ROOT / "docs/zoo.md").read_text()
+    digits, flowers = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(re.sub(r"epochs=\d+", "epochs=1", digits), names)
+    assert len(names["x_test"]) == 1597 and names["model"].output_shape == (None, 10)
+    exec(re.sub(r"epochs=\d+", "epochs=1", flowers), names)
+    loaded = keras.saving.load_model("flowers.keras")
+    assert loaded.output_shape == (None, 5) and 0 <= names["accuracy"] <= 1
