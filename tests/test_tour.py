@@ -22,7 +22,7 @@ def check(notebook):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 9
     assert len(nbformat.writes(notebook).encode()) < MOST_BYTES
     told = "".join(output.get("text", "") for output in outputs)
-    for words in ("of 1,797 digits are read", "75 letters to learn from", "MB, differs by"):
+    for words in ("of 1,797 digits are read", "70 letters to learn from", "MB, differs by"):
         assert words in told
 
 
