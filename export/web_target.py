@@ -95,8 +95,8 @@ class Web(Target):
     def _write_about(self, job, network, studied, pictures, accuracy):
         """Writes what the page tells of the model, and its test images."""
         image = network.model.inputs[0]
-        if accuracy is None:
-            accuracy = web_page.accuracy_of(job.checkpoint)
+        reported = web_page.accuracy_of(job.checkpoint)  # on all of the test images
+        accuracy = accuracy if reported is None else reported
         shape = list(image.shape[1:])
         known = job.test_images.test[: web_page.STUDIED]
         known = None if pictures.is_random else web_page.in_bytes(known, job.about)

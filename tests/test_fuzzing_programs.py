@@ -15,6 +15,7 @@ import export.benchmark
 import export.litert
 import export.onnx
 import export.saved_model
+import export.web
 from export import command, predict, summary, verify
 from exporting import ROOT, contents
 from fuzz import fuzz
@@ -25,7 +26,7 @@ MODULES = {
     f"export.{module.__name__.split('.')[-1]}": module.main
     for module in (
         *(export.onnx, export.saved_model, export.litert, export.benchmark),
-        *(verify, summary, predict),
+        *(export.web, verify, summary, predict),
     )
 }
 

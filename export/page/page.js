@@ -29,6 +29,7 @@ let pictures; // The bytes of the test images, one after the other.
 let strokes = []; // Lists of points in pixels of the model; empty where a picture was chosen.
 let chosen = null; // The bytes of a chosen picture, or null where the reader draws.
 let found = null; // The outputs for what is on the page, or null for an empty drawing.
+let followed = 0; // Which of the classes found has its capsule shown; null for a class of its own.
 let pose = null; // The capsule that the sliders change, with its changes.
 
 // ---- Loading ------------------------------------------------------------------------------------
@@ -176,6 +177,7 @@ async function update() {
   isStale = true;
   if (isComputing) return;
   isComputing = true;
+  document.body.ariaBusy = "true";
   try {
     while (isStale) {
       isStale = false;
@@ -189,6 +191,7 @@ async function update() {
     tell(`The network cannot be computed: ${firstLine(error)}`);
   } finally {
     isComputing = false;
+    document.body.ariaBusy = "false";
   }
 }
 
@@ -247,22 +250,26 @@ function showWinners(winners) {
 // Fills the list of capsules: those of the classes found come first, and follow the picture.
 function showOptions(winners) {
   const before = parts.capsule.value;
-  const isFollowing = !before || before.startsWith("found");
   const options = winners.map((number, i) =>
-    element("option", { value: `found${i}`, textContent: `of the class found: ${about.labels[number]}` }),
+    element("option", { value: `found${i}`, textContent: `${about.labels[number]}, found` }),
   );
   about.labels.forEach((name, number) =>
-    options.push(element("option", { value: `${number}`, textContent: `of ${name}` })),
+    options.push(element("option", { value: `${number}`, textContent: name })),
   );
   parts.capsule.replaceChildren(...options);
-  parts.capsule.value = isFollowing ? (winners.length > Number(before.slice(5)) ? before || "found0" : "found0") : before;
-  if (!parts.capsule.value) parts.capsule.selectedIndex = 0;
+  parts.capsule.value = followed === null ? before : `found${followed}`;
 }
 
+// Returns the number of the class whose capsule is shown.
 function selected() {
+  if (followed === null) return Number(parts.capsule.value);
+  return largest(columns(found.classes), about.objects)[followed];
+}
+
+function select() {
   const { value } = parts.capsule;
-  if (!value.startsWith("found")) return Number(value);
-  return largest(columns(found.classes), about.objects)[Number(value.slice(5))];
+  followed = value.startsWith("found") ? Number(value.slice(5)) : null;
+  return showCapsule();
 }
 
 // Sets the sliders to the capsule that is selected, and shows what is rebuilt of it.
@@ -501,6 +508,7 @@ function clear() {
 function openBoard() {
   const [height, width] = about.input_shape;
   const scale = Math.max(1, Math.round(560 / Math.max(height, width)));
+  parts.drawing.classList.add("is-drawn");
   parts.drawing.width = width * scale;
   parts.drawing.height = height * scale;
   parts.drawing.setAttribute("aria-label", "Drawing area. By keyboard, choose a test image or open a picture instead.");
@@ -516,6 +524,7 @@ function take(pixels, name) {
   parts.hint.textContent = "";
   parts.invert.disabled = false;
   parts.invert.setAttribute("aria-pressed", "false");
+  parts.drawing.classList.remove("is-drawn");
   showPixels(parts.drawing, pixels);
   parts.drawing.setAttribute("aria-label", name);
   ask();
@@ -707,7 +716,7 @@ function setUpCapsules() {
     label.append(element("span", { textContent: i + 1 }), slider);
     parts.sliders.append(label);
   }
-  parts.capsule.addEventListener("change", showCapsule);
+  parts.capsule.addEventListener("change", select);
   parts.reset.addEventListener("click", showCapsule);
 }
 

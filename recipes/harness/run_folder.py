@@ -23,7 +23,10 @@ _FILES = (
     *("curves.png", "confusion.png", "reconstructions.png", "dimensions.png"),
     *("latent.png", "prototypes.png", "error_by_dimension.png"),
 )
-_EXPORTS = ("model.onnx", "model.onnx.json", "saved_model.json")
+_EXPORTS = (
+    *("model.onnx", "model.onnx.json", "saved_model.json"),
+    *("model.tflite", "model.tflite.json", "web.json"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,7 @@ def open_folder(
     output = run.output
     for name in (*_EXPORTS, *(_FILES if run.overwrite else ())):  # exports are of an older model
         (output / name).unlink(missing_ok=True)
-    for name in ("saved_model", *(("backup",) if run.overwrite else ())):
+    for name in ("saved_model", "web", *(("backup",) if run.overwrite else ())):
         shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     tables.write_json(output / "run.json", _about(run, images))
