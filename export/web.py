@@ -5,7 +5,6 @@ python -m http.server -d ckpt/web
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,8 @@ def export_web(
         labels, input_range, test_images: As for `export.onnx.export_onnx`.
         checkpoint: The `export.checkpoint.Checkpoint` of the model. Defaults to None.
         on_step: Function of one line, called after each step. Defaults to None.
-        runtime: Folder of the unpacked package onnxruntime-web. Defaults to None: npm fetches it.
+        runtime: Folder of the unpacked package onnxruntime-web, or an address `"https://…/"` at
+            which its files are. Defaults to None: npm fetches it.
         objects: How many classes are in one picture. Defaults to None: 2 for a checkpoint of
             overlapping digits, 1 for all others.
         has_browser: Whether the page is opened in a browser, if there is one. Defaults to True.
@@ -66,10 +66,11 @@ def export_web(
         OSError: if `path` cannot be written.
         ParityError: if a file or the page does not compute the same; nothing is written.
     """
+    from export import web_runtime
     from export.web_target import Web
 
     target = Web(
-        runtime=None if runtime is None else pathlib.Path(runtime),
+        runtime=None if runtime is None else web_runtime.place_of(os.fspath(runtime)),
         objects=objects,
         has_browser=has_browser,
         tolerance=tolerance,
@@ -82,13 +83,15 @@ def export_web(
 
 def main() -> None:
     command.set_up("tensorflow")
+    from export import web_runtime
     from export.web_target import Web
 
     parser = pipeline.export_parser(__doc__, "web/")
     parser.add_argument(
         "--runtime",
-        type=pathlib.Path,
-        help="folder of the unpacked package onnxruntime-web; default: npm fetches it",
+        type=web_runtime.place_of,
+        help="folder of the unpacked package onnxruntime-web, or https://HOST/PATH/ for readers "
+        "with a network; default: npm fetches it",
     )
     parser.add_argument(
         "--objects",

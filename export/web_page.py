@@ -227,10 +227,13 @@ def is_page(folder: pathlib.Path) -> bool:
     return all((folder / name).is_file() for name in (*_SOURCES, "about.json"))
 
 
-def copy_sources(folder: pathlib.Path) -> None:
-    """Copies the document, its script and its style sheet."""
+def copy_sources(folder: pathlib.Path, runtime: pathlib.Path | str | None) -> None:
+    """Copies the document, its script and its style sheet, for a runtime as `export.web` has it."""
     for name in _SOURCES:
         shutil.copyfile(SOURCES / name, folder / name)
+    document = folder / "index.html"
+    text = web_runtime.in_document(document.read_text(encoding="utf-8"), runtime)
+    document.write_text(text, encoding="utf-8")
 
 
 def write(folder: pathlib.Path, about: dict, pictures: Pictures) -> None:

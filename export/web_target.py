@@ -32,7 +32,7 @@ class Web(Target):
 
     file_name = "web"
 
-    runtime: pathlib.Path | None = None
+    runtime: pathlib.Path | str | None = None
     objects: int | None = None
     has_browser: bool = True
 
@@ -60,8 +60,11 @@ class Web(Target):
             )
         job.path.mkdir()
         web_runtime.copy(self.runtime, job.path / "runtime")
-        job.done("runtime", f"{web_runtime.PACKAGE} {web_runtime.VERSION}, SHA-256 as expected")
-        web_page.copy_sources(job.path)
+        version = f"{web_runtime.PACKAGE} {web_runtime.VERSION}"
+        is_foreign = isinstance(self.runtime, str)
+        state = f"from {self.runtime}" if is_foreign else "SHA-256 as expected"
+        job.done("runtime", f"{version}, {state}")
+        web_page.copy_sources(job.path, self.runtime)
         _ONNX.write(network.job)
         if network.decoder is not None:
             proto = graph.convert(network.decoder, _ONNX.opset, name="masked_poses")
@@ -119,7 +122,7 @@ class Web(Target):
                 "shown": not pictures.is_random,
                 "labels": pictures.labels,
             },
-            "runtime": {"module": web_runtime.MODULE},
+            "runtime": web_runtime.describe(self.runtime),
             "facts": web_page.facts(job, accuracy, sha256),
         }
         web_page.write(job.path, about, pictures)

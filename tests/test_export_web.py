@@ -1,5 +1,6 @@
 """Pages of models: what is in the folder, what is refused, and what is measured of the images."""
 
+import base64
 import hashlib
 import html.parser
 import io
@@ -200,7 +201,13 @@ def computed(folder, count):
     ]
 
 
-@pytest.mark.parametrize("name", [None, "poses", "rebuilt_1", "class_lengths"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(None, "rebuilt_1"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("poses", "class_lengths")),
+    ],
+)
 def test_a_page_that_computes_something_else(tmp_path, runtime, monkeypatch, rng, name):
     def answers(folder, program, count):
         found = computed(folder, count)
@@ -319,8 +326,37 @@ def test_npm_fails(tmp_path, npm, monkeypatch, runtime):
     with pytest.raises(ValueError, match="npm could not fetch"):
         web_runtime.copy(None, tmp_path / "runtime")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match="is not there: install it, or give"):
+    with pytest.raises(ValueError, match="npm is needed"):
         export_web(small("l1"), tmp_path / "web")
+
+
+def test_the_runtime_of_another_host(tmp_path, runtime, monkeypatch, capsys, checkpoint_copy):
+    place = "https://files.example:8443/ort@1/dist"
+    words = ["program", "--model", str(checkpoint_copy), "--runtime", place, "--no-browser"]
+    monkeypatch.setattr("sys.argv", [*words, "--limit", "64"])
+    export.web.main()
+    folder = checkpoint_copy / "web"
+    assert not (folder / "runtime").exists()
+    parser = Tags()
+    parser.feed((folder / "index.html").read_text())
+    (policy,) = [x["content"] for _, x in parser.found if "Policy" in x.get("http-equiv", "")]
+    assert "script-src 'self' https://files.example:8443 'wasm-unsafe-eval'" in policy
+    assert "connect-src 'self' https://files.example:8443;" in policy
+    foreign = {
+        address.removeprefix(f"{place}/"): attributes["integrity"]
+        for _, attributes in parser.found
+        if (address := attributes.get("src", attributes.get("href", ""))).startswith("https:")
+    }
+    assert foreign == {
+        name: f"sha256-{base64.b64encode(hashlib.sha256(name.encode()).digest()).decode()}"
+        for name in web_runtime.SHA256
+    }
+    told = about_of(folder)["runtime"]
+    assert told["module"].startswith(f"{place}/") and told["integrity"] in foreign.values()
+    bad = ("http://files.example/", "https://a/'x", "https://a b/", 'https://a/">', "https:x")
+    for address in bad:
+        words = ("--model", checkpoint_copy, "--runtime", address)
+        assert "must be a folder or https" in ended(monkeypatch, capsys, export.web.main, 2, *words)
 
 
 def test_bytes_of_images():

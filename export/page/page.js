@@ -13,10 +13,13 @@ const ARRAYS = {
   int16: Int16Array,
   int32: Int32Array,
 };
-const FEW_CLASSES = 12; // So many bars stay in their places; of more classes, the largest are shown.
+const FEW_CLASSES = 12; // So many bars stay in their places; of more, the largest are shown.
 const SHOWN_CLASSES = 10;
 const MOST_PIXELS = 89e6; // As in `export.predict`, a picture of more pixels is refused.
-const COLOURS = [[255, 128, 64], [64, 190, 255]]; // Of two classes in one picture.
+const COLOURS = [
+  [255, 128, 64],
+  [64, 190, 255],
+]; // Of two classes in one picture.
 const INK = 255;
 
 let about; // What the exporter wrote about the model.
@@ -47,25 +50,33 @@ ready.catch(() => {}); // The page tells it; nobody else needs to.
 async function start() {
   about = JSON.parse(new TextDecoder().decode(await fetched("about.json")));
   const files = ["images.bin", "model.onnx", ...(about.has_decoder ? ["decoder.onnx"] : [])];
-  const [runtime, images, ...models] = await Promise.all([
-    import(`./runtime/${about.runtime.module}`).catch((error) => {
-      throw new Error(`its runtime did not load (${firstLine(error)})`);
-    }),
-    ...files.map(fetched),
-  ]);
+  const [runtime, images, ...models] = await Promise.all([loadedRuntime(), ...files.map(fetched)]);
   ort = runtime;
-  ort.env.wasm.numThreads = 1; // More need headers that a plain server does not send.
-  ort.env.logLevel = "error";
   pictures = new Uint8Array(images);
   network = await opened("model.onnx", models[0]);
   if (about.has_decoder) decoder = await opened("decoder.onnx", models[1]);
   setUp();
   document.body.dataset.state = "ready";
   parts.status.hidden = true;
-  if (about.pictures.shown) await choosePicture(0);
+  if (about.pictures.shown) choosePicture(0);
   else clear();
   await update();
-  parts.facts.append(...fact("First result", `${(performance.now() / 1000).toFixed(2)} s after the page was opened`));
+  const seconds = (performance.now() / 1000).toFixed(2);
+  parts.facts.append(...fact("First result", `${seconds} s after the page was opened`));
+}
+
+async function loadedRuntime() {
+  try {
+    const { module, wasm, integrity } = about.runtime;
+    const found = await import(module);
+    found.env.wasm.numThreads = 1; // More need headers that a plain server does not send.
+    found.env.logLevel = "error";
+    // A runtime of another host is taken only if it is what the exporter knows.
+    if (wasm) found.env.wasm.wasmBinary = await (await fetch(wasm, { integrity })).arrayBuffer();
+    return found;
+  } catch (error) {
+    throw new Error(`its runtime did not load (${firstLine(error)})`);
+  }
 }
 
 async function fetched(name) {
@@ -88,7 +99,9 @@ async function opened(name, bytes) {
 }
 
 function firstLine(error) {
-  return String(error?.message ?? error).split("\n")[0].slice(0, 300);
+  return String(error?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 300);
 }
 
 // ---- Computing ----------------------------------------------------------------------------------
@@ -215,7 +228,8 @@ function showClasses() {
   shown.forEach((number, i) => {
     const bar = parts.bars.children[i];
     const place = winners.indexOf(number);
-    bar.className = place < 0 ? "" : `found ${about.objects > 1 ? (place ? "second" : "first") : ""}`;
+    bar.className =
+      place < 0 ? "" : `found ${about.objects > 1 ? (place ? "second" : "first") : ""}`;
     bar.querySelector(".name").textContent = about.labels[number];
     bar.querySelector(".name").title = about.labels[number];
     bar.querySelector(".value").textContent = values[number].toFixed(2);
@@ -304,7 +318,10 @@ async function showRebuilt() {
   const pairs = classes.map((i) => [i, i === number ? pose : capsuleOf(found.poses, i)]);
   const images = (await rebuild(pairs)).map(bytesOf);
   const names = classes.map((i) => about.labels[i]);
-  parts.together.setAttribute("aria-label", `The picture rebuilt from the capsule of ${names.join(" and ")}`);
+  parts.together.setAttribute(
+    "aria-label",
+    `The picture rebuilt from the capsule of ${names.join(" and ")}`,
+  );
   parts["together-caption"].replaceChildren("rebuilt: ");
   names.forEach((name, i) => {
     if (i) parts["together-caption"].append(" and ");
@@ -339,7 +356,8 @@ function showPixels(canvas, pixels) {
   const [height, width, channels] = about.input_shape;
   const image = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = pixels[i * channels + (channels > 1 ? c : 0)];
+    for (let c = 0; c < 3; c++)
+      image.data[4 * i + c] = pixels[i * channels + (channels > 1 ? c : 0)];
     image.data[4 * i + 3] = 255;
   }
   show(canvas, image);
@@ -413,7 +431,12 @@ function drawn() {
   if (!box) return painted((point) => point);
   const xs = strokes.flat().map(([x]) => x);
   const ys = strokes.flat().map(([, y]) => y);
-  const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  const [left, right, top, bottom] = [
+    Math.min(...xs),
+    Math.max(...xs),
+    Math.min(...ys),
+    Math.max(...ys),
+  ];
   const extent = Math.max(right - left, bottom - top);
   const room = Math.max(box - pen, 1);
   const scale = room / Math.max(extent, room / 3); // A dot stays small.
@@ -511,7 +534,10 @@ function openBoard() {
   parts.drawing.classList.add("is-drawn");
   parts.drawing.width = width * scale;
   parts.drawing.height = height * scale;
-  parts.drawing.setAttribute("aria-label", "Drawing area. By keyboard, choose a test image or open a picture instead.");
+  parts.drawing.setAttribute(
+    "aria-label",
+    "Drawing area. By keyboard, choose a test image or open a picture instead.",
+  );
 }
 
 // ---- Pictures -----------------------------------------------------------------------------------
@@ -530,7 +556,7 @@ function take(pixels, name) {
   ask();
 }
 
-async function choosePicture(number) {
+function choosePicture(number) {
   take(testImage(number), nameOf(number));
   markPicture(number);
 }
@@ -542,11 +568,16 @@ function nameOf(number) {
 }
 
 function markPicture(number) {
-  [...parts.gallery.children].forEach((x, i) => x.setAttribute("aria-pressed", String(i === number)));
+  [...parts.gallery.children].forEach((x, i) =>
+    x.setAttribute("aria-pressed", String(i === number)),
+  );
 }
 
 function invert() {
-  take(chosen.map((x) => 255 - x), "The inverted picture");
+  take(
+    chosen.map((x) => 255 - x),
+    "The inverted picture",
+  );
   parts.invert.setAttribute("aria-pressed", "true");
 }
 
@@ -595,7 +626,8 @@ function fitted(picture) {
   }
   if (about.fit !== "pad") return resized(picture, box, width, height);
   let [w, h] = [width, height];
-  if (picture.width * height > width * picture.height) h = Math.round((picture.height / picture.width) * width);
+  if (picture.width * height > width * picture.height)
+    h = Math.round((picture.height / picture.width) * width);
   else w = Math.round((picture.width / picture.height) * height);
   const inner = resized(picture, box, w, h);
   const pixels = new Uint8ClampedArray(width * height * picture.channels);
@@ -608,12 +640,26 @@ function fitted(picture) {
 }
 
 // Returns the pixels of a box in another size, bilinear with antialiasing: rows first, as Pillow.
-function resized({ pixels, width, height, channels }, [left, top, right, bottom], newWidth, newHeight) {
+function resized(
+  { pixels, width, height, channels },
+  [left, top, right, bottom],
+  newWidth,
+  newHeight,
+) {
   const across = weights(width, left, right, newWidth);
   const down = weights(height, top, bottom, newHeight);
   const rows = new Uint8ClampedArray(height * newWidth * channels);
   for (let y = 0; y < height; y++) {
-    blend(pixels, rows, across, channels, y * width * channels, channels, y * newWidth * channels, channels);
+    blend(
+      pixels,
+      rows,
+      across,
+      channels,
+      y * width * channels,
+      channels,
+      y * newWidth * channels,
+      channels,
+    );
   }
   const result = new Uint8ClampedArray(newHeight * newWidth * channels);
   const stride = newWidth * channels;
@@ -623,7 +669,7 @@ function resized({ pixels, width, height, channels }, [left, top, right, bottom]
   return result;
 }
 
-// Returns, for each new pixel along an axis, the first old pixel and the weights of those that follow.
+// Returns, for each new pixel along an axis, the first old pixel and the weights from there on.
 function weights(size, start, end, count) {
   const scale = (end - start) / count;
   const support = Math.max(scale, 1);
@@ -673,15 +719,25 @@ function setUp() {
 
 function setUpBars() {
   const count = about.labels.length <= FEW_CLASSES ? about.labels.length : SHOWN_CLASSES;
-  parts.bars.classList.toggle("is-named", about.labels.some((name) => name.length > 2));
-  parts.bars.setAttribute("aria-label", about.pose_dim ? "Lengths of the classes" : "Values of the classes");
+  parts.bars.classList.toggle(
+    "is-named",
+    about.labels.some((name) => name.length > 2),
+  );
+  parts.bars.setAttribute(
+    "aria-label",
+    about.pose_dim ? "Lengths of the classes" : "Values of the classes",
+  );
   for (let i = 0; i < count; i++) {
     const bar = element("li");
     const track = element("span", { className: "track", ariaHidden: "true" });
     track.style.display = "block";
     track.append(element("span", { className: "fill" }));
     track.firstChild.style.display = "block";
-    bar.append(element("span", { className: "name" }), track, element("span", { className: "value" }));
+    bar.append(
+      element("span", { className: "name" }),
+      track,
+      element("span", { className: "value" }),
+    );
     parts.bars.append(bar);
   }
 }

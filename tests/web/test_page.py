@@ -1,5 +1,6 @@
 """The page of a model in a real browser: drawing, pictures, sliders, and what can go wrong."""
 
+import http.server
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 from strokes import strokes_of
 
-from export import browser
+from export import browser, web_page, web_runtime
 from export.images import of_run
 from export.pictures import read_picture
 
@@ -233,6 +234,41 @@ def test_nothing_is_sent_anywhere(page, address):
     assert page.evaluate("window.hit") is None, "a script within the document runs"
     refused = page.evaluate("fetch('http://127.0.0.1:9/').then(() => '', (x) => x.message)")
     assert refused, "the page may connect to elsewhere"
+
+
+class Shared(http.server.SimpleHTTPRequestHandler):
+    """Files that pages of other hosts may read."""
+
+    def end_headers(self):
+        self.send_header("Access-Control-Allow-Origin", "*")
+        super().end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("changed", [None, web_runtime.MODULE, web_runtime.WASM])
+def test_a_runtime_of_another_host(page, digits, runtime, tmp_path, monkeypatch, changed):
+    """It is taken if it is the one that the exporter knows, to the last byte."""
+    place, folder = tmp_path / "place", tmp_path / "web"
+    shutil.copytree(runtime, place)
+    if changed:
+        with open(place / changed, "ab") as file:
+            file.write(b"\n")
+    monkeypatch.setattr(browser, "_Handler", Shared)
+    with browser.served(place) as foreign:
+        shutil.copytree(digits / "web", folder, ignore=shutil.ignore_patterns("runtime"))
+        web_page.copy_sources(folder, foreign)
+        about = json.loads((folder / "about.json").read_text())
+        about["runtime"] = web_runtime.describe(foreign)
+        (folder / "about.json").write_text(json.dumps(about))
+        with browser.served(folder) as address:
+            page.open(address, is_ready=changed is None)
+            if changed is None:
+                assert page.evaluate(WINNER) == "0"
+            else:
+                page.wait("document.body.dataset.state == 'failed'")
+                assert "its runtime did not load" in page.text("status")
 
 
 def test_by_keyboard(page, address):
