@@ -359,7 +359,8 @@ def test_deep_networks_on_synthetic_images(tmp_path, name):
         *("model.keras", "run.json", "history.csv", "report.json", "backup"),
         *("curves.png", "confusion.png"),
     }
-    images = data.load(name, limit=20, synthetic=True)
+    share = arguments["validation_share"]
+    images = data.load(name, limit=20, synthetic=True, validation_share=share)
     layer = type(model.get_layer("whitening"))(name="whitening")
     layer.adapt(images.train[0])
     kernels = [keras.ops.convert_to_numpy(x.kernel) for x in (layer, model.get_layer("whitening"))]

@@ -624,6 +624,8 @@ def test_defaults():
             "balanced": False,
             "reduction": "sum",
             "coefficients_initializer": None,
+            "proximal": False,
+            "coefficients_constraint": None,
         },
         EMRouting: {"num_iterations": 3, "inverse_temperature": 0.01, "variance_floor": 5e-4},
         InvertedAttentionRouting: {"num_iterations": 2},
