@@ -14,7 +14,8 @@ import program
 from export.command import Parser, fail
 
 BATCH = 32
-CAPSULES_RATE, RATE = 5e-3, 1e-3  # of Adam: of the class capsules alone, and of all layers
+# Rates of Adam. All layers have a low one where they should not forget what they know.
+CAPSULES, ALL, FROM_NOTHING = 5e-3, 3e-4, 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,21 +75,21 @@ TASKS = {
 }
 
 
-def train(model, examples, epochs=None, seconds=None, capsules_alone=False):
-    """Trains a model, and returns the seconds of the processor.
+def train(model, layers, examples, rate, epochs=None, seconds=None):
+    """Trains layers of a model, and returns the seconds of the processor.
 
     Args:
         model: A `kcaps.models.CapsNet`.
+        layers: Those of its layers that learn.
         examples: Images and labels.
+        rate: Of Adam.
         epochs: Passes over them. Defaults to None: until `seconds` are over.
         seconds: Of the processor, after which the pass that has begun is the last one.
-        capsules_alone: Whether all layers below the class capsules stay as they are.
     """
     import keras
 
     for layer in model.layers:
-        layer.trainable = layer is model.class_layer or not capsules_alone
-    rate = CAPSULES_RATE if capsules_alone else RATE
+        layer.trainable = layer in layers
     model.compile(keras.optimizers.Adam(rate), "length_cross_entropy")
     start = time.process_time()
 
@@ -126,13 +127,14 @@ def make_rows(task, count, epochs):
 
     keras.utils.set_random_seed(0)
     model = make(weights=task.weights, num_classes=number)
-    first = train(model, (x, y), epochs, capsules_alone=True)
+    first = train(model, [model.class_layer], (x, y), CAPSULES, epochs)
     add("class capsules alone", model, first)
-    total = first + train(model, (x, y), epochs)
+    total = first + train(model, model.layers, (x, y), ALL, epochs)
     add("then all layers", model, total)
     model = make(images.shape[1:], number)
     adapt(model, x)
-    add("all layers, from nothing", model, train(model, (x, y), seconds=total))
+    total = train(model, model.layers, (x, y), FROM_NOTHING, seconds=total)
+    add("all layers, from nothing", model, total)
     return rows
 
 
