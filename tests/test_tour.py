@@ -19,11 +19,12 @@ def check(notebook):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [x for x in outputs if x.output_type == "error" or x.get("name") == "stderr"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 9
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 8
     assert len(nbformat.writes(notebook).encode()) < MOST_BYTES
     told = "".join(output.get("text", "") for output in outputs)
     for words in ("of 1,797 digits are read", "70 letters to learn from", "MB, differs by"):
         assert words in told
+    assert "WARNING" not in told
 
 
 @pytest.mark.long
