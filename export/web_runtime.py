@@ -131,12 +131,20 @@ def _checked(files, source):
 
 def _fetched(folder):
     """Has npm fetch the package's archive into a folder; returns the content of the archive."""
-    command = [shutil.which("npm"), "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent"]
-    quiet = {**os.environ, "npm_config_update_notifier": "false"}
+    command = [
+        shutil.which("npm"),
+        "pack",
+        f"{PACKAGE}@{VERSION}",
+        "--ignore-scripts",
+        "--loglevel=error",
+    ]
+    # Without a network, npm would try again for more than a minute.
+    options = {"update_notifier": "false", "fetch_retries": "1", "fetch_retry_mintimeout": "2000"}
+    environment = os.environ | {f"npm_config_{name}": value for name, value in options.items()}
     failure = f"npm could not fetch {PACKAGE} {VERSION}"
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, env=quiet, timeout=_SECONDS
+            command, cwd=folder, capture_output=True, text=True, env=environment, timeout=_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(f"{failure}: {error}; or {_FIX}") from error
