@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import sys
 import tarfile
+import urllib.request
 
 import keras
 import numpy as np
@@ -451,3 +453,97 @@ def test_two_objects_in_an_image(tmp_path, runtime, rng):
     about = about_of(path)
     assert about["objects"] == 2 and about["pictures"]["labels"][:3] == [[0, 1], [1, 2], [2, 0]]
     assert about["drawing"]["box"] is None
+
+
+# A program in the place of a browser, which speaks the protocol as far as it is asked.
+FAKE = """#!PYTHON
+import json, os, sys, time
+
+rest = b""
+while True:
+    while b"\\0" not in rest:
+        part = os.read(3, 1 << 16)
+        if not part:
+            sys.exit()
+        rest += part
+    message, rest = rest.split(b"\\0", 1)
+    message = json.loads(message)
+    method, params = message["method"], message["params"]
+    answer = {"id": message["id"]}
+    if method == "Page.navigate" and "gone" in params["url"]:
+        sys.exit()
+    if method == "Page.navigate" and "slow" in params["url"]:
+        time.sleep(60)
+    if method == "Target.createTarget":
+        answer["result"] = {"targetId": "target"}
+    elif method == "Target.attachToTarget":
+        answer["result"] = {"sessionId": "session " + params["targetId"]}
+    elif method == "Browser.getVersion":
+        answer["result"] = {"product": "Fake/1 " + " ".join(sys.argv[1:])}
+    elif method == "Runtime.evaluate" and "throw" in params["expression"]:
+        details = {"text": "Uncaught", "exception": {"description": "Error: no\\n  at page.js"}}
+        answer["result"] = {"exceptionDetails": details}
+    elif method == "Runtime.evaluate":
+        value = "complete" if "readyState" in params["expression"] else message["sessionId"]
+        answer["result"] = {"result": {"value": value}}
+    elif method == "Wrong.method":
+        answer["error"] = {"message": "there is no such method"}
+    else:
+        answer["result"] = {}
+    event = json.dumps({"method": "Page.event", "params": {}}).encode()
+    os.write(4, event + b"\\0" + json.dumps(answer).encode() + b"\\0")
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    path = tmp_path / "chromium"
+    path.write_text(FAKE.replace("PYTHON", sys.executable))
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are handed on")
+def test_the_protocol_of_browsers(fake, monkeypatch):
+    with browser.started(fake) as page:
+        assert page.version.startswith("Fake/1 --headless=new --remote-debugging-pipe")
+        assert ("--no-sandbox" in page.version) == (os.geteuid() == 0)
+        page.open("http://127.0.0.1/")
+        assert page.evaluate("1") == "session target"
+        assert page.events and {event["method"] for event in page.events} == {"Page.event"}
+        with pytest.raises(browser.PageError, match=r"^Error: no$"):
+            page.evaluate("throw 1")
+        with pytest.raises(browser.BrowserError, match="Wrong.method: there is no such method"):
+            page.send("Wrong.method")
+        with pytest.raises(browser.BrowserError, match="has ended"):
+            page.open("http://127.0.0.1/gone")
+        with pytest.raises(browser.BrowserError, match="has ended"):
+            page.send("Page.enable")
+    monkeypatch.setattr(browser, "_SECONDS", 1)
+    with browser.started(fake) as page:
+        process = page._process
+        with pytest.raises(browser.BrowserError, match="did not answer in 1 s"):
+            page.open("http://127.0.0.1/slow")
+    assert process.returncode is not None, "the browser was left running"
+
+
+def test_a_server_of_one_folder(tmp_path):
+    (tmp_path / "a.txt").write_text("here")
+    with browser.served(tmp_path) as address:
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{address}a.txt") as answer:
+            assert answer.read() == b"here"
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"{address}a.txt")
+
+
+def test_where_browsers_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert browser.find() is None
+    for name in ("google-chrome", "chromium"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+        assert browser.find() == str(tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(browser.os, "name", "nt")
+        assert browser.find() is None
