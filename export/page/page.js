@@ -766,6 +766,12 @@ function setUpGallery() {
 function setUpCapsules() {
   parts["capsule-box"].hidden = parts["together-figure"].hidden = !decoder;
   parts["no-decoder"].hidden = Boolean(decoder);
+  if (!about.pose_dim) {
+    parts.title.textContent = "See what a network finds";
+    parts.intro.textContent = "This network, which has no capsules, gives a value for each class.";
+    parts["rebuilt-title"].textContent = "What the network sees";
+    return;
+  }
   if (!decoder) {
     parts["no-decoder"].textContent =
       "This network was trained without a decoder, so nothing can be rebuilt from its capsules.";
