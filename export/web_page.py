@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from export import browser, web_runtime
 from export.about import About
 from export.checkpoint import Checkpoint
+from export.commit import commit
 from export.images import Images
 from export.overlapping import RECIPE
 
@@ -181,23 +180,6 @@ def accuracy_of(checkpoint: Checkpoint | None) -> float | None:
     return accuracy if type(accuracy) is float and 0 <= accuracy <= 1 else None
 
 
-def commit() -> str:
-    """Returns the commit of kcaps that runs, with a mark where files differ, or an empty text.
-
-    The environment variable `KCAPS_COMMIT` says it of a copy without git.
-    """
-    if name := os.environ.get("KCAPS_COMMIT"):
-        return name
-    folder = str(SOURCES.parents[1])
-    if not os.path.lexists(os.path.join(folder, ".git")):  # installed in another repository, maybe
-        return ""
-    command = ["git", "-C", folder, "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
 def facts(job: "Job", accuracy: float | None, sha256: str) -> list[list[str]]:
     """Returns what a reader may want to know of a model: pairs of a name and a text.
 
@@ -209,10 +191,11 @@ def facts(job: "Job", accuracy: float | None, sha256: str) -> list[list[str]]:
     import kcaps
 
     run = job.checkpoint.run if job.checkpoint else {}
-    made_at = commit()
+    made_at, trained_at = commit(), run.get("commit")
     pairs = {
         "Recipe": run.get("recipe"),
         "Data": run.get("data", {}).get("title"),
+        "Trained at commit": trained_at if isinstance(trained_at, str) else None,
         "Test accuracy": None if accuracy is None else f"{100 * accuracy:.2f} %",
         "Compared with Keras on": str(job.test_images),
         "kcaps": f"{kcaps.__version__}{f', commit {made_at}' if made_at else ''}",

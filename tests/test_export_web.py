@@ -109,6 +109,8 @@ def test_a_checkpoint_without_a_browser(checkpoint_copy, runtime, monkeypatch, c
     facts = dict(about_of(checkpoint_copy / "web")["facts"])
     recorded = json.loads((checkpoint_copy / "report.json").read_text())["test_accuracy"]
     assert facts["Test accuracy"] == f"{100 * recorded:.2f} %" and facts["Recipe"] == "digits"
+    run = json.loads((checkpoint_copy / "run.json").read_text())
+    assert facts.get("Trained at commit", "") == run["commit"]
     before = contents(checkpoint_copy)
     assert "--overwrite" in ended(monkeypatch, capsys, export.web.main, 2, *arguments)
     assert contents(checkpoint_copy) == before

@@ -4,10 +4,11 @@ import datetime
 import os
 import pathlib
 import shlex
-import subprocess
 import sys
 
 import keras
+
+from export.commit import commit
 
 COLUMNS = ("command", "commit", "machine", "date")
 
@@ -22,22 +23,6 @@ def here() -> dict[str, str]:
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def commit(mark: str = "+") -> str:
-    """Returns the commit's short name, with a mark where files differ.
-
-    The environment variable `KCAPS_COMMIT` says it of a copy without git. Without either it is
-    nothing.
-    """
-    if name := os.environ.get("KCAPS_COMMIT"):
-        return name
-    folder = str(pathlib.Path(__file__).parent)
-    command = ["git", "-C", folder, "describe", "--always", f"--dirty={mark}", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def machine() -> str:

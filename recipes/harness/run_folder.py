@@ -14,7 +14,7 @@ import keras
 
 from export.checkpoint import check_archive, run_content
 from export.command import fail, first_line
-from harness import checkpoints, distribution, tables
+from harness import checkpoints, distribution, provenance, tables
 from kcaps.backend.replicas import num_replicas
 from pictures_of import data
 
@@ -169,6 +169,7 @@ def _about(run, images):
         "replicas": num_replicas(),
         "precision": keras.config.dtype_policy().name,
         "backend": keras.backend.backend(),
+        "commit": provenance.commit(),
         "versions": {
             "python": platform.python_version(),
             "keras": keras.__version__,
