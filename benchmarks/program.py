@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
@@ -37,7 +36,7 @@ def commit() -> str:
     """Returns the commit's short name; without git, what the environment's `KCAPS_COMMIT` says."""
     from harness import provenance
 
-    return provenance.commit("-dirty") or os.environ.get("KCAPS_COMMIT", "")
+    return provenance.commit("-dirty")
 
 
 def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:

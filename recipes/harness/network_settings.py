@@ -161,48 +161,42 @@ class NetworkSettings(CapsNetSettings):
             parser.refuse(["--network"], None, f"{data_set} has one network")
         if not presets.networks_of(data_set, "best"):
             parser.refuse(["--preset"], None, f"{data_set} has one preset")
-        for name, is_unused, reason in (
-            ("widths", lambda args: args.network != "deep", "--network deep alone has blocks"),
+        for names, is_unused, reason in (
             (
-                "convolutions",
+                "--widths --convolutions",
                 lambda args: args.network != "deep",
                 "--network deep alone has blocks",
             ),
             (
-                "routing-rate",
+                "--routing-rate --penalty-weight",
                 lambda args: args.routing not in ("l1", "l2"),
                 "--routing l1 and l2 alone have coefficients",
             ),
             (
-                "penalty-weight",
-                lambda args: args.routing not in ("l1", "l2"),
-                "--routing l1 and l2 alone have coefficients",
-            ),
-            (
-                "no-decoder",
+                "--no-decoder",
                 lambda args: args.network not in ("reference", "small"),
                 "this --network has none",
             ),
-            ("momentum", lambda args: args.optimizer != "sgd", "--optimizer sgd alone takes it"),
+            ("--momentum", lambda args: args.optimizer != "sgd", "--optimizer sgd alone takes it"),
             (
-                "final-rate",
+                "--final-rate",
                 lambda args: args.schedule not in ("linear", "cosine"),
                 "--schedule linear and cosine alone have it",
             ),
             (
-                "decay-steps",
+                "--decay-steps",
                 lambda args: args.schedule != "exponential",
                 "--schedule exponential alone has them",
             ),
             (
-                "label-smoothing",
+                "--label-smoothing",
                 lambda args: not _has_smoothing(args.loss),
                 "this --loss has no smoothed labels",
             ),
-            ("max-shift", lambda args: "shift" not in args.augment, "--augment has no shift"),
-            ("cutout-size", lambda args: "cutout" not in args.augment, "--augment has no cutout"),
+            ("--max-shift", lambda args: "shift" not in args.augment, "--augment has no shift"),
+            ("--cutout-size", lambda args: "cutout" not in args.augment, "--augment has no cutout"),
         ):
-            parser.refuse([f"--{name}"], is_unused, reason)
+            parser.refuse(names.split(), is_unused, reason)
 
     def __post_init__(self):
         if "none" in self.augment and len(self.augment) > 1:

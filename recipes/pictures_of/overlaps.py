@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 
 from export.command import fail
+from export.overlapping import SHIFT
 from kcaps.metrics import ExactMatch
 from pictures_of import data, sampling
 from pictures_of.batches import Batches, Change, turns
 
-SHIFT = 4  # pixels at most, to every side
 PARTS = 2  # images in one
 HELD_OUT_SEED = 0  # of pictures for validation and test, which are the same in every run
 
