@@ -87,6 +87,7 @@ CLASSES_AND_ARGUMENTS = [
         {"num_capsules": COUNT, "capsule_dim": COUNT},
     ),
     (layers.CapsuleMask, {"num_active": COUNT}, {}),
+    (layers.ConstantCaps, {"length": optional(POSITIVE)}, {}),
     (metrics.ExactMatch, {"num_active": COUNT}, {}),
     (initializers.VoteScaling, {"scale": POSITIVE}, {}),
     (
@@ -217,6 +218,7 @@ THINGS = st.one_of(
     ),
     maker(layers.PrimaryCaps, SIZE, SIZE, SIZE),
     maker(layers.CapsuleMask, SIZE),
+    maker(layers.ConstantCaps),
     maker(stack, st.just([3, 2]), st.just(2)),
     maker(regression.Competition, st.just(3), SIZE),
     maker(regression.SubspaceProjection, SIZE),
@@ -282,6 +284,7 @@ LAYERS = st.one_of(
     maker(layers.DigitCaps, SIZE, SIZE, st.sampled_from(list(routing.ROUTINGS)), dtype=POLICY),
     maker(layers.CapsuleLength),
     maker(layers.CapsuleMask, SIZE),
+    maker(layers.ConstantCaps),
     maker(stack, st.lists(SIZE, min_size=1, max_size=3), SIZE),
     maker(regression.Competition, st.integers(2, 4), SIZE, ARCHITECTURE[0]),
     maker(regression.SubspaceProjection, SIZE),

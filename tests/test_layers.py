@@ -6,12 +6,20 @@ import pytest
 from keras import ops
 
 from kcaps.initializers import VoteScaling
-from kcaps.layers import CapsuleLength, CapsuleMask, ConvCaps2D, DigitCaps, PrimaryCaps
+from kcaps.layers import (
+    CapsuleLength,
+    CapsuleMask,
+    ConstantCaps,
+    ConvCaps2D,
+    DigitCaps,
+    PrimaryCaps,
+)
 from kcaps.routing import ROUTINGS, DynamicRouting
 
 LAYERS = {
     "primary_caps": (lambda: PrimaryCaps(3, 4, kernel_size=3, strides=2), (9, 8, 2), (36, 4)),
     "capsule_length": (CapsuleLength, (5, 4), (5,)),
+    "constant_caps": (ConstantCaps, (5, 4), (6, 4)),
     "capsule_mask": (lambda: CapsuleMask(num_active=2), (5, 4), (5, 4)),
     "primary_caps_map": (
         lambda: PrimaryCaps(3, 4, kernel_size=3, strides=2, as_map=True),
@@ -222,6 +230,30 @@ def test_capsule_length(rng):
     assert keras.backend.standardize_dtype(CapsuleLength()(poses).dtype) == "float32"
 
 
+def test_votes_of_a_constant_capsule_are_biases(rng):
+    """Under uniform routing, the layer is squash((Σ_i u_i W_i + length · W_{I+1}[0]) / J)."""
+    capsules = rng.normal(size=(3, 6, 4)).astype("float32")
+    layer = DigitCaps(5, 2, routing="uniform")
+    poses = layer(ConstantCaps(length=1.5)(capsules))
+    kernel = ops.convert_to_numpy(layer.kernel).astype("float64")  # (i, k, j, d)
+    sums = (np.einsum("bik,ikjd->bjd", capsules, kernel[:-1]) + 1.5 * kernel[-1, 0]) / 5
+    squared = np.sum(sums**2, -1, keepdims=True)
+    np.testing.assert_allclose(poses, sums * squared**0.5 / (1 + squared), rtol=1e-5, atol=1e-6)
+
+
+def test_a_constant_capsule_weighs_as_much_as_all_others():
+    """With capsules of length one half and the initial kernel, the two parts of the sum."""
+    inputs = keras.random.normal((200, 64, 8), seed=1)
+    inputs *= 0.5 / ops.norm(inputs, axis=-1, keepdims=True)
+    layer = DigitCaps(50, 16, routing="uniform", kernel_initializer=VoteScaling(seed=2))
+    layer.build((None, 65, 8))
+    capsules = ops.concatenate([inputs, ConstantCaps()(inputs)[:, -1:]], axis=1)
+    votes = ops.convert_to_numpy(ops.einsum("bik,ikjd->bijd", capsules, layer.kernel)) / 50
+    others = np.linalg.norm(votes[:, :-1].sum(1), axis=-1).mean()
+    constant = np.linalg.norm(votes[:, -1], axis=-1).mean()
+    assert constant == pytest.approx(others, rel=0.1)
+
+
 class TestCapsuleMask:
     poses = np.array([[[3, 0], [0, 4], [1, 1]], [[0, 1], [0, 0], [2, 0]]], "float32")
 
@@ -326,6 +358,11 @@ def test_a_routing_without_weights_serves_layers_of_one_dtype():
         (lambda: DigitCaps(10, 16, routing="best"), "`routing` must be one of 'dynamic'"),
         (lambda: DigitCaps(10, 16)(keras.Input((None, 8))), "known number and dimension"),
         (lambda: DigitCaps(10, 16)(np.zeros((2, 3))), "expected min_ndim=3"),
+        (lambda: ConstantCaps(length=0), "`length` must be positive"),
+        (
+            lambda: ConstantCaps()(keras.Input((None, 4))),
+            "needs a known number of capsules and of components",
+        ),
         (lambda: CapsuleMask(num_active=0), "`num_active` must be a positive integer"),
         (lambda: CapsuleMask(num_active=4)(np.zeros((1, 3, 2))), "must not exceed the number"),
         (lambda: CapsuleMask()(np.zeros((2, 3, 2)), np.zeros((2, 4))), "`labels` must be integers"),

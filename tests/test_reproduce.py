@@ -88,13 +88,13 @@ def test_designs_of_the_deep_network():
         standard.learning_rate * standard.weight_decay
     )
     assert known["averaged"] == dataclasses.replace(standard, average_weights=0.99)
-    assert known["pooled"] == standard
+    assert known["positions"] == standard
 
     def network(name):
         return deep_methods.build(f"deep_{name}", "cpu", (32, 32, 3), 10)
 
-    inputs = {"16_types": (3, 3, 16, 8), "16_components": (3, 3, 16, 16), "pooled": (32, 8)}
-    inputs |= {"64_types": (3, 3, 64, 8)}
+    inputs = {"16_types": (17, 8), "16_components": (17, 16), "64_types": (65, 8)}
+    inputs |= {"unbiased": (32, 8), "positions": (289, 8), "positions_unbiased": (288, 8)}
     for name, shape in inputs.items():
         assert network(name).class_inputs.shape[1:] == shape
     assert network("8_of_a_class").get_layer("digit_caps").output.shape == (None, 10, 8)

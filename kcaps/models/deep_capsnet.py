@@ -6,6 +6,7 @@ from keras import layers
 from kcaps.initializers import PartialIdentity
 from kcaps.layers import (
     CapsuleLength,
+    ConstantCaps,
     DigitCaps,
     FusedBatchNormalization,
     PrimaryCaps,
@@ -20,7 +21,10 @@ from kcaps.validation import is_sequence, positive_int
 
 _SMALLEST = 8  # pixels of an image's height and width
 _WIDEST_MAP = 4  # positions of the last map in height and in width, at most
-_PRIMARY_TYPES, _PRIMARY_DIM, _CLASS_DIM = 32, 8, 16
+_NUM_PRIMARY, _PRIMARY_DIM, _CLASS_DIM = 32, 8, 16
+# Of the largest features over all positions: they are of order two, and the primary capsules would
+# all be nearly of length one, in the flat part of squash.
+_FEATURE_SCALE = 0.25
 
 
 def deep_capsnet(
@@ -35,13 +39,13 @@ def deep_capsnet(
     """Returns a deep capsule network, the one to choose for images of one's own.
 
     Whitened 2×2 patches → blocks of 3×3 convolutions, each with a maximum over 2×2 after its first
-    convolution → PrimaryCaps 1×1, 8 components → DigitCaps, 16 components → lengths. Each
-    convolution is followed by batch normalisation and the activation, and begins as a partial
-    identity. With three convolutions or more in a block, those after the first are bridged.
+    convolution → the maximum of each feature over all positions → PrimaryCaps, 32 capsules of 8
+    components, and ConstantCaps → DigitCaps, 16 components → lengths. Each convolution is followed
+    by batch normalisation and the activation, and begins as a partial identity. With three
+    convolutions or more in a block, those after the first are bridged.
 
     The last map has at most 4×4 positions: an axis with no more is not halved, and larger images
-    get further blocks of the last width, so that no layer grows with the image. On `(32, 32, 3)`
-    and 10 classes there are 288 primary capsules.
+    get further blocks of the last width. No layer grows with the image.
 
     The first layer is `model.get_layer("whitening")`; its `adapt(images)` should see some thousand
     training images before the model trains, see `kcaps.layers.Whitening`.
@@ -56,9 +60,9 @@ def deep_capsnet(
         convolutions: Convolutions of a block. Defaults to those of the weights, or to 2.
         activation: Activation of the convolutions, `"quick_gelu"` or one that Keras knows.
             Defaults to `"quick_gelu"`, which is `kcaps.layers.QuickGELU`.
-        weights: Name of weights that come with kcaps, `"cifar10"`: docs/zoo.md. With other classes,
-            another image size or another `routing`, the class capsules begin anew. Defaults to
-            None, random weights.
+        weights: Name of weights that come with kcaps, `"cifar10"`: docs/zoo.md. With another
+            `num_classes` or `routing`, the class capsules begin anew. Defaults to None, random
+            weights.
 
     Input shape:
         Images `(batch, height, width, channels)` of pixels in any unit, commonly 0 to 255.
@@ -79,7 +83,7 @@ def deep_capsnet(
     >>> model.get_layer("whitening").adapt(np.random.default_rng(0).uniform(0, 255, (9, 32, 32, 3)))
     >>> model.compile("adam", loss="length_cross_entropy", metrics=["accuracy"])
     >>> model.output_shape, model.class_inputs.shape
-    ((None, 10), (None, 288, 8))
+    ((None, 10), (None, 33, 8))
 
     Reference:
 
@@ -106,8 +110,11 @@ def deep_capsnet(
     while number < len(widths) or max(x.shape[1:3]) > _WIDEST_MAP:
         x = _block(x, widths[min(number, len(widths) - 1)], convolutions, activation)
         number += 1
-    capsules = PrimaryCaps(_PRIMARY_TYPES, _PRIMARY_DIM, kernel_size=1, name="primary_caps")
-    poses = DigitCaps(num_classes, _CLASS_DIM, routing=routing, name="digit_caps")(capsules(x))
+    x = layers.GlobalMaxPooling2D(keepdims=True, name="strongest_features")(x)
+    x = layers.Rescaling(_FEATURE_SCALE)(x)
+    capsules = PrimaryCaps(_NUM_PRIMARY, _PRIMARY_DIM, kernel_size=1, name="primary_caps")(x)
+    capsules = ConstantCaps(name="constant_caps")(capsules)
+    poses = DigitCaps(num_classes, _CLASS_DIM, routing=routing, name="digit_caps")(capsules)
     model = CapsNet(image, CapsuleLength(name="class_lengths")(poses), name="deep_capsnet")
     return pretrained.fill(model, card)
 

@@ -28,7 +28,7 @@ def deep_dense(
     - [Jordan, 2024](https://arxiv.org/abs/2404.00498), section 3.
     """
     capsules = deep_capsnet(input_shape, num_classes, **options)
-    maps = capsules.get_layer("primary_caps").input
+    maps = capsules.get_layer("strongest_features").input
     x = layers.GlobalMaxPooling2D()(maps) if is_pooled else layers.Flatten()(maps)
     x = layers.Rescaling(_SCALE, dtype="float32")(x)
     logits = layers.Dense(num_classes, use_bias=False, dtype="float32", name="logits")(x)

@@ -49,7 +49,6 @@ _DEEP = Training(
     weight_decay=0.009,
     schedule="linear",
     warm_up=0.2,
-    final_rate=0.07,
     loss="length_cross_entropy",
     label_smoothing=0.2,
     precision="mixed_bfloat16",
@@ -79,9 +78,11 @@ TRAININGS = {
     ("cifar10", "deep"): dataclasses.replace(
         _DEEP,
         epochs=43,
+        learning_rate=0.57,
         augment=("mirror", "shift", "cutout"),
         max_shift=4,
-        widths=(64, 288, 288),
+        widths=(64, 240, 240),
+        convolutions=3,
         validation_share=0.02,
     ),
     ("cifar10", "deep", "best"): dataclasses.replace(
