@@ -17,6 +17,9 @@ COLUMNS = (
     "of_textbook",
     "of_convolutions",
     "of_factored",
+    "times_pytorch",
+    "of_fastest_peer",
+    "of_floor",
     "mib",
     "note",
 )

@@ -24,14 +24,18 @@ def make_layer(routing, num_inputs):
     return layer
 
 
-def layer_call(layer, batch_size):
-    """Returns a function without arguments: poses and gradients on one random batch."""
+def layer_batch(batch_size, num_inputs):
+    """Returns random input capsules, and a random gradient with respect to the poses."""
     rng = np.random.default_rng(0)
     # Capsules of lengths around one half, as PrimaryCaps gives them.
-    inputs = rng.normal(scale=0.2, size=(batch_size, layer.kernel.shape[0], INPUT_DIM))
-    upstream = rng.normal(size=(batch_size, NUM_CLASSES, OUTPUT_DIM))
-    dtype = layer.compute_dtype
-    inputs, upstream = (ops.convert_to_tensor(x, dtype=dtype) for x in (inputs, upstream))
+    inputs = rng.normal(scale=0.2, size=(batch_size, num_inputs, INPUT_DIM))
+    return inputs, rng.normal(size=(batch_size, NUM_CLASSES, OUTPUT_DIM))
+
+
+def layer_call(layer, batch_size):
+    """Returns a function without arguments: poses and gradients on one random batch."""
+    batch = layer_batch(batch_size, layer.kernel.shape[0])
+    inputs, upstream = (ops.convert_to_tensor(x, dtype=layer.compute_dtype) for x in batch)
     gradient = gradient_function(layer)
     return lambda: gradient(inputs, upstream)
 
@@ -96,11 +100,16 @@ def mean_square(_, features):
     return ops.mean(ops.square(ops.cast(features, "float32")), axis=(1, 2, 3))
 
 
-def step_calls(name, batch_size, filters, types):
-    """Returns functions that train a network for one step, by row: one for each kind of update."""
+def step_batch(batch_size):
+    """Returns random images of pixels 0 to 255, and their random labels."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, size=(batch_size, *IMAGE)).astype("float32")
-    labels = rng.integers(NUM_CLASSES, size=batch_size)
+    return images, rng.integers(NUM_CLASSES, size=batch_size)
+
+
+def step_calls(name, batch_size, filters, types):
+    """Returns functions that train a network for one step, by row: one for each kind of update."""
+    images, labels = step_batch(batch_size)
 
     def step(loss="margin", **options):
         model = network(name, filters, types)

@@ -5,7 +5,6 @@ import random
 import time
 
 import numpy as np
-from device import wait
 
 
 def interleaved(rows, repeats, calls=1, threads=1):
@@ -18,6 +17,8 @@ def interleaved(rows, repeats, calls=1, threads=1):
             Python does to start it.
         threads: Threads that make the first calls, which compile.
     """
+    from device import wait  # Tables alone need no backend.
+
     if threads > 1:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             wait(list(pool.map(lambda function: function(), rows.values())))

@@ -80,6 +80,7 @@ def halted(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.path", [*sys.path, str(ROOT / "benchmarks")])
     monkeypatch.setattr("device.versions", reached)
     monkeypatch.setattr("campaign_runner.Campaign", reached)
+    monkeypatch.setattr("peers_worker.Worker", reached)
     monkeypatch.delenv("TF_CONFIG", raising=False)
     folder = tmp_path / "here"
     folder.mkdir()
