@@ -8,7 +8,7 @@ MINUTES := 9
 PAGES := build/pages
 MUTMUT := OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 .venv-mutants/bin/mutmut
 
-.PHONY: demo test test-long test-web test-backends coverage mutants lint check-dependencies bench campaign docs notebook
+.PHONY: demo test test-long test-web test-backends coverage mutants lint check-dependencies bench peers campaign docs notebook
 
 demo: .venv/installed
 	$(BIN)/python recipes/digits.py --output $(OUTPUT) $(if $(shell grep -s '"recipe": "digits"' $(OUTPUT)run.json),--overwrite)
@@ -66,6 +66,12 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/regression.py
 	$(BIN)/python benchmarks/loss_study.py
 	$(BIN)/python benchmarks/generators.py
+	@$(MAKE) --no-print-directory peers
+
+# Beside PyTorch, JAX and TensorFlow as their users write capsules.
+peers: .venv/installed .venv-backends/installed
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/peers.py --precision mixed_bfloat16
 
 # All that needs a GPU, in order of value. Started again, it goes on.
 campaign: .venv/installed
