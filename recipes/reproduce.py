@@ -12,12 +12,12 @@ import dataclasses
 import os
 import pathlib
 
-from export.command import set_up
+from export.command import fail, set_up
 
 
 def main():
     set_up()
-    from harness import settings, study, tables, training
+    from harness import measurements, settings, study, tables, training
     from reproduction import summary
     from reproduction.settings import Settings
 
@@ -35,6 +35,11 @@ def main():
     asked.path(".md").write_text(text)
     print(text, end="")
     print(f"{asked.table}.md and .csv in {asked.output}{os.sep}")
+    if asked.measurements:
+        try:
+            measurements.append(asked.measurements, summary.measured(asked, rows))
+        except (OSError, ValueError) as error:
+            fail(f"--measurements {asked.measurements} cannot be used: {error}")
 
 
 if __name__ == "__main__":

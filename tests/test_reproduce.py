@@ -13,7 +13,7 @@ import pytest
 
 import programs
 from export import checkpoint
-from harness import checkpoints
+from harness import checkpoints, measurements
 from kcaps.routing import ROUTINGS
 from pictures_of import data, overlaps, robustness
 from reproduction import attacks, deep_methods, measures, methods, tables, tasks
@@ -165,7 +165,8 @@ def test_clothes_are_mirrored_and_shifted(rng):
 
 def test_table(small, tmp_path, monkeypatch):
     arguments = ("table2", "--tasks", "mnist", "--methods", "l2", "l2_fc", "--epochs", 1)
-    result = reproduce(tmp_path, *arguments, "--seeds", 2)
+    measured = ("--measurements", tmp_path / "measured.csv")
+    result = reproduce(tmp_path, *arguments, "--seeds", 2, *measured)
     assert result.returncode == 0, result.stderr
     cells = rows(tmp_path / "cells.csv")
     assert [(row["method"], row["seed"]) for row in cells] == [
@@ -187,6 +188,20 @@ def test_table(small, tmp_path, monkeypatch):
     assert table[0]["published"] == table[0]["best_known"] == ""  # which synthetic images have not
     assert f"{np.mean(errors):.2f} ± " in (tmp_path / "table2.md").read_text()
     assert (tmp_path / "table2.png").exists()
+    found = measurements.read(tmp_path / "measured.csv")
+    assert not any(map(measurements.faults, found))
+    assert {row["setting"] for row in found} == {
+        "cpu, 1 epochs, at most 80 images, synthetic images"
+    }
+    assert [(row["item"], row["data"], row["seeds"]) for row in found] == 8 * [
+        ("table2", "mnist", "2")
+    ]
+    assert [row["quantity"] for row in found[:4]] == [
+        *("test error", "validation error", "parameters", "minutes")
+    ]
+    assert float(found[0]["value"]) == pytest.approx(np.mean(errors), rel=1e-3)
+    assert float(found[0]["spread"]) == pytest.approx(np.std(errors, ddof=1), rel=1e-3)
+    assert found[0]["command"] == cells[0]["command"] and found[0]["paper_value"] == ""
 
     # An engineer can take any cell from here.
     loaded = checkpoint.load(tmp_path / "mnist/l2-0")

@@ -8,7 +8,8 @@ import pytest
 
 from harness import measurements
 from programs import ROOT, recipe_here
-from reproduction import tables
+from reproduction import summary, tables
+from reproduction.settings import Settings
 
 DOCS = ROOT / "docs"
 FILES = sorted((DOCS / "results").glob("*.csv"))
@@ -123,6 +124,35 @@ def test_measurements_that_need_less():
         {"value": "reproduced", "unit": "", "commit": "d7ff930+"},
     ):
         assert measurements.faults(ROW | change) == []
+
+
+def test_rows_of_studies_are_measurements(tmp_path):
+    """Times have neither seeds nor a published value, cells have one seed, tables several."""
+    source = {name: ROW[name] for name in ("command", "commit", "machine", "date")}
+    for table, row, expected in [
+        (
+            "figure4",
+            {"method": "l2", "batch_size": 64, "seconds_per_100_steps": 1.875, "ratio": 0.74321},
+            [("mnist", "cpu", "seconds per 100 steps", "1.875", "s", ""), ("0.7432", "", "")],
+        ),
+        (
+            "time_to_99",
+            {"task": "mnist", "method": "l1", "seed": 1, "seconds": "", "steps": 2500},
+            [("mnist", "cpu, seed 1", "steps", "2500", "", "")],
+        ),
+        (
+            "table2",
+            {"task": "mnist", "method": "l1", "test_error": 1.0, "published": "0.32", "seeds": 3},
+            [("mnist", "cpu", "test error", "1", "%", "0.32")],
+        ),
+    ]:
+        asked = Settings(recipe="reproduce", table=table, output=tmp_path)
+        path = tmp_path / f"{table}.csv"
+        measurements.append(path, summary.measured(asked, [row | source]))
+        names = ("data", "setting", "quantity", "value", "unit", "paper_value")
+        for found, values in zip(measurements.read(path), expected, strict=True):
+            assert tuple(found[name] for name in names)[-len(values) :] == values
+            assert found["item"] == table and found["seeds"] == str(row.get("seeds", 1))
 
 
 def test_a_new_measurement_takes_the_place_of_an_old_one(tmp_path):

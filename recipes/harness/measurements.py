@@ -36,7 +36,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
         OSError: for a file that is not there.
         ValueError: for one that is damaged, or has other columns.
     """
-    heading = path.read_text("utf-8").partition("\n")[0].rstrip("\r")
+    heading = path.read_text("utf-8").partition("\n")[0]
     if heading != ",".join(COLUMNS):
         raise ValueError(f"{path} must have the columns {','.join(COLUMNS)}. Received: {heading}.")
     return tables.read_csv(path, dict.fromkeys(COLUMNS, str))

@@ -25,7 +25,7 @@ def write_csv(path: pathlib.Path, rows: Sequence[dict]) -> None:
     """Writes rows, a dict each, as `write` does."""
     columns = dict.fromkeys(name for row in rows for name in row)
     table = io.StringIO()
-    writer = csv.DictWriter(table, columns)
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)  # numbers as Python writes them, and None as nothing
     write(path, table.getvalue())

@@ -16,8 +16,8 @@ from reproduction.tasks import Task
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
 BUDGETS = ("cpu", "gpu_minutes", "gpu")
 
-# Options and rates were chosen for the networks of the budget `"cpu"`, on validation images:
-# docs/results/search.csv has the searches. Options are λ, and the limit of EM's inverse temperature.
+# Options and rates were chosen for the networks of the budget `"cpu"`, on validation images; the
+# searches are in docs/results/search.csv. Options are λ, and the limit of EM's inverse temperature.
 OPTIONS = {
     "l1": {"penalty_weight": 0.0501},
     "l2": {"penalty_weight": 0.0501},

@@ -29,6 +29,12 @@ class Settings(StudySettings):
     update: str = option(
         UPDATES[0], "of weights and of the routing coefficients of l1 and l2", choices=UPDATES
     )
+    measurements: pathlib.Path | None = option(
+        None,
+        "CSV file of docs/results/ to add the table's measurements to",
+        type=pathlib.Path,
+        metavar="FILE",
+    )
 
     @classmethod
     def add_rules(cls, parser: Parser) -> None:
@@ -76,14 +82,18 @@ class Settings(StudySettings):
     @property
     def title(self) -> str:
         """The table's title, and how its cells are trained."""
-        note = f"budget: {self.budget}"
+        return f"{TABLES[self.table].title} (budget: {self.setting})"
+
+    @property
+    def setting(self) -> str:
+        """The budget, and in what the cells are trained otherwise."""
+        note = self.budget
         note += f", {self.epochs} epochs" if self.epochs else ""
         has_other = self.update != UPDATES[0] and self.has_updates()
         note += f", {self.update} updates" if has_other else ""
         note += f", {self.precision}" if self.precision != "float32" else ""
         note += f", at most {self.limit} images" if self.limit else ""
-        note += ", synthetic images" if self.synthetic else ""
-        return f"{TABLES[self.table].title} ({note})"
+        return note + (", synthetic images" if self.synthetic else "")
 
     @property
     def study(self) -> dict:

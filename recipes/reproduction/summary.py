@@ -4,11 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness import provenance, tables
+from harness import measurements, provenance, tables
 from harness.settings import StudySettings
 from reproduction.cells import Cell
 
 DEVIATION = "_deviation"  # after the name of the column that it belongs to
+ERRORS = ("test_error", "validation_error", "affine", "noise", "fgsm", "bim")
+UNITS = {  # of the columns that are measurements; a ratio and numbers have none
+    **dict.fromkeys(ERRORS, "%"),
+    **dict.fromkeys(("own", "of_dynamic", "trained_after", "ratio", "steps", "parameters"), ""),
+    **{"minutes": "min", "seconds": "s", "seconds_per_100_steps": "s", "ms_of_a_step": "ms"},
+}
 
 
 def rows(settings: StudySettings, cells: dict[Cell, dict]) -> list[dict]:
@@ -47,6 +53,32 @@ def spread(name: str, values: Sequence[float]) -> dict:
     """Returns the mean of values over seeds by a name, and their standard deviation beside it."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else ""
     return {name: float(np.mean(values)), f"{name}{DEVIATION}": deviation}
+
+
+def measured(settings: StudySettings, rows: Sequence[dict]) -> list[dict]:
+    """Returns the rows of a table as measurements, beside what is published.
+
+    Args:
+        settings: `reproduction.settings.Settings`.
+        rows: The rows that the report of the table returned.
+    """
+    found = []
+    for row in rows:
+        seed = f", seed {row['seed']}" if "seed" in row else ""
+        common = {
+            "item": settings.table,
+            "data": row.get("task", settings.cells[0].task),
+            "method": row["method"],
+            "setting": settings.setting + seed,
+            "seeds": row.get("seeds", 1),
+        }
+        added = measurements.of_summary(row, UNITS, DEVIATION, **common)
+        for measurement in added:
+            if row.get("published") and measurement["quantity"] == "test error":
+                place = settings.contents.title
+                measurement |= {"paper_value": row["published"], "paper_place": place}
+        found += added
+    return found
 
 
 def markdown(rows: Sequence[dict]) -> str:
