@@ -1,4 +1,11 @@
-"""Measurements as rows of one form: what was measured, by what, where, and beside which paper."""
+"""Measurements as rows of one form: what was measured, by what, where, and beside which paper.
+
+The columns: `item` is a table of `reproduce.py`, of a paper or of a benchmark; `data`, `method` and
+`setting` are what it compares; `quantity`, `value`, `spread` and `unit` are the number, with a
+standard deviation over so many `seeds`, or quartiles; `command`, `commit`, `machine` and `date` are
+where it comes from; `paper_value` is what the paper has at `paper_place`; `hours` is what a
+measurement would take that was not run, by the grounds in `note`.
+"""
 
 import pathlib
 import re
