@@ -141,6 +141,7 @@ def print_seconds(args, name, seconds):
             )
         )
         timed = values[~np.isnan(values)]
+        note = "" if len(timed) == args.repeats else f"{len(timed)} of {args.repeats} repeats"
         args.records.add(
             name,
             row,
@@ -148,10 +149,15 @@ def print_seconds(args, name, seconds):
             times_pytorch=f"{times:.4f}",
             of_fastest_peer=f"{of_peer:.4f}",
             of_floor=f"{of_floor:.4f}",
-            note="" if len(timed) == args.repeats else f"{len(timed)} repeats",
+            note=note,
         )
         ratios = (f"{times:.2f}", at_least(times, target), f"{of_peer:.3f}")
-        line = (row, *milliseconds(timed), *ratios, verdict(of_peer, target and 1.0))
+        line = (
+            f"{row} ({note})" if note else row,
+            *milliseconds(timed),
+            *ratios,
+            verdict(of_peer, target and 1.0),
+        )
         lines.append((*line, f"{of_floor:.2f}"))
     header = ("times PyTorch's speed", "target", "of the fastest peer", "target", "of the floor")
     table(
