@@ -8,15 +8,13 @@ not tell measurements apart, such as paper_value, shows what the measurements of
 `NAME as HEADING` gives a column of the rows another heading.
 """
 
-import argparse
 import pathlib
 import re
 
 import program
 
-from export.command import fail
+from export.command import Parser, fail
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
 TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LARGE = 5  # digits from which a whole number has commas
 
@@ -40,9 +38,11 @@ def table(words: str, folder: pathlib.Path) -> str:
     from harness import measurements, tables
 
     name, *parts = (part.strip() for part in words.split(";"))
-    options = dict(part.split("=", 1) for part in parts)
+    options = dict(part.partition("=")[::2] for part in parts)
     headings = options.pop("columns", "quantity").split(", ")
-    labels = dict(_named(part) for part in options.pop("rows").split(", "))
+    labels = dict(_named(part) for part in options.pop("rows", "").split(", "))
+    if not labels.keys() | options.keys() | set(headings) <= set(measurements.COLUMNS):
+        raise ValueError(f"a column that measurements have not in the table {words}")
     path = folder / f"{name}.csv"
     chosen = [row for row in measurements.read(path) if _is_chosen(row, options)]
     if not chosen:
@@ -102,24 +102,29 @@ def _number(text):
 
 def main():
     program.set_up(start=False)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(__doc__)
+    parser.add_argument("--check", action="store_true", help="only tell where they differ")
+    parser.add_argument(
+        "--docs", type=pathlib.Path, default="docs/", help="folder of the pages, above results/"
     )
-    parser.add_argument("--check", action="store_true", help="only tell whether they differ")
-    parser.add_argument("--docs", type=pathlib.Path, default=DOCS, help="folder of the pages")
     args = parser.parse_args()
     from harness import tables
 
-    for page in sorted(args.docs.glob("*.md")):
-        try:
+    pages = {}
+    try:
+        for page in sorted(args.docs.glob("*.md")):
             text = page.read_text("utf-8")
-            made = filled(text, args.docs / "results")
-            if made != text and not args.check:
-                tables.write(page, made)
-        except (OSError, ValueError) as error:
-            fail(f"{page.name}: {error}")
-        if made != text and args.check:
-            fail(f"{page.name} differs from its measurements; make it by benchmarks/results.py", 1)
+            pages[page] = text, filled(text, args.docs / "results")
+        if not any(TABLE.search(text) for text, _ in pages.values()):
+            fail(f"--docs {args.docs} has no page with a table of measurements")
+        other = [page for page, (text, made) in pages.items() if made != text]
+        for page in [] if args.check else other:
+            tables.write(page, pages[page][1])
+    except (OSError, ValueError) as error:
+        fail(error)
+    if args.check and other:
+        names = ", ".join(page.name for page in other)
+        fail(f"tables of {names} differ from the measurements: benchmarks/results.py makes them", 1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main():
     set_up()
     from comparison import cells, curves, models, pictures, summary
     from comparison.settings import ComparisonSettings
-    from harness import plots, settings, study, tables, training
+    from harness import measurements, plots, settings, study, tables, training
 
     asked = settings.read(ComparisonSettings, __doc__, output="baselines/")
     training.check_backend()
@@ -35,6 +35,7 @@ def main():
         f"best on {images.title}: {best['model']}, {best['mean']:.2f} %; table.md, table.csv and "
         f"baselines.png in {output}{os.sep}"
     )
+    measurements.add(asked.measurements, summary.measured(asked, table))
 
 
 if __name__ == "__main__":

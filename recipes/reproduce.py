@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 
-from export.command import fail, set_up
+from export.command import set_up
 
 
 def main():
@@ -35,11 +35,7 @@ def main():
     asked.path(".md").write_text(text)
     print(text, end="")
     print(f"{asked.table}.md and .csv in {asked.output}{os.sep}")
-    if asked.measurements:
-        try:
-            measurements.append(asked.measurements, summary.measured(asked, rows))
-        except (OSError, ValueError) as error:
-            fail(f"--measurements {asked.measurements} cannot be used: {error}")
+    measurements.add(asked.measurements, summary.measured(asked, rows))
 
 
 if __name__ == "__main__":

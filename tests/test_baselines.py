@@ -13,7 +13,7 @@ from keras import ops
 from export import checkpoint
 from export.onnx import export_onnx
 from exporting import onnx_outputs
-from harness import checkpoints
+from harness import checkpoints, measurements
 from networks import baselines as networks
 from pictures_of import data
 from programs import RECIPES, refused
@@ -94,7 +94,8 @@ def test_pooling_has_one_pixel_of_padding_on_each_side(rng, size):
 def test_study(study, tmp_path, capsys, monkeypatch):
     models = ("mlp", "tuned_mlp", "capsule_regression")
     arguments = (*DIGITS, "--seeds", 2, "--output", tmp_path, "--models")
-    study(*arguments, *models, "--steps", 12)
+    measured = ("--measurements", tmp_path / "measured.csv")
+    study(*arguments, *models, "--steps", 12, *measured)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("best on digits: ") and lines[-4].startswith("| mlp | ")
     cells = read(tmp_path / "cells.csv")
@@ -115,9 +116,16 @@ def test_study(study, tmp_path, capsys, monkeypatch):
     assert table["mlp"]["peak"] and not table["capsule_regression"]["peak"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*models, "cells.csv", "baselines.json", "baselines.png"} | {
-        "table.csv",
-        "table.md",
+        *("table.csv", "table.md", "measured.csv")
     }
+    found = measurements.read(tmp_path / "measured.csv")
+    assert not any(map(measurements.faults, found))
+    assert [(row["method"], row["seeds"], row["setting"]) for row in found[::3]] == [
+        *((model, "2", "12 steps, at most 300 images") for model in models[:2]),
+        ("capsule_regression", "1", "12 steps, at most 300 images"),
+    ]
+    assert float(found[0]["spread"]) == pytest.approx(float(table["mlp"]["deviation"]), rel=1e-3)
+    assert found[0]["command"].startswith("python recipes/baselines.py --data digits")
 
     # finished cells are not run again, and others may join them
     monkeypatch.setattr(keras.Model, "fit", None)

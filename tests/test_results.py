@@ -194,6 +194,9 @@ def test_tables(program, tmp_path):
     assert len(made("paper_value=*; rows=method").splitlines()) == 3
     with pytest.raises(ValueError, match="two values in one cell of the table one; rows=data"):
         made("rows=data; columns=data")
+    for words in ("data=mnist", "rows=colour", "rows=data; columns=colour", "colour; rows=data"):
+        with pytest.raises(ValueError, match=f"have not in the table one; {words}"):
+            made(words)
     with pytest.raises(ValueError, match="no measurement for the table one; data=svhn"):
         made("data=svhn; rows=method")
 
@@ -209,13 +212,14 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         return recipe_here("../benchmarks/results", "--docs", tmp_path, *words)
 
     result = run("--check")
-    assert result.returncode == 1 and result.stderr.startswith("error: page.md differs from")
+    assert result.returncode == 1 and result.stderr.startswith("error: tables of page.md differ")
     assert page.read_text() == PAGE
     assert run().returncode == run("--check").returncode == 0
     assert "| mnist | l2 | 1.14 ± 0.08 |\n<!-- end -->" in page.read_text()
     (tmp_path / "results" / "one.csv").unlink()
-    result = run()
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    for words in ((), ("--docs", tmp_path / "none")):
+        result = run(*words)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
 
 
 def test_links_to_and_from_the_pages():

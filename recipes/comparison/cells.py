@@ -12,7 +12,7 @@ from comparison.curves import Curve
 from comparison.models import BASELINES
 from comparison.settings import LONG, REGRESSION, SHORT, ComparisonSettings
 from export.command import fail
-from harness import checkpoints, run_folder, study, tables
+from harness import checkpoints, provenance, run_folder, study, tables
 from harness.run_folder import Run
 from harness.training import take_epochs, timer
 from networks import baselines as networks
@@ -30,6 +30,7 @@ COLUMNS = {  # of cells.csv
     "validation_accuracy": tables.number_or_nothing,
     "parameters": int,
     "seconds_per_epoch": float,
+    **dict.fromkeys(provenance.COLUMNS, str),
 }
 
 
@@ -59,6 +60,7 @@ def complete(settings: ComparisonSettings, images: Images) -> list[dict]:
 
 def _run(settings, images, model, seed):
     """Trains one model from one seed, and leaves its checkpoint folder; returns its rows."""
+    source = provenance.here()  # a commit made while this trains has not trained it
     steps, output = settings.count_steps(model), settings.output / model
     arguments = {"recipe": settings.recipe, "model": model, "seed": seed, "steps": steps}
     run = Run(
@@ -76,7 +78,7 @@ def _run(settings, images, model, seed):
     about = {"test_images": len(images.test[1]), "synthetic": images.is_synthetic}
     tables.write_json(output / "report.json", report | about)
     print(f"  test accuracy {100 * report['test_accuracy']:.2f} %", flush=True)
-    row = {"model": model, **report}
+    row = {"model": model, **report, **source}
     return [{name: row.get(name, "") for name in COLUMNS}]
 
 

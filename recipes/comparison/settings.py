@@ -1,10 +1,11 @@
 """Settings of `baselines.py`."""
 
 import dataclasses
+import pathlib
 
 from comparison.models import BASELINES
 from export.command import Parser, fail, positive
-from harness.settings import StudySettings, option
+from harness.settings import MEASUREMENTS, StudySettings, option
 from pictures_of import data
 
 SHORT, LONG = 10, 100  # steps that training values are averaged over, and between two tests
@@ -31,6 +32,7 @@ class ComparisonSettings(StudySettings):
         "published)",
         type=positive(int),
     )
+    measurements: pathlib.Path | None = MEASUREMENTS
 
     @classmethod
     def add_rules(cls, parser: Parser) -> None:

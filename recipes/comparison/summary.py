@@ -3,8 +3,12 @@
 import numpy as np
 
 from comparison.models import BASELINES
-from comparison.settings import MODELS, REGRESSION
-from harness import tables
+from comparison.settings import MODELS, REGRESSION, ComparisonSettings
+from harness import measurements, provenance, tables
+
+QUANTITIES = {"mean": "test_accuracy", "deviation": "test_accuracy_deviation"}
+QUANTITIES |= {"best": "best_test_accuracy", "peak": "peak_of_the_curve"}
+UNITS = {name: "%" for name in QUANTITIES.values() if not name.endswith("_deviation")}
 
 
 def table(rows: list[dict], is_published: bool) -> list[dict]:
@@ -28,7 +32,30 @@ def _row(model, cells, is_published):
         "paper": BASELINES[model].published if has_paper else "",
         "parameters": cells[0]["parameters"],
         "seconds_per_epoch": np.median([row["seconds_per_epoch"] for row in cells]),
+        **{
+            name: "; ".join(dict.fromkeys(row[name] for row in cells))
+            for name in provenance.COLUMNS
+        },
     }
+
+
+def measured(settings: ComparisonSettings, rows: list[dict]) -> list[dict]:
+    """Returns the rows of `table` as measurements."""
+    found = []
+    for row in rows:
+        named = {QUANTITIES.get(name, name): value for name, value in row.items()}
+        common = {
+            "item": "accuracies",
+            "data": settings.data,
+            "method": row["model"],
+            "setting": f"{row['steps']:,} steps{settings.remarks}",
+            "seeds": row["seeds"],
+        }
+        added = measurements.of_summary(named, UNITS, "_deviation", **common)
+        if row["paper"]:
+            added[0] |= {"paper_value": row["paper"], "paper_place": "Daza"}
+        found += added
+    return found
 
 
 def markdown(rows: list[dict]) -> str:

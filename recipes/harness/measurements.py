@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from export.command import fail
 from harness import provenance, tables
 
 COLUMNS = (
@@ -66,6 +67,16 @@ def append(path: pathlib.Path, rows: Iterable[Mapping[str, object]]) -> None:
     measured = set(map(_identity, added))
     others = read(path) if path.exists() else []
     tables.write_csv(path, [*(x for x in others if _identity(x) not in measured), *added])
+
+
+def add(path: pathlib.Path | None, rows: Iterable[Mapping[str, object]]) -> None:
+    """Appends rows to the file of a program's `--measurements`; ends it where that cannot be."""
+    if path is None:
+        return
+    try:
+        append(path, rows)
+    except (OSError, ValueError) as error:
+        fail(f"--measurements {path} cannot be used: {error}")
 
 
 def of_summary(

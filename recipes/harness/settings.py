@@ -190,6 +190,21 @@ class StudySettings(ImageSettings):
 
     how_to_resume: typing.ClassVar[str] = "the same command goes on"
 
+    @property
+    def remarks(self) -> str:
+        """In what precision and images are not the usual ones, each after a comma."""
+        text = f", {self.precision}" if self.precision != "float32" else ""
+        text += f", at most {self.limit} images" if self.limit else ""
+        return text + (", synthetic images" if self.synthetic else "")
+
+
+MEASUREMENTS = option(
+    None,
+    "CSV file, as those of docs/results/, to add the table's numbers to",
+    type=pathlib.Path,
+    metavar="FILE",
+)
+
 
 def options(settings: type) -> list[dataclasses.Field]:
     """Returns the fields of settings that are options, in the order in which `--help` has them."""

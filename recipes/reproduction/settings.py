@@ -5,7 +5,7 @@ import functools
 import pathlib
 
 from export.command import Parser, fail, positive
-from harness.settings import StudySettings, option
+from harness.settings import MEASUREMENTS, StudySettings, option
 from kcaps.models.compilation import UPDATES
 from reproduction.cells import Cell
 from reproduction.methods import BUDGETS, NO_DECODER, ROUTING_RATES
@@ -29,12 +29,7 @@ class Settings(StudySettings):
     update: str = option(
         UPDATES[0], "of weights and of the routing coefficients of l1 and l2", choices=UPDATES
     )
-    measurements: pathlib.Path | None = option(
-        None,
-        "CSV file of docs/results/ to add the table's measurements to",
-        type=pathlib.Path,
-        metavar="FILE",
-    )
+    measurements: pathlib.Path | None = MEASUREMENTS
 
     @classmethod
     def add_rules(cls, parser: Parser) -> None:
@@ -91,9 +86,7 @@ class Settings(StudySettings):
         note += f", {self.epochs} epochs" if self.epochs else ""
         has_other = self.update != UPDATES[0] and self.has_updates()
         note += f", {self.update} updates" if has_other else ""
-        note += f", {self.precision}" if self.precision != "float32" else ""
-        note += f", at most {self.limit} images" if self.limit else ""
-        return note + (", synthetic images" if self.synthetic else "")
+        return note + self.remarks
 
     @property
     def study(self) -> dict:
