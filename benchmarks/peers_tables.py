@@ -131,15 +131,8 @@ def print_seconds(args, name, seconds):
     lines = []
     for row in sorted(seconds, key=lambda row: (row == "floor", "kcaps" in row)):
         values = seconds[row]
-        target = targets.get(row.removeprefix(OURS)) if row.startswith(OURS) else None
-        times, of_peer, of_floor = (
-            np.nanmedian(ratio)
-            for ratio in (
-                seconds[BASELINE] / values,
-                values / seconds[fastest],
-                values / seconds["floor"],
-            )
-        )
+        ratios = seconds[BASELINE] / values, values / seconds[fastest], values / seconds["floor"]
+        times, of_peer, of_floor = map(np.nanmedian, ratios)
         timed = values[~np.isnan(values)]
         note = "" if len(timed) == args.repeats else f"{len(timed)} of {args.repeats} repeats"
         args.records.add(
@@ -151,20 +144,14 @@ def print_seconds(args, name, seconds):
             of_floor=f"{of_floor:.4f}",
             note=note,
         )
-        ratios = (f"{times:.2f}", at_least(times, target), f"{of_peer:.3f}")
-        line = (
-            f"{row} ({note})" if note else row,
-            *milliseconds(timed),
-            *ratios,
-            verdict(of_peer, target and 1.0),
-        )
-        lines.append((*line, f"{of_floor:.2f}"))
+        target = targets.get(row.removeprefix(OURS)) if row.startswith(OURS) else None
+        of_pytorch = f"{times:.2f}", at_least(times, target)
+        others = f"{of_peer:.3f}", verdict(of_peer, target and 1.0), f"{of_floor:.2f}"
+        label = f"{row} ({note})" if note else row
+        lines.append((label, *milliseconds(timed), *of_pytorch, *others))
     header = ("times PyTorch's speed", "target", "of the fastest peer", "target", "of the floor")
-    table(
-        f"{TITLES[name]}: batch {args.batch_size}, {args.num_inputs} × 8 → 10 × 16",
-        ("row", "ms", "quartiles", *header),
-        lines,
-    )
+    title = f"{TITLES[name]}: batch {args.batch_size}, {args.num_inputs} × 8 → 10 × 16"
+    table(title, ("row", "ms", "quartiles", *header), lines)
 
 
 TITLES = {"layer": "Layer forward and backward", "step": "Training step of the whole network"}
