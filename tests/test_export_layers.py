@@ -14,8 +14,9 @@ from export.inference import inference_model
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import FORBIDDEN, contents, onnx_outputs
-from kcaps.layers import CapsuleLength, DigitCaps, PrimaryCaps
+from kcaps.layers import CapsuleLength, ConstantCaps, DigitCaps, PrimaryCaps
 from kcaps.models import CapsNet
+from kcaps.routing import ROUTINGS
 
 PIXELS = np.random.default_rng(1).uniform(size=(30, 8, 8, 1)).astype("float32")
 
@@ -46,6 +47,16 @@ def assert_exports(model, folder, images=PIXELS, **options):
         for name, value in expected.items():
             np.testing.assert_allclose(outputs[name], value, atol=1e-5)
     return graph
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [pytest.param(x, marks=[] if x == "l2" else pytest.mark.long) for x in ROUTINGS],
+)
+def test_a_constant_capsule(tmp_path, routing):
+    image = keras.Input((8, 8, 1), name="image")
+    x = ConstantCaps()(PrimaryCaps(4, 4, 3)(image))
+    assert_exports(keras.Model(image, CapsuleLength()(DigitCaps(3, 4, routing)(x))), tmp_path)
 
 
 def adapted(**options):

@@ -83,6 +83,17 @@ def test_published_weights_are_those_of_the_checkpoint(published, images):
     assert published.parameters == 161_824 and published.licence == "CC BY-SA 3.0"
 
 
+def test_weights_of_a_mixed_training_are_measured_in_float32(tmp_path, monkeypatch, images):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    mixed = models.efficient_capsnet((28, 28, 1), 10)
+    keras.config.set_dtype_policy("float32")
+    card = publish(mixed, images, routing="self_attention")
+    model = models.efficient_capsnet(weights="mnist")
+    lengths = model.predict(pretrained.noise(card.input_shape), verbose=0)[0]
+    np.testing.assert_allclose(card.lengths_of_noise, lengths, atol=1e-5)
+
+
 def test_evaluation_measures_again(published, tmp_path):
     path = tmp_path / "table.csv"
     result = programs.recipe_here("evaluate", "--synthetic", "--limit", 60, "--output", path)

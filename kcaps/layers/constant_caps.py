@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from kcaps.validation import positive
@@ -66,11 +67,9 @@ class ConstantCaps(keras.layers.Layer):
 
     def call(self, inputs):
         _, num_inputs, input_dim = inputs.shape
-        length = math.sqrt(num_inputs) / 2 if self.length is None else self.length
-        pose = length * ops.one_hot(0, input_dim, dtype=inputs.dtype)
-        # A slice gives the size of the batch where it is not known before.
-        constant = ops.zeros_like(inputs[:, :1]) + pose
-        return ops.concatenate([inputs, constant], axis=1)
+        poses = np.zeros((num_inputs + 1, input_dim), "float32")
+        poses[-1, 0] = math.sqrt(num_inputs) / 2 if self.length is None else self.length
+        return ops.pad(inputs, ((0, 0), (0, 1), (0, 0))) + ops.cast(poses, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         batch, num_inputs, input_dim = input_shape

@@ -142,12 +142,15 @@ def publish(loaded: Checkpoint, asked: Publication, images: data.Images) -> pret
         date=asked.date,
     )
     card.path.write_bytes(content)
-    pretrained.fill(model, card)
-    lengths = model.predict(pretrained.noise(card.input_shape), verbose=0)[0]
+    # As users get it, in float32, whatever the precision of the training.
+    make = getattr(models, card.architecture)
+    published = make(card.input_shape, len(card.class_names), **card.arguments)
+    pretrained.fill(published, card)
+    lengths = published.predict(pretrained.noise(card.input_shape), verbose=0)[0]
     card = dataclasses.replace(
         card,
         lengths_of_noise=tuple(round(float(length), 5) for length in lengths),
-        test_accuracy=accuracy_of(model, images),
+        test_accuracy=accuracy_of(published, images),
     )
     _write(card)
     return card
