@@ -39,6 +39,16 @@ def test_sizes_of_shipped_weights():
     assert files == {card.path.name for card in CARDS}
 
 
+def test_the_tables_of_weights_are_those_of_the_cards():
+    rows = [zoo.row(card) for card in CARDS]
+    assert zoo.markdown(rows) in (programs.ROOT / "docs/zoo.md").read_text()
+    texts = dict.fromkeys(("network", "data", "command", "commit", "date", "licence"), str)
+    measured = tables.read_csv(programs.ROOT / "docs/zoo.csv", texts)
+    for row in measured:
+        assert row.pop("measured") == pytest.approx(row["test_accuracy"], abs=2e-4)
+    assert measured == rows
+
+
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: f"{card.architecture}-{card.weights}")
