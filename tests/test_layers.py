@@ -234,7 +234,7 @@ def test_votes_of_a_constant_capsule_are_biases(rng):
     """Under uniform routing, the layer is squash((Σ_i u_i W_i + length · W_{I+1}[0]) / J)."""
     capsules = rng.normal(size=(3, 6, 4)).astype("float32")
     layer = DigitCaps(5, 2, routing="uniform")
-    poses = layer(ConstantCaps(length=1.5)(capsules))
+    poses = ops.convert_to_numpy(layer(ConstantCaps(length=1.5)(capsules)))
     kernel = ops.convert_to_numpy(layer.kernel).astype("float64")  # (i, k, j, d)
     sums = (np.einsum("bik,ikjd->bjd", capsules, kernel[:-1]) + 1.5 * kernel[-1, 0]) / 5
     squared = np.sum(sums**2, -1, keepdims=True)
