@@ -63,7 +63,7 @@ def check(rows, tolerance):
     """
     first, found = {}, {}
     for row in rows:
-        with np.load(row["file"]) as file:
+        with np.load(row["file"], allow_pickle=False) as file:
             arrays = [file[key] for key in file]
         expected = first.setdefault(row["group"], arrays)
         for ours, theirs in zip(arrays, expected, strict=True):
