@@ -69,6 +69,7 @@ class ConstantCaps(keras.layers.Layer):
         _, num_inputs, input_dim = inputs.shape
         poses = np.zeros((num_inputs + 1, input_dim), "float32")
         poses[-1, 0] = math.sqrt(num_inputs) / 2 if self.length is None else self.length
+        inputs = ops.cast(inputs, self.compute_dtype)  # Booleans and integers have no such pose.
         return ops.pad(inputs, ((0, 0), (0, 1), (0, 0))) + ops.cast(poses, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
