@@ -69,6 +69,11 @@ def gradient(inputs, kernel, upstream):
     return poses, *backward(upstream)
 
 
+def poses_and_gradients(results):
+    """Returns the arrays of the last result."""
+    return [np.asarray(x, "float32") for x in results[-1]]
+
+
 def compute_dtype(args):
     return "float32" if args.precision == "float32" else "bfloat16"
 
@@ -78,8 +83,7 @@ def layers(args):
     batch = layer_batch(args.batch_size, POSITIONS * args.types)
     inputs, upstream = (jnp.asarray(x, compute_dtype(args)) for x in batch)
     kernel = jnp.asarray(first_weights(args.filters, args.types)[-1])
-    arrays = lambda results: [np.asarray(x, "float32") for x in results[-1]]  # noqa: E731
-    return {NAME: Row(lambda: gradient(inputs, kernel, upstream), arrays)}
+    return {NAME: Row(lambda: gradient(inputs, kernel, upstream), poses_and_gradients)}
 
 
 def steps(args):
