@@ -28,7 +28,8 @@ def compiled(function: Callable) -> Callable:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True)
+        # Without AutoGraph, which would rewrite functions that work on every backend as they are.
+        return tf.function(function, autograph=False, jit_compile=True)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -109,12 +110,12 @@ def product_dtype(dtype) -> str:
     rounds less. Everywhere else the dtype stays.
     """
     dtype = keras.backend.standardize_dtype(dtype)
-    if dtype not in ("bfloat16", "float16") or not _is_xla_on_cpu():
+    if dtype not in ("bfloat16", "float16") or not is_xla_on_cpu():
         return dtype
     return "float32"
 
 
-def _is_xla_on_cpu():
+def is_xla_on_cpu():
     """Returns whether XLA compiles, for a CPU, the operations that are called now."""
     if keras.backend.backend() == "jax":
         import jax
@@ -140,7 +141,9 @@ def call_compiled(layer: keras.layers.Layer, *inputs, training: bool | None = No
     if layer not in _COMPILED:
         reference = weakref.ref(layer)  # The dictionary must not keep its key alive.
         _COMPILED[layer] = tf.function(
-            lambda config, *args: _stateless_call(reference(), *args), jit_compile=True
+            lambda config, *args: _stateless_call(reference(), *args),
+            autograph=False,
+            jit_compile=True,
         )
     variables = layer.variables
     outputs, updates = _COMPILED[layer](

@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from kcaps.activations import safe_norm
+from kcaps.backend.compiling import is_xla_on_cpu
+from kcaps.routing.em_blocks import SMALLEST_MASS, em_in_blocks
 from kcaps.routing.routing import Routing
 from kcaps.validation import non_negative, positive_int
 
-_SMALLEST_MASS = 1e-7  # It is added to the mass of votes by which their mean is divided.
 _SMALLEST_SQUARED_LENGTH = 1e-12  # Directions of shorter means fade to zero.
 
 
@@ -19,7 +20,7 @@ def _maximization(votes, mass, activation_bias, cost_bias, inverse_temperature, 
     The mass `(b, i, j)` is the share of each input capsule that belongs to each output capsule.
     """
     total = ops.sum(mass, axis=1)  # (b, j)
-    weights = ops.expand_dims(mass / ops.expand_dims(total + _SMALLEST_MASS, 1), -1)
+    weights = ops.expand_dims(mass / ops.expand_dims(total + SMALLEST_MASS, 1), -1)
     means = ops.sum(weights * votes, axis=1)  # (b, j, d)
     deviations = votes - ops.expand_dims(means, 1)
     variances = ops.sum(weights * ops.square(deviations), axis=1) + variance_floor
@@ -36,6 +37,13 @@ def _expectation(votes, means, variances, logits):
     log_activations = ops.log_sigmoid(logits)
     # Not `ops.softmax`, which warns of a single output capsule.
     return ops.exp(ops.log_softmax(ops.expand_dims(log_activations, 1) + log_density, axis=-1))
+
+
+def _poses(means, logits):
+    """Returns poses along the means, of the lengths that the activations say."""
+    squared = ops.sum(ops.square(means), axis=-1, keepdims=True)
+    directions = means * ops.rsqrt(squared + _SMALLEST_SQUARED_LENGTH)
+    return ops.expand_dims(ops.sigmoid(logits), -1) * directions
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -61,7 +69,9 @@ class EMRouting(Routing):
     `v_j = a_j μ_j / ‖μ_j‖`, so that the next layer, `CapsuleLength` and the margin loss read it
     like any other capsule.
 
-    Variances need each vote on its own: this routing builds the tensor of votes.
+    Variances need each vote on its own: this routing builds the tensor of votes. Where XLA compiles
+    the training for a CPU, it computes the votes of a few input capsules at a time instead, again
+    in each iteration and for the gradient, in less time and a small part of the memory.
 
     Args:
         num_iterations: Positive integer, number of M-steps. Defaults to 3.
@@ -115,24 +125,40 @@ class EMRouting(Routing):
         self.cost_bias = self.add_weight(shape=shape, initializer="zeros", name="cost_bias")
         self.built = True
 
+    def call(self, inputs, kernel, training: bool | None = None):
+        if not (training and is_xla_on_cpu()) or type(self).iterate is not EMRouting.iterate:
+            return super().call(inputs, kernel)
+        means, logits = em_in_blocks(
+            *self._in_float32(inputs, kernel), self._temperatures(), self.variance_floor
+        )
+        return ops.cast(_poses(means, logits), inputs.dtype)
+
     def iterate(self, inputs, kernel):
-        # A rounding of the votes would be magnified where their variances are small.
-        votes = self.votes(ops.cast(inputs, "float32"), ops.cast(kernel, "float32"))
-        active = ops.expand_dims(ops.minimum(safe_norm(inputs), 1.0), -1)  # (b, i, 1)
-        biases = [ops.cast(b, "float32") for b in (self.activation_bias, self.cost_bias)]
+        dtype = inputs.dtype
+        inputs, kernel, active, biases = self._in_float32(inputs, kernel)
+        votes, active = self.votes(inputs, kernel), ops.expand_dims(active, -1)  # (b, i, 1)
         num_inputs, _, num_outputs, _ = kernel.shape
         assigned = ops.ones((1, num_inputs, num_outputs), "float32") / num_outputs
-        for t in range(1, self.num_iterations + 1):
-            inverse_temperature = self.inverse_temperature * (1 - 0.95**t)
+        for t, temperature in enumerate(self._temperatures(), start=1):
             means, variances, logits = _maximization(
-                votes, assigned * active, *biases, inverse_temperature, self.variance_floor
+                votes, assigned * active, *biases, temperature, self.variance_floor
             )
-            squared = ops.sum(ops.square(means), axis=-1, keepdims=True)
-            directions = means * ops.rsqrt(squared + _SMALLEST_SQUARED_LENGTH)
-            poses = ops.expand_dims(ops.sigmoid(logits), -1) * directions
-            yield assigned, ops.cast(poses, inputs.dtype)
+            yield assigned, ops.cast(_poses(means, logits), dtype)
             if t < self.num_iterations:
                 assigned = _expectation(votes, means, variances, logits)
+
+    def _in_float32(self, inputs, kernel):
+        """Returns inputs, kernel, activations of the inputs `(b, i)`, and both biases.
+
+        A rounding of the votes would be magnified where their variances are small.
+        """
+        active = ops.minimum(safe_norm(inputs), 1.0)
+        biases = [ops.cast(b, "float32") for b in (self.activation_bias, self.cost_bias)]
+        return ops.cast(inputs, "float32"), ops.cast(kernel, "float32"), active, biases
+
+    def _temperatures(self):
+        """Returns the inverse temperature of each iteration."""
+        return [self.inverse_temperature * (1 - 0.95**t) for t in range(1, self.num_iterations + 1)]
 
     def get_config(self):
         return {
