@@ -66,6 +66,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/regression.py
 	$(BIN)/python benchmarks/loss_study.py
 	$(BIN)/python benchmarks/generators.py
+	$(BIN)/python benchmarks/startup.py
 	@$(MAKE) --no-print-directory peers
 
 # Beside PyTorch, JAX and TensorFlow as their users write capsules.
@@ -96,10 +97,10 @@ notebook: .venv/installed
 	$(BIN)/jupyter execute --inplace build/tour.ipynb
 	mv build/tour.ipynb docs/tour.ipynb
 
-build/demo/web.json: kcaps/models/weights/cards.json $(wildcard export/page/*)
+build/demo/web.json: kcaps/models/weights/cards.json $(wildcard export/page/*) | .venv-web/installed
 	@rm -rf build/demo
 	@$(BIN)/python docs/demo.py build/demo
-	@$(BIN)/python -m export.web --model build/demo
+	@PATH="$(CURDIR)/.venv-web/bin:$$PATH" $(BIN)/python -m export.web --model build/demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -7,6 +7,7 @@ def main():
     set_up()
     from export import checkpoint
     from harness import settings
+    from kcaps.models import pretrained
     from networks import zoo
     from pictures_of import data
 
@@ -18,8 +19,8 @@ def main():
     name = loaded.run["data"].get("name")
     if name not in zoo.LICENCES:
         fail(f"weights must be of {', '.join(zoo.LICENCES)}. Received: those of {name}.")
-    card = zoo.publish(loaded, asked, data.load(name))
-    print(zoo.markdown([zoo.row(card)]), end="")
+    zoo.publish(loaded, asked, data.load(name))
+    print(zoo.markdown([zoo.row(each) for each in pretrained.cards()]), end="")
 
 
 if __name__ == "__main__":
