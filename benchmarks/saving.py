@@ -41,7 +41,7 @@ def measure(args, folder):
 
     model = capsnet((28, 28, 1), 10, **({"filters": 8} if args.quick else {}))
     model.compile("adam", metrics=["accuracy"])
-    best = checkpoints.BestModel(folder / "model.keras")
+    best = checkpoints.KeptModel(folder / "model.keras")
     backup = checkpoints.Backup(folder / checkpoints.STATE)
     rng, size, steps = np.random.default_rng(0), BATCH_SIZE, []
     images = rng.integers(256, size=((args.repeats + 2) * size, 28, 28, 1)).astype("float32")

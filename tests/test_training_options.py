@@ -450,6 +450,28 @@ def test_a_run_that_has_ended_early_is_over(monkeypatch, tmp_path):
     assert again == report
 
 
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 3)])
+def test_the_model_of_the_best_or_of_the_last_epoch_is_kept(monkeypatch, tmp_path, keep, epoch):
+    weights = []
+
+    class Remembering(Falling):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            weights.append(self.model.get_weights())
+
+    made = training._callbacks
+    words = ("--epochs", 3, "--keep", keep)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_callbacks", lambda *args: [Remembering(), *made(*args)])
+        run(monkeypatch, tmp_path, *words)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["best_epoch"], report["kept_epoch"]) == (1, epoch)
+    assert report["validation_loss"] == epoch - 0.5
+    kept = keras.saving.load_model(tmp_path / "model.keras").get_weights()
+    for received, expected in zip(kept, weights[epoch - 1], strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
 class Falling(keras.callbacks.Callback):
     """Gives each epoch a higher validation loss than the one before."""
 

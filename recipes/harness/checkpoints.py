@@ -31,22 +31,23 @@ def write_model(model: keras.Model, path: pathlib.Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-class BestModel(keras.callbacks.Callback):
-    """Keeps the model of the epoch with the lowest validation loss.
+class KeptModel(keras.callbacks.Callback):
+    """Keeps the model of the epoch with the lowest validation loss, or that of the last epoch.
 
     Args:
         path: The file.
-        best: Lowest validation loss before.
+        best: Lowest validation loss before; infinity keeps the first model that comes.
+        keeps_last: Whether each epoch replaces the model, whatever its loss. Defaults to False.
         averages: The callback that gives the model its averaged weights for the validation, which
             are then kept, too. Defaults to None: weights are not averaged.
     """
 
-    def __init__(self, path, best=math.inf, averages=None):
+    def __init__(self, path, best=math.inf, averages=None, keeps_last=False):
         super().__init__()
-        self.path, self.best, self.averages = path, best, averages
+        self.path, self.best, self.averages, self.keeps_last = path, best, averages, keeps_last
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs["val_loss"] < self.best:
+        if self.keeps_last or logs["val_loss"] < self.best:
             self.best = logs["val_loss"]
             if self.averages:
                 self.averages.on_test_begin()

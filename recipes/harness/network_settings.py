@@ -137,6 +137,12 @@ class NetworkSettings(CapsNetSettings):
         type=count,
         metavar="PATIENCE",
     )
+    keep: str = option(
+        "best",
+        "which model is saved: best: that of the epoch with the lowest validation loss; last: that "
+        "of the last epoch, which suits a rate that falls to zero and few images for validation",
+        choices=("best", "last"),
+    )
     mirror_test: bool = option(
         False, "also test with the outputs of each image and its mirror image averaged"
     )
@@ -204,10 +210,8 @@ class NetworkSettings(CapsNetSettings):
 
     @property
     def run(self) -> Run:
-        run = super().run
-        return dataclasses.replace(
-            run, early_stopping=self.early_stopping, mirror_test=self.mirror_test
-        )
+        options = {name: getattr(self, name) for name in ("early_stopping", "keep", "mirror_test")}
+        return dataclasses.replace(super().run, **options)
 
     def load_images(self, name: str) -> data.Images:
         """Returns the images of a name, with the share for validation that is asked for."""
@@ -241,7 +245,15 @@ class NetworkSettings(CapsNetSettings):
             own, total = optimizers.count_matrices(model)
             print(f"muon: {own} of {total} weights are in matrices, others take AdamW's step")
         options = optimizers.routing_options(self, model, steps)
-        model.compile(optimizer, loss_of(self), metrics=list(metrics), **options)
+        model.compile(optimizer, loss_of(self), metrics=list(map(_metric, metrics)), **options)
+
+
+def _metric(metric):
+    """Returns a metric of Keras as an object, which has its variables before the first step.
+
+    Of a name, Keras would make it within the step, which TensorFlow would then trace twice.
+    """
+    return keras.metrics.SparseCategoricalAccuracy(metric) if metric == "accuracy" else metric
 
 
 def adapt(model: keras.Model, examples: np.ndarray) -> None:

@@ -46,6 +46,8 @@ class Run:
         how_to_resume: Words for how an interrupted run goes on.
         early_stopping: Epochs in a row without a lower validation loss, after which training ends.
             0 for no such end.
+        keep: Which model is kept: `"best"`, of the epoch with the lowest validation loss, or
+            `"last"`.
         mirror_test: Whether the test is also of outputs that are averaged with those of the
             mirrored images.
     """
@@ -60,6 +62,7 @@ class Run:
     overwrite: bool = False
     how_to_resume: str = "--resume"
     early_stopping: int = 0
+    keep: str = "best"
     mirror_test: bool = False
 
 
