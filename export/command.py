@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import gc
 import importlib.metadata
 import io
 import logging
@@ -16,13 +17,18 @@ from collections.abc import Callable
 _OWN = ("kcaps", "export")
 # Names of packages that are not those of their modules.
 _PACKAGES = {"PIL": "pillow", "grpc": "grpcio", "sklearn": "scikit-learn"}
+# Modules that TensorFlow and Keras import where they are installed, for functions that no program
+# calls: model conversion from JAX, wrappers for scikit-learn, pictures of data sets. Their imports
+# take as long as that of TensorFlow itself.
+_UNUSED = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
 
 
 def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = True) -> None:
     """Prepares this process for a program. Call it in `main`, before Keras is imported.
 
     From then on, Ctrl-C, a package that is missing and a pipe that nobody reads are told in one
-    line. Where Keras runs on TensorFlow, that is imported without its start-up messages. Pictures
+    line. Where Keras runs on TensorFlow, that is imported without its start-up messages, and as if
+    packages were not installed that it and Keras use in functions which no program calls. Pictures
     need no screen.
 
     Args:
@@ -43,8 +49,9 @@ def set_up(backend: str | None = None, start: bool = True, tensorflow: bool = Tr
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if not tensorflow or os.environ["KERAS_BACKEND"] != "tensorflow":
         return
-    with no_messages():
-        import tensorflow  # noqa: F401
+    if "tensorflow" not in sys.modules:
+        with no_messages(), _without(_UNUSED), _uncollected():
+            import tensorflow  # noqa: F401
     if start:
         start_tensorflow()
 
@@ -77,6 +84,31 @@ def no_messages():
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _without(modules):
+    """Context in which modules cannot be imported, but for those that already are."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None refuses an import, as Python documents it.
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _uncollected():
+    """Context of imports, whose many objects no search for garbage goes through, then or later."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 class Parser(argparse.ArgumentParser):

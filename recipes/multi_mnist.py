@@ -12,11 +12,11 @@ from export.command import set_up
 
 def main():
     set_up(start=False)
-    from harness import distribution, plots, training
+    from harness import distribution, training
     from harness.network_settings import NetworkSettings
     from kcaps.metrics import ExactMatch
     from networks import capsnets
-    from pictures_of import overlap_plots, overlaps
+    from pictures_of import overlaps
 
     settings = training.begin(__doc__.splitlines()[0], NetworkSettings, data_set="multi_mnist")
     run = settings.run
@@ -37,6 +37,10 @@ def main():
     accuracy = accuracy_of(outputs)
     further = training.with_mirror_images(run, model, test[0], outputs, accuracy_of)
     training.write_report(run, images, model, history, accuracy, metric.name, further)
+    # Now, because their packages take longer to import than all else before the first step.
+    from harness import plots
+    from pictures_of import overlap_plots
+
     plots.save(plots.curves(history, metric.name), images, run.output / "curves.png")
     if model.decoder is not None:
         overlap_plots.draw(model, images, test, run.output / "reconstructions.png")

@@ -86,3 +86,10 @@ def recipe_here(name, *arguments):
         except SystemExit as stop:
             code = stop.code
     return subprocess.CompletedProcess(command, code or 0, out.getvalue(), err.getvalue())
+
+
+def named(line, package):
+    """Whether a line says how to install a package."""
+    return line.startswith(
+        f"error: {package} is needed and cannot be imported (kcaps["
+    ) and line.endswith(f"python -m pip install {package}\n")

@@ -244,3 +244,32 @@ def test_a_process_of_its_own_reads_what_tensorflow_datasets_has(tmp_path):
     assert loader == "tensorflow-datasets" and count == "36"
     # The first labels of t10k-labels-idx1-ubyte.
     assert labels[:15] == "7 2 1 0 4 1 4 9 5 9 0 6 9 0 1".split() and len(labels) == 40
+
+
+def test_digits_are_those_of_scikit_learn_and_of_its_split():
+    """They are read, and split, without it."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn.model_selection import train_test_split
+
+    expected, labels = datasets.load_digits(return_X_y=True)
+    expected = np.round(expected * 255 / 16).astype("uint8").reshape(-1, 8, 8, 1)
+    indices = np.arange(len(labels))
+    parts = train_test_split(indices, test_size=0.2, random_state=0, stratify=labels)
+    *splits, names, source = sources.digits()
+    for (images, found), part in zip(splits, parts, strict=True):
+        assert images.dtype == expected.dtype and found.dtype == labels.dtype
+        np.testing.assert_array_equal(images, expected[part])
+        np.testing.assert_array_equal(found, labels[part])
+    assert names == list("0123456789")
+    assert source == {
+        "loader": "scikit-learn",
+        "scale": 255 / 16,
+        "test_indices": parts[1].tolist(),
+    }
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    without_tensorflow(monkeypatch, "sklearn")
+    with pytest.raises(ModuleNotFoundError) as caught:
+        sources.digits()
+    assert caught.value.name == "sklearn"

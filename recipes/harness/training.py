@@ -1,6 +1,7 @@
 """Training in a checkpoint folder, which goes on after an interruption, and its report."""
 
 import contextlib
+import importlib.util
 import math
 import os
 import signal
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 
 from export.command import fail, fail_unread
-from harness import checkpoints, distribution, plots, run_folder, settings, tables
+from harness import checkpoints, distribution, run_folder, settings, tables
 from harness.divergence import Watch
 from harness.executions import take_steps_together
 from harness.feeding import Feed
@@ -26,6 +27,7 @@ from pictures_of.augmentation import mirrored
 from pictures_of.batches import Batches, Change, stream
 
 BACKENDS = ("tensorflow", "jax", "torch")
+_DRAWING = ("matplotlib", "sklearn")  # modules that pictures of a trained model need
 
 
 def begin(
@@ -44,11 +46,19 @@ def begin(
     """
     asked = settings.read(kind, description, has_folder=has_folder, **defaults)
     check(asked)
+    _check_drawing()
     if distribution.writes(asked):
         run_folder.check_output(asked.run)
     asked = distribution.start(asked)
     keras.utils.set_random_seed(asked.seed)
     return asked
+
+
+def _check_drawing():
+    """Raises now the error that an import of a missing package would raise after the training."""
+    for name in _DRAWING:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def check(asked: RunSettings) -> None:
@@ -122,6 +132,9 @@ def finish(
         **(report or {}),
     }
     write_report(run, images, model, history, accuracy, further=further)
+    # Now, because its packages take longer to import than all else before the first step.
+    from harness import plots
+
     plots.draw(model, images, lengths, history, run.output)
     print(
         f"test accuracy {100 * accuracy:.2f} %{in_words(averaged)} on {len(labels):,} test images "
@@ -170,7 +183,7 @@ def fit(
     batches: Batches,
     validation: tuple,
 ) -> dict[str, list[float]]:
-    """Trains a compiled model in its checkpoint folder; keeps that of the best epoch on validation.
+    """Trains a compiled model in its checkpoint folder; keeps that of the best or the last epoch.
 
     Args:
         model: Compiled model.
@@ -280,7 +293,9 @@ def _callbacks(run, model, history, is_synthetic, watch):
         *([EarlyStopping(run.early_stopping, losses)] if run.early_stopping else []),
         *([averages] if averages else []),
         keras.callbacks.CSVLogger(output / "history.csv", append=bool(history)),
-        checkpoints.BestModel(output / "model.keras", min(losses, default=math.inf), averages),
+        checkpoints.KeptModel(
+            output / "model.keras", min(losses, default=math.inf), averages, run.keep == "last"
+        ),
         checkpoints.Backup(output / checkpoints.STATE),
     ]
 
@@ -369,14 +384,16 @@ def write_report(
         further: Further numbers.
     """
     best = int(np.argmin(history["val_loss"]))
+    kept = best if run.keep == "best" else len(history["val_loss"]) - 1
     tables.write_json(
         run.output / "report.json",
         {
             "test_accuracy": accuracy,
             "test_images": len(images.test[1]),
-            "validation_accuracy": history[f"val_{metric}"][best],
-            "validation_loss": history["val_loss"][best],
+            "validation_accuracy": history[f"val_{metric}"][kept],
+            "validation_loss": history["val_loss"][kept],
             "best_epoch": best + 1,
+            "kept_epoch": kept + 1,
             "epochs": len(history["loss"]),
             "parameters": model.count_params(),
             "training_seconds": round(sum(history["seconds"]), 2),
