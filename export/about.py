@@ -6,11 +6,15 @@ import json
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from export.command import first_line
 from export.pictures import FITS
+
+if TYPE_CHECKING:
+    from export.images import Images
 
 _FILES = (".json", ".txt")
 
@@ -90,6 +94,26 @@ class About:
                 f"Received: {', '.join(self.labels):.80}."
             )
 
+    def named_by(self, images: "Images", count: int | None) -> "About":
+        """Returns this with the names that test images tell, where it has none itself.
+
+        Args:
+            images: The images.
+            count: As for `check_classes`.
+
+        Raises:
+            ValueError: if the images have names for some of the classes alone, or for others.
+        """
+        names = images.class_names
+        if self.labels is not None or names is None or count is None:
+            return self
+        if len(names) not in ((1, 2) if count == 1 else (count,)):
+            raise ValueError(
+                f"the {images} are of {len(names)} classes, {', '.join(names):.80}, and the model "
+                f"has {count}: give the names of all of them, `labels` (--labels)"
+            )
+        return dataclasses.replace(self, labels=names)
+
 
 def check_labels(labels: Sequence[str]) -> list[str]:
     """Returns the names of classes as a list; a `ValueError` if they are not different texts."""
@@ -120,10 +144,12 @@ def labels_argument(text: str) -> list[str]:
     path = pathlib.Path(text)
     try:
         if "," not in text and (path.suffix in _FILES or path.is_file()):
-            text = path.read_text(encoding="utf-8").strip()
+            text = path.read_text(encoding="utf-8-sig").strip()  # some editors begin with a mark
             is_json = text.startswith("[")
             return check_labels(json.loads(text) if is_json else text.splitlines())
         return check_labels([name.strip() for name in text.split(",")])
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{path} must be a text in UTF-8: {error}") from error
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -26,6 +26,7 @@ _FROM_PYTHON = (
     "Export a model of classes of your own from Python, where they are imported, by "
     "export.onnx.export_onnx(model, path)."
 )
+_OTHER = "Give a checkpoint folder, or a file that model.save('a.keras') wrote."
 _OLDER = (".h5", ".hdf5")  # whose files Keras reads with less care
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
@@ -118,6 +119,8 @@ def load(
     if is_file:
         return _load_file(path, labels, input_range)
     state = "is neither a folder nor a file" if exists else "does not exist"
+    if path.suffix == ".keras":
+        raise CheckpointError(f"model file {path} {state}. {_OTHER}")
     raise CheckpointError(f"checkpoint folder {path} {state}. {FIX}")
 
 
@@ -141,7 +144,7 @@ def _load_folder(folder, is_told):
 
 def _load_file(path, labels, input_range):
     if path.suffix != ".keras":
-        fix = "Give a checkpoint folder, or a file that model.save('a.keras') wrote."
+        fix = _OTHER
         if path.suffix in _OLDER:
             fix = f"Load it where you trust it, and save it anew: model.save('{path.stem}.keras')."
         raise CheckpointError(f"{path} is no model that can be read. {fix}")
@@ -177,8 +180,10 @@ def _reason(error, fix):
     if found:
         return f"{found[1]} is no class of Keras or kcaps. {_FROM_PYTHON}"
     *_, last = str(error).split("Exception encountered: ")
-    lines = last.strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}. {fix}"
+    line = (last.strip().splitlines() or [""])[0]
+    # Of a long one, as many whole sentences as fit.
+    line = line if len(line) <= 200 else line[:200].rpartition(". ")[0] or line[:200]
+    return f"{type(error).__name__}: {line.removesuffix('.')}. {fix}"
 
 
 def check_archive(path: pathlib.Path) -> None:

@@ -2,18 +2,20 @@
 
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 
 from export.about import About
 from export.command import first_line
 from export.images import CALIBRATION_IMAGES, Images
-from export.pictures import class_folders, picture_files, read_pictures
+from export.pictures import class_folders, picture_files, read_pictures, split_folders
 
 _FORMS = (
     "an `export.images.Images`, an array, a pair of images and labels, a tf.data.Dataset, a folder "
     "of pictures or an .npz file"
 )
+_SAVED = "what numpy.savez('a.npz', x=images, y=labels) writes"
 
 
 def read(source, image, about: About, limit: int | None = None) -> Images:
@@ -50,6 +52,8 @@ def read(source, image, about: About, limit: int | None = None) -> Images:
 def _of_arrays(images, labels, image, description, calibration=None):
     """Returns images with the axis of channels that a model of one channel has."""
     images = _with_channels(images, image)
+    if np.issubdtype(images.dtype, np.inexact) and not np.isfinite(images).all():
+        raise ValueError(f"the {description} must be finite numbers. Received: NaN or infinity.")
     if labels is not None:
         labels = np.asarray(labels)
         if labels.ndim == 2:  # a column of labels, or a column for each class
@@ -94,15 +98,11 @@ def _file(path, image, limit):
     """Returns the images of an `.npz` file."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a folder of pictures or an .npz file")
+    if path.suffix != ".npy" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no file of images: give a folder of pictures, or {_SAVED}")
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names = set(getattr(file, "files", ()))
-            suffix = next((x for x in ("", "_test") if f"x{x}" in names), None)
-            if suffix is None:
-                raise ValueError(f"it has no array `x` or `x_test`, but {sorted(names)}")
-            images = file[f"x{suffix}"][:limit]
-            labels = file[f"y{suffix}"][:limit] if f"y{suffix}" in names else None
-            train = file["x_train"][:CALIBRATION_IMAGES] if "x_train" in names else None
+        with open(path, "rb") as opened:
+            images, labels, train = _arrays(np.load(opened, allow_pickle=False), limit)
     except Exception as error:  # damaged files fail in many ways
         raise ValueError(f"{path} is no file of images: {first_line(error)}") from error
     if train is not None:
@@ -110,20 +110,32 @@ def _file(path, image, limit):
     return _of_arrays(images, labels, image, f"images of {path.name}", train)
 
 
+def _arrays(file, limit):
+    """Returns images, labels or None, and training images or None, of what `np.load` gives."""
+    names = set(getattr(file, "files", ()))  # a file of one array has none
+    suffix = next((x for x in ("", "_test") if f"x{x}" in names), None)
+    if suffix is None:
+        found = sorted(names) or "an array without a name"
+        raise ValueError(f"it has no array `x` or `x_test`, but {found}. Give {_SAVED}")
+    images = file[f"x{suffix}"][:limit]
+    labels = file[f"y{suffix}"][:limit] if f"y{suffix}" in names else None
+    return images, labels, file["x_train"][:CALIBRATION_IMAGES] if "x_train" in names else None
+
+
 def _folder(path, image, about, limit):
     """Returns the pictures of a folder, with their classes where they lie in class folders.
 
-    Of a folder with the folders `train` and `test`, the latter is taken, and the former for ranges.
+    Of a folder with folders of splits, that of the test is taken or, where there is none, that of
+    validation or training; ranges are those of training pictures.
     """
     shape = tuple(image.shape[1:])
     if len(shape) != 3 or shape[2] not in (1, 3, 4):
         raise ValueError(
             f"{path} holds pictures, and the model takes values of shape {shape}. Give an .npz file"
         )
-    train = None
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        train, path = path / "train", path / "test"
     try:
+        splits = split_folders(path)
+        path = next((splits[x] for x in ("test", "validation", "train") if x in splits), path)
         files, labels, names = _files(path, about)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -135,7 +147,7 @@ def _folder(path, image, about, limit):
     return Images(
         pixels([files[number] for number in chosen]),
         None if labels is None else labels[chosen],
-        _calibration(train, pixels),
+        _calibration(splits.get("train"), pixels),
         f"pictures of {path}",
         class_names=names,
     )

@@ -130,14 +130,6 @@ def choose(images, checkpoint, image, about: About | None = None) -> Images:
     return images
 
 
-def single_input(model):
-    """Returns the input of a model; a `ValueError` if it has none, or several."""
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) != 1:
-        raise ValueError(f"`model` must have one input, the image. Received: {len(inputs)} inputs.")
-    return inputs[0]
-
-
 def _random(image, about, run):
     """Returns random images in the range of a model's pixels, with a text that says so."""
     source, (low, high) = run.get("data", {}), about.input_range

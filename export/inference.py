@@ -23,11 +23,17 @@ def inference_model(model: keras.Model, with_decoder: bool = False) -> keras.Mod
         ValueError: if the model has no graph or several inputs, the input's size is not known, or
             a decoder is wanted of a model without one.
     """
-    _check(model)
+    check_model(model)
+    return _with_names(model, with_decoder)
+
+
+def _with_names(model, with_decoder):
+    """Returns `inference_model` of a model, which may be the last layer of another."""
+    _check_graph(model)
     named = _named_outputs(model)
     (layer, node), *others = [origin(tensor) for tensor in named.values()]
     if isinstance(layer, keras.Model) and not others:  # a whole model is the last layer
-        outputs = inference_model(layer, with_decoder)(node.input_tensors[0])
+        outputs = _with_names(layer, with_decoder)(node.input_tensors[0])
         return keras.Model(model.inputs, outputs, name=model.name)
     outputs = _with_poses(named)
     if with_decoder:
@@ -50,8 +56,21 @@ def check_backend() -> None:
         )
 
 
-def _check(model):
+def check_model(model: keras.Model) -> None:
     """Raises a `ValueError` for a model without one input of numbers and known sizes."""
+    _check_graph(model)
+    image = model.inputs[0]
+    is_number = keras.backend.is_float_dtype(image.dtype) or keras.backend.is_int_dtype(image.dtype)
+    if None in image.shape[1:] or not is_number:
+        fix = " Give it one: keras.Sequential([keras.Input((height, width, channels)), model])."
+        raise ValueError(
+            "`model` must have an input of numbers, and of known sizes but for the batch. "
+            f"Received: shape {tuple(image.shape)}, dtype {image.dtype}.{fix if is_number else ''}"
+        )
+
+
+def _check_graph(model):
+    """Raises a `ValueError` for a model without a graph of one input."""
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ValueError(
             "`model` must be a functional or built sequential Keras model. "
@@ -60,13 +79,6 @@ def _check(model):
     if len(model.inputs) != 1:
         raise ValueError(
             f"`model` must have one input, the image. Received: {len(model.inputs)} inputs."
-        )
-    image = model.inputs[0]
-    is_number = keras.backend.is_float_dtype(image.dtype) or keras.backend.is_int_dtype(image.dtype)
-    if None in image.shape[1:] or not is_number:
-        raise ValueError(
-            "`model` must have an input of numbers, and of known sizes but for the batch. "
-            f"Received: shape {tuple(image.shape)}, dtype {image.dtype}."
         )
 
 

@@ -80,7 +80,8 @@ class Onnx(Target):
         if self.precision == "int8" and test_images.calibration is None:
             raise ValueError(
                 "`precision='int8'` takes its ranges from training images. Give `test_images` with "
-                f"`calibration`. Received: {test_images} without."
+                "`calibration`, or a path (--images) of a folder with `train` and `test`, or of an "
+                f".npz file with `x_train`. Received: {test_images} without."
             )
 
     def folds_scales(self):

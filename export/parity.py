@@ -176,6 +176,7 @@ def compare(
         its last row counts the images whose class differs.
 
     Raises:
+        ValueError: if a label is none of the classes.
         ParityError: if the names or shapes of the outputs differ.
     """
     size = min(batch_sizes[-1], len(images))
@@ -198,8 +199,20 @@ def compare(
     rows.append(_class_row(values, before, after, tolerance, same_classes))
     if labels is None or values.shape[1] == 1:  # one class for all images is no classification
         return Comparison(rows, steady=steady)
+    _check_labels(np.asarray(labels), values.shape[1])
     shares = [np.mean(x == labels) for x in (before, after)]
     return Comparison(rows, *map(float, shares), steady)
+
+
+def _check_labels(labels, count):
+    """Refuses labels that are no classes: every one of them would count as told wrong."""
+    others = labels[(labels < 0) | (labels >= count)]
+    if len(others):
+        raise ValueError(
+            f"`labels` of the test images must be classes from 0 to {count - 1}. Received: "
+            f"{len(others):,} other numbers, such as {others[0]}. Number the classes from 0, or "
+            "leave labels of another kind out."
+        )
 
 
 def _class_row(values, before, after, tolerance, same_classes):

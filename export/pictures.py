@@ -6,7 +6,7 @@ Training and prediction share these functions, which need NumPy and Pillow alone
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,16 @@ from export.command import first_line
 # tried: some of Pillow's readers start programs.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG")
+# What the folders of splits are called, in small letters.
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
 FITS = ("stretch", "crop", "pad")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -90,15 +100,22 @@ def picture_files(folder: str | os.PathLike) -> list[pathlib.Path]:
 
     That is the order of the folders' names, and in each that of the files' names.
     """
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            pathlib.Path(place, name)
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
+    found = [path for path in files_below(folder) if path.name.lower().endswith(SUFFIXES)]
     return sorted(found, key=lambda path: (os.fspath(path.parent), path.name))
+
+
+def files_below(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields the files below a folder, without hidden ones and those in hidden folders.
+
+    Links are followed, but for those to a folder that they are in: its files would come again.
+    """
+    outer = {os.fspath(folder): {os.path.realpath(folder)}}  # the real folders that each is in
+    for place, folders, names in os.walk(folder, followlinks=True):
+        around = outer.pop(place)
+        inner = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
+        folders[:] = [name for name in folders if name[0] != "." and inner[name] not in around]
+        outer |= {os.path.join(place, name): around | {inner[name]} for name in folders}
+        yield from (pathlib.Path(place, name) for name in names if name[0] != ".")
 
 
 def class_folders(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
@@ -110,6 +127,39 @@ def class_folders(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
     folders = [path for path in pathlib.Path(folder).iterdir() if path.is_dir()]
     names = sorted(path.name for path in folders if not path.name.startswith("."))
     return {name: picture_files(pathlib.Path(folder, name)) for name in names}
+
+
+def split_folders(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
+    """Returns the folders of a folder's splits, by `"train"`, `"test"` and `"validation"`.
+
+    Those are its folders `train`, `test`, `val` and the like, if it has `train` and no others.
+    Otherwise, the dict is empty: the folders may be those of classes.
+
+    Raises:
+        ValueError: if a split has two folders, or others are beside those of several splits.
+    """
+    folders = sorted(path for path in pathlib.Path(folder).iterdir() if path.is_dir())
+    folders = [path for path in folders if not path.name.startswith(".")]
+    pairs = [(_SPLITS[x.name.lower()], x) for x in folders if x.name.lower() in _SPLITS]
+    found, names = dict(pairs), [path.name for _, path in pairs]
+    others = [path.name for path in folders if path.name not in names]
+    # A class may be called so, too; its folder holds pictures, and not those of classes.
+    if "train" not in found or (others and not (found.keys() - {"train"} and _has_classes(found))):
+        return {}
+    if others:
+        raise ValueError(
+            f"{folder} must have its splits alone, {', '.join(names)}. Received: "
+            f"{', '.join(others[:3])} beside; move that elsewhere"
+        )
+    twice = next((split for split in found if [x for x, _ in pairs].count(split) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{folder} must have one folder of {twice} pictures. Received: {names}.")
+    return found
+
+
+def _has_classes(splits):
+    """Returns whether the folder of training pictures has class folders with pictures."""
+    return any(class_folders(splits["train"]).values())
 
 
 def _pixels(image, size, mode, fit):

@@ -144,9 +144,7 @@ class Target:
         classes = reference.num_classes
         about.check_classes(classes)
         test_images = images.choose(test_images, checkpoint, reference.model.inputs[0], about)
-        if about.labels is None and test_images.class_names is not None and classes is not None:
-            about = dataclasses.replace(about, labels=test_images.class_names)
-            about.check_classes(classes)
+        about = about.named_by(test_images, classes)
         self.refuse_images(test_images)
         companions = self.companions(path, about)
         places = [path, report_path(path), *companions]

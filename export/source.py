@@ -46,7 +46,10 @@ class Source:
         """
         if self.images is None:
             return images.of_run(loaded.run, self.limit, loaded.folder)
-        image = images.single_input(loaded.model)
+        from export.inference import check_model
+
+        check_model(loaded.model)
+        image = loaded.model.inputs[0]
         return given.read(self.images, image, about or About.of_run(loaded.run), self.limit)
 
 

@@ -5,6 +5,7 @@ python -m http.server -d ckpt/web
 """
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -108,7 +109,7 @@ def main() -> None:
     target = Web(**args, has_browser=has_browser)
     path, report = pipeline.export_checkpoint(target, source, output)
     unchecked = "" if report.about["is_checked_in_browser"] else f" ({report.about['browser']})"
-    print(f"show it by: python -m http.server -d {path}{unchecked}")
+    print(f"show it by: python -m http.server -d {shlex.quote(os.fspath(path))}{unchecked}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.pictures import class_folders, picture_files, read_picture, read_pictures
+from export.pictures import (
+    class_folders,
+    picture_files,
+    read_picture,
+    read_pictures,
+    split_folders,
+)
 
 MODES = {1: "grayscale", 3: "rgb", 4: "rgba"}
 SIZES = [(13, 9), (23, 31), (40, 64), (7, 50)]  # one of them the picture's own
@@ -157,6 +163,57 @@ def test_arguments_that_cannot_be_used(tmp_path, rng):
         read_picture(path, (8, 8), 2)
     with pytest.raises(ValueError, match="`fit` must be one of .* Received: 'fill'"):
         read_picture(path, (8, 8), 3, "fill")
+
+
+def make_files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def test_links(tmp_path):
+    """Files and folders may be links; those that lead back to where they are give nothing anew."""
+    make_files(tmp_path, "real/1.png", "real/inner/2.png", "other/3.png")
+    for place, target in {
+        "real/again": "real",
+        "real/inner/up": "real",
+        "real/out": "other",
+        "other/back": "real",
+        "a": "real",
+    }.items():
+        (tmp_path / place).symlink_to(tmp_path / target)
+    (tmp_path / "real/4.png").symlink_to(tmp_path / "other/3.png")
+    for name in ("real", "a"):
+        found = [str(x.relative_to(tmp_path / name)) for x in picture_files(tmp_path / name)]
+        assert found == ["1.png", "4.png", "inner/2.png", "out/3.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "test"), {"train": "train", "test": "test"}),
+        (("Training", "Testing"), {"train": "Training", "test": "Testing"}),
+        (("train", "valid"), {"train": "train", "validation": "valid"}),
+        (("train",), {"train": "train"}),
+        (("test", "val"), {}),
+        (("train", "bus"), {}),
+        (("train", "test", "bus"), "must have its splits alone, test, train. Received: bus beside"),
+        (("train", "val", "valid"), "must have one folder of validation pictures. Received: "),
+    ],
+)
+def test_folders_of_splits(tmp_path, names, expected):
+    make_files(tmp_path, *(f"{name}/{x}/1.png" for name in names for x in ("a", "b")))
+    (tmp_path / ".git").mkdir()
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            split_folders(tmp_path)
+    else:
+        assert split_folders(tmp_path) == {x: tmp_path / name for x, name in expected.items()}
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path):
+    make_files(tmp_path, "train/1.png", "test/1.png", "bus/1.png")
+    assert split_folders(tmp_path) == {}
 
 
 def test_folders_are_read_in_the_order_of_the_loader_of_keras(tmp_path):

@@ -368,7 +368,7 @@ def with_weight(value):
         (spoil_labels, "'labels' must be a list"),
         (few_labels, "names 2 labels, the model has 10 classes"),
         (spoil_range, "'input_range' must be two numbers"),
-        (with_lambda, "cannot be loaded safely"),
+        (with_lambda, "it is disallowed by default. Train one with"),
         (with_pickled_lambda, "cannot be loaded safely"),
         (with_pickled_weights, "Keras does not write its member 'model.weights.npz'"),
         (with_pickled_asset, "Keras does not write its member 'model.pkl'"),

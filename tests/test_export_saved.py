@@ -152,6 +152,11 @@ def test_pictures_without_classes_and_shares(tmp_path, rng):
     found = given.read(folder, image, About())
     assert found.labels.tolist() == [0, 1, 1, 2, 2] and len(found.calibration) == 12
     assert str(found) == f"5 pictures of {folder / 'test'}" and found.class_names == NAMES
+    (folder / "test").rename(folder / "valid")
+    (folder / "train").rename(folder / "Training")
+    found = given.read(folder, image, About())
+    assert str(found) == f"5 pictures of {folder / 'valid'}" and len(found.calibration) == 12
+    (folder / "valid").rename(folder / "test")
     found = given.read(folder / "test/dog", image, About())
     assert found.labels is None and found.class_names is None and found.calibration is None
     expected = [read_picture(folder / f"test/dog/{x}", (12, 10), 3) for x in ("0.png", "1.jpg")]
@@ -322,6 +327,24 @@ def test_classes_of_a_user(tmp_path, monkeypatch, capsys):
     assert export_onnx(model, tmp_path / "m.onnx").largest_difference <= 1e-5
 
 
+def free(shape):
+    """A network of Keras alone that takes images of any size, if that is its shape."""
+    image = keras.Input(shape)
+    maps = keras.layers.Conv2D(4, 3, activation="relu")(image)
+    maps = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(image, keras.layers.Dense(3, "softmax")(maps))
+
+
+def test_a_network_of_any_size_within_another_of_one(tmp_path, rng):
+    """As the refusal of a network of any size says."""
+    model = keras.Sequential([keras.Input((12, 10, 3)), free((None, None, 3))])
+    x, y = arrays(rng)
+    report = export_onnx(model, tmp_path / "m.onnx", test_images=(x, y))
+    assert report.largest_difference <= 1e-5
+    values = next(iter(onnx_outputs(tmp_path / "m.onnx", x).values()))
+    np.testing.assert_allclose(values, model.predict(x, verbose=0), atol=1e-5)
+
+
 def files(folder, rng):
     """A folder of what a user may have."""
     plain().save(folder / "m.keras")
@@ -340,6 +363,13 @@ def files(folder, rng):
     np.save(folder / "array.npy", x)
     (folder / "text.npz").write_text("no archive")
     np.savez(folder / "none.npz", x=x[:0])
+    np.savez(folder / "from_1.npz", x=x, y=0 * y + 3)
+    np.savez(folder / "negative.npz", x=x, y=0 * y - 1)
+    np.savez(folder / "nan.npz", x=np.where(x == x.max(), np.nan, x), y=y)
+    free((None, None, 3)).save(folder / "sizes.keras")
+    (folder / "latin.txt").write_text("café\nthé\neau", encoding="latin-1")
+    for name in ("train", "test", "x"):
+        pictures(folder / "splits" / name, rng, (1, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +379,7 @@ def files(folder, rng):
         (["text.keras"], "text.keras is damaged"),
         (["."], "it has no run.json. Export its model by its file: --model m.keras --labels a,b,c"),
         (["empty"], "it has no run.json. Train one with"),
-        (["none.keras"], "none.keras does not exist"),
+        (["none.keras"], "model file none.keras does not exist. Give a checkpoint folder, or a"),
         (["m.keras", "--output", "m.keras", "--overwrite"], "is, or has its report in, the check"),
         (["m.keras", "--labels", "a,b"], "`labels` (--labels) names 2 classes, the model has 3"),
         (["m.keras", "--labels", "a,a,b"], "argument --labels: `labels` must be different names"),
@@ -359,14 +389,37 @@ def files(folder, rng):
         (["m.keras", "--images", "none"], "none does not exist: give a folder of pictures or an"),
         (["m.keras", "--images", "empty"], "empty holds no picture"),
         (["m.keras", "--images", "bad"], "x.png cannot be read as a picture: it is not BMP"),
-        (["m.keras", "--images", "two"], "names 2 classes, the model has 3"),
+        (
+            ["m.keras", "--images", "two"],
+            "the 2 pictures of two are of 2 classes, cat, dog, and the model has 3: give the names",
+        ),
+        (["m.keras", "--images", "splits"], "must have its splits alone, test, train. Received: x"),
+        (
+            ["sizes.keras"],
+            "and of known sizes but for the batch. Received: shape (None, None, None",
+        ),
+        (["sizes.keras", "--images", "p"], "Give it one: keras.Sequential([keras.Input((height,"),
+        (["m.keras", "--labels", "latin.txt"], "latin.txt must be a text in UTF-8"),
+        (
+            ["m.keras", "--images", "from_1.npz"],
+            "must be classes from 0 to 2. Received: 7 other numbers, such as 3. Number the classes",
+        ),
+        (["m.keras", "--images", "negative.npz"], "Received: 7 other numbers, such as -1."),
+        (["m.keras", "--images", "nan.npz"], "images of nan.npz must be finite numbers"),
         (["m.keras", "--images", "p", "--labels", "cat,dog,cow"], "no class of the model: hen."),
         (["m.keras", "--images", "other.npz"], "no array `x` or `x_test`, but ['z']"),
         (["m.keras", "--images", "shape.npz"], "must have the shape (12, 10, 3) of the model's"),
         (["m.keras", "--images", "labels.npz"], "one integer for each of the 7 test images"),
         (["m.keras", "--images", "texts.npz"], "one integer for each of the 7 test images"),
-        (["m.keras", "--images", "array.npy"], "array.npy is no file of images"),
+        (
+            ["m.keras", "--images", "array.npy"],
+            "but an array without a name. Give what numpy.savez",
+        ),
         (["m.keras", "--images", "text.npz"], "text.npz is no file of images"),
+        (
+            ["m.keras", "--images", "p/cat/0.png"],
+            "0.png is no file of images: give a folder of pict",
+        ),
         (["m.keras", "--images", "none.npz"], "must hold at least one image"),
     ],
 )
@@ -428,6 +481,8 @@ def test_files_of_names(tmp_path):
     for content in ("a\nb c\nd\n", '["a", "b c", "d"]', "a\r\nb c\r\nd"):
         (tmp_path / "names").write_text(content, newline="")
         assert labels_argument(os.fspath(tmp_path / "names")) == ["a", "b c", "d"]
+    (tmp_path / "names").write_text("é\r\nb\r\n", encoding="utf-8-sig")  # as of Windows' editor
+    assert labels_argument(os.fspath(tmp_path / "names")) == ["é", "b"]
     assert labels_argument("a, b c ,d") == ["a", "b c", "d"]
 
 

@@ -114,9 +114,13 @@ def test_a_checkpoint_without_a_browser(checkpoint_copy, runtime, monkeypatch, c
     before = contents(checkpoint_copy)
     assert "--overwrite" in ended(monkeypatch, capsys, export.web.main, 2, *arguments)
     assert contents(checkpoint_copy) == before
-    monkeypatch.setattr("sys.argv", ["program", *arguments, "--overwrite", "--no-browser"])
+    place = checkpoint_copy / "my page"
+    arguments += ["--output", str(place), "--no-browser"]
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
     export.web.main()
-    assert "NOT CHECKED in a browser: --no-browser" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert "NOT CHECKED in a browser: --no-browser" in told
+    assert f"-d '{place}' " in told, "a shell reads it as one word"
 
 
 class Tags(html.parser.HTMLParser):

@@ -149,19 +149,19 @@ def test_splits_have_their_share_of_each_class(monkeypatch, tmp_path):
     [
         (("train", "test"), (17, 3, 5)),
         (("Train", "Test", "Validation"), (20, 8, 5)),
+        (("training", "testing", "valid"), (20, 8, 5)),
         (("train", "val"), (17, 8, 3)),
         (("train",), (14, 3, 3)),
     ],
 )
 def test_folders_of_splits(monkeypatch, tmp_path, names, sizes):
     for name in names:
-        count = {"train": 10, "test": (2, 3)}.get(name.lower(), (4, 4))
-        count = (count, count) if count == 10 else count
+        count = {"train": (10, 10), "test": (2, 3)}.get(name.lower().removesuffix("ing"), (4, 4))
         make_digits(tmp_path / "own" / name, count)
     images = load(monkeypatch, tmp_path / "own")
     assert tuple(len(y) for _, y in splits_of(images).values()) == sizes
     assert images.class_names == ["digit 0", "digit 1"]
-    if "test" in [name.lower() for name in names]:
+    if any(name.lower().startswith("test") for name in names):
         assert np.bincount(images.test[1]).tolist() == [2, 3]
 
 
@@ -325,6 +325,14 @@ def split_without_classes(folder):
     return "{}/test must hold a folder of pictures for each class. Received: none, and 1 pictures"
 
 
+def put_beside_splits(folder):
+    for name in ("china", "flower"):
+        shutil.rmtree(folder / name)
+    for name in ("train", "test", "annotations"):
+        make_photographs(folder / name, 4)
+    return "{} must have its splits alone, test, train. Received: annotations beside; move that"
+
+
 def split_twice(folder):
     differ(folder)
     (folder / "val").mkdir()
@@ -338,6 +346,7 @@ def split_twice(folder):
     [
         *(damage, damage_many, remove, replace_by_file, flatten, leave_one, nest, empty, mix),
         *(shrink, leave_one_picture, differ, split_without_classes, split_twice),
+        put_beside_splits,
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path, change):
@@ -367,7 +376,7 @@ def test_folders_that_cannot_be_used(tmp_path, change):
         ("--backbone VGG16 --freeze-backbone", "without --backbone-weights nothing is"),
         (
             "--backbone VGG16 --backbone-weights none.h5",
-            "must be a file, or imagenet. Received: no",
+            "must be a file, or imagenet. Received: none.h5.\n",
         ),
         ("--backbone InceptionV3 --image-size 32", "InceptionV3 cannot take images of (32, 32, 3)"),
         ("--augment elastic", "--augment elastic is for images of one channel"),

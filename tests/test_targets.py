@@ -323,6 +323,28 @@ def test_other_pixels_are_not_warned_of(rng, images):
         models[1].predict(pixels(rng, 1.0), verbose=0)
 
 
+def test_a_deep_network_is_given_the_pixels_that_it_whitens(rng):
+    """Raw ones before `adapt` and where it saw raw ones, as the networks that come with weights."""
+
+    def deep(adapted_to=None):
+        model = kcaps.models.deep_capsnet((17, 17, 1), 2, widths=(4,))
+        if adapted_to is not None:
+            model.get_layer("whitening").adapt(pixels(rng, adapted_to))
+        return model
+
+    for model, mean in ((deep(), "128"), (deep(255), r"1\d\d")):
+        message = f"subtracts a mean of {mean} from its inputs: it takes raw pixels from 0 to 255.*"
+        with pytest.warns(UserWarning, match=f"{message}'whitening' can be adapted"):
+            model.predict(pixels(rng, 1.0), verbose=0)
+    late = deep()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        deep(1.0).predict(pixels(rng, 1.0), verbose=0)
+        late.predict(pixels(rng, 255), verbose=0)
+        late.get_layer("whitening").adapt(pixels(rng, 1.0))
+        late.predict(pixels(rng, 1.0), verbose=0)
+
+
 def test_pixels_are_looked_at_in_each_form_of_inputs(rng):
     """By name beside a surplus input, with a pixel that is NaN, and behind a shared layer."""
     rescaling = keras.layers.Rescaling(1 / 255)

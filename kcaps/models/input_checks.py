@@ -8,13 +8,14 @@ import keras
 import numpy as np
 
 from kcaps.graph import calls, matched
+from kcaps.layers import Whitening
 from kcaps.losses import LOSSES
 from kcaps.models.objectives import class_labels, needs_labels
 from kcaps.models.targets import as_array, as_arrays, check_labels, without_name
 
 _LARGEST_PIXEL = 255.0
-# Inputs whose pixels are still to be looked at, by model: walking the graph for each batch would
-# take time, and an attribute would be saved with the model.
+# Inputs whose pixels are still to be looked at, with the layers that take them, by model: walking
+# the graph for each batch would take time, and an attribute would be saved with the model.
 _UNCHECKED_INPUTS = weakref.WeakKeyDictionary()
 
 
@@ -72,43 +73,53 @@ def _tells_classes(loss):
 
 
 def warn_of_small_pixels(model: keras.Model, x) -> None:
-    """Warns, once for a model, of pixels from 0 to 1 where it divides them by 255.
+    """Warns, once for a model, of pixels from 0 to 1 where it is made for pixels from 0 to 255.
 
     Args:
         model: A functional model.
         x: Its inputs, of which arrays are looked at.
     """
     if model not in _UNCHECKED_INPUTS:
-        _UNCHECKED_INPUTS[model] = _divided_inputs(model)
-    divided = _UNCHECKED_INPUTS[model]
-    if not divided:
+        _UNCHECKED_INPUTS[model] = _inputs_of_raw_pixels(model)
+    raw = _UNCHECKED_INPUTS[model]
+    if not raw:
         return
     flat = keras.tree.flatten(matched(x, model.input))
     if len(flat) != len(model.inputs):  # It is a stream, or a list of numbers.
         return
     for tensor, data in zip(model.inputs, flat, strict=True):
-        images = as_array(data) if id(tensor) in divided else None
+        images = as_array(data) if id(tensor) in raw else None
         if images is None or images.dtype.kind not in "iufb" or not images.size:
             continue
         least, largest = np.fmin.reduce(images, axis=None), np.fmax.reduce(images, axis=None)
-        if 0 < largest <= 1:
-            _UNCHECKED_INPUTS[model] = set()
+        if 0 < largest <= 1 and (reason := _reason(raw[id(tensor)])):
+            _UNCHECKED_INPUTS[model] = {}
             warnings.warn(
-                f"Model {model.name!r} divides its inputs by 255: it takes raw pixels from 0 to "
-                "255, as they are read from a file. Received: images with pixels from "
+                f"Model {model.name!r} {reason}. Received: images with pixels from "
                 f"{float(least):g} to {float(largest):g}.",
                 stacklevel=4,
             )
             return
 
 
-def _divided_inputs(model):
-    """Returns the identities of the input tensors that the model itself divides by 255."""
+def _inputs_of_raw_pixels(model):
+    """Returns the layers that take raw pixels, by the identities of the input tensors they take."""
     inputs = {id(tensor) for tensor in model.inputs}
-    return {
-        id(call.inputs[0])
+    divided = [
+        call
         for call in calls(model.output, keras.layers.Rescaling)
-        if id(call.inputs[0]) in inputs
-        and np.ndim(call.layer.scale) == 0
+        if np.ndim(call.layer.scale) == 0
         and math.isclose(call.layer.scale * _LARGEST_PIXEL, 1, rel_tol=1e-6)
-    }
+    ]
+    found = {id(call.inputs[0]): call.layer for call in calls(model.output, Whitening) + divided}
+    return {name: layer for name, layer in found.items() if name in inputs}
+
+
+def _reason(layer):
+    """Returns why a layer takes raw pixels, or None for one that was adapted to smaller ones."""
+    raw = "it takes raw pixels from 0 to 255, as they are read from a file"
+    if not isinstance(layer, Whitening):
+        return f"divides its inputs by 255: {raw}"
+    mean = float(np.max(keras.ops.convert_to_numpy(layer.mean)))
+    adapted = f"before training, its layer {layer.name!r} can be adapted to others"
+    return f"subtracts a mean of {mean:.3g} from its inputs: {raw}; {adapted}" if mean > 1 else None

@@ -198,5 +198,7 @@ class FolderSettings(NetworkSettings):
 
         try:
             return capsnets.build(self, images.shape, images.num_classes)
+        except backbones.WeightsError as error:
+            fail(error)
         except ValueError as error:
             fail(f"{error} Give another --image-size, or another network")

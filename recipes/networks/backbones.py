@@ -17,6 +17,10 @@ _MOST_TYPES, _CAPSULES = 32, 512  # of primary capsules
 _MOMENTUM = 0.9
 
 
+class WeightsError(ValueError):
+    """Weights that are not there, or are not those of the network."""
+
+
 def names() -> list[str]:
     """Returns the names of the networks of `keras.applications`."""
     return sorted(name for name in dir(keras.applications) if name[0].isupper())
@@ -48,7 +52,8 @@ def on_backbone(
         A `CapsNet`, not compiled.
 
     Raises:
-        ValueError: for images that are too small, or weights of another network.
+        ValueError: for images that are too small.
+        WeightsError: for weights that are not there, or of another network.
     """
     backbone = _backbone(name, input_shape, weights)
     backbone.trainable = not is_frozen
@@ -67,7 +72,7 @@ def _backbone(name, input_shape, weights):
     """Returns the network without its top layers."""
     make = getattr(keras.applications, name)
     if weights not in (None, "imagenet") and not os.path.isfile(weights):
-        raise ValueError(f"`weights` must be a file, or imagenet. Received: {weights}.")
+        raise WeightsError(f"`weights` must be a file, or imagenet. Received: {weights}.")
     shape = (*input_shape[:2], 3)
     try:
         backbone = make(include_top=False, weights=None, input_shape=shape, name="backbone")
@@ -80,8 +85,11 @@ def _backbone(name, input_shape, weights):
         elif weights:
             backbone.load_weights(weights)
     except Exception as error:  # files and downloads fail in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{weights} gives no weights to {name} without top: {reason}.") from error
+        reason = " ".join(str(error).split()).partition(". ")[0][:200].removesuffix(".")
+        raise WeightsError(
+            f"{weights} gives no weights to {name} without top: {reason}. Give those of "
+            f"keras.applications.{name}(include_top=False)."
+        ) from error
     for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = min(layer.momentum, _MOMENTUM)

@@ -5,14 +5,12 @@ What cannot be trained on is told in one line that names the way out.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 
 from export.command import fail
-from export.pictures import SUFFIXES, class_folders, picture_files
+from export.pictures import SUFFIXES, class_folders, files_below, picture_files, split_folders
 
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 _NAMED = 3  # files or classes that a message names, at most
 
 
@@ -74,21 +72,18 @@ def find(path: pathlib.Path) -> Folder:
 
 def _splits(path):
     """Returns the class folders of each split."""
-    names = [child.name for child in path.iterdir() if child.is_dir() and child.name[0] != "."]
-    if not {name.lower() for name in names} <= set(_SPLITS) or "train" not in map(str.lower, names):
-        return {"train": class_folders(path)}
-    splits = {}
-    for name in sorted(names):
-        split = _SPLITS[name.lower()]
-        if split in splits:
-            fail(f"{path} must have one folder of {split} pictures. Received: {sorted(names)}.")
-        splits[split] = class_folders(path / name)
+    try:
+        folders = split_folders(path)
+    except ValueError as error:
+        fail(error)
+    splits = {split: class_folders(folder) for split, folder in folders.items()}
+    for split, folder in folders.items():
         if not splits[split]:
             fail(
-                f"{path / name} must hold a folder of pictures for each class. Received: none, "
-                f"and {len(picture_files(path / name)):,} pictures beside"
+                f"{folder} must hold a folder of pictures for each class. Received: none, and "
+                f"{len(picture_files(folder)):,} pictures beside"
             )
-    return splits
+    return splits or {"train": class_folders(path)}
 
 
 def _check_classes(found):
@@ -132,16 +127,8 @@ def _tell_other_files(found):
     others = [
         path
         for folder in sorted({found.path / found.relative(x).split("/")[0] for x in taken})
-        for place, folders, names in _walk(folder)
-        for path in (pathlib.Path(place, name) for name in names)
+        for path in files_below(folder)
         if path not in taken
     ]
     if others:
         print(f"left out, for they are not {', '.join(SUFFIXES)}: {found.some(others)}")
-
-
-def _walk(folder):
-    """Yields folders as `os.walk` does, without what is hidden."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        yield place, folders, [name for name in names if name[0] != "."]
