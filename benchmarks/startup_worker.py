@@ -131,8 +131,14 @@ def _steps(stages):
     return keras.callbacks.LambdaCallback(on_train_batch_begin=begin, on_train_batch_end=end)
 
 
-def main():
-    folder, start, *words = sys.argv[1:]
+def run(folder: str, start: str, *words: str) -> None:
+    """Runs the recipe of the kcaps in a folder, and prints the stages.
+
+    Args:
+        folder: A state of kcaps.
+        start: Seconds of `time.time()` at which the process was started, as text.
+        *words: Further words of the recipe's command line.
+    """
     stages = Stages(float(start))
     stages.end(STAGES[0])
     recipes = pathlib.Path(folder, "recipes")
@@ -143,4 +149,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(*sys.argv[1:])

@@ -32,8 +32,11 @@ MODULES = {
 
 
 def programs_in(folder):
-    """Names of the programs in a folder, so that a new one is tested, too."""
-    paths = sorted((ROOT / folder).glob("*.py"))
+    """Names of the programs in a folder, so that a new one is tested, too.
+
+    Workers are left out, which a program alone starts.
+    """
+    paths = sorted(x for x in (ROOT / folder).glob("*.py") if not x.stem.endswith("_worker"))
     paths = [path for path in paths if '__name__ == "__main__"' in path.read_text()]
     return [f"{folder}/{path.stem}" for path in paths]
 
