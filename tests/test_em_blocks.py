@@ -59,7 +59,7 @@ SHAPES = [
 @pytest.mark.parametrize(("shape", "iterations"), SHAPES, ids=str)
 def test_poses_and_gradients_equal_the_plain_form(rng, gradient, shape, iterations):
     arrays = draw(rng, *shape)
-    upstream = rng.normal(size=(shape[0], *shape[3:])).astype("float32")
+    upstream = ops.convert_to_tensor(rng.normal(size=(shape[0], *shape[3:])), "float32")
 
     def plain(*tensors):
         return plain_poses(*tensors, iterations=iterations) * upstream
