@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 
-def interleaved(rows, repeats, calls=1, threads=1):
+def interleaved(rows, repeats, calls=1, threads=1, clock=time.perf_counter):
     """Returns seconds of each function in the dict `rows`: a dict of arrays of `repeats` values.
 
     Args:
@@ -16,6 +16,7 @@ def interleaved(rows, repeats, calls=1, threads=1):
         calls: Calls of a value, which the device may queue. On a GPU a single one would time what
             Python does to start it.
         threads: Threads that make the first calls, which compile.
+        clock: Function that returns seconds.
     """
     from device import wait  # Tables alone need no backend.
 
@@ -30,11 +31,11 @@ def interleaved(rows, repeats, calls=1, threads=1):
     for repeat in range(repeats):
         shuffle(order)
         for name in order:
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls):
                 result = rows[name]()
             wait(result)
-            seconds[name][repeat] = (time.perf_counter() - start) / calls
+            seconds[name][repeat] = (clock() - start) / calls
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""Routing coefficients and pixel scales, multiplied into kernels for inference."""
+"""Routing coefficients and what is done to channels, multiplied into kernels for inference."""
 
 import copy
 
@@ -6,11 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from export.channels import fold_channels
 from kcaps import graph
 from kcaps.activations import squash
 from kcaps.backend.keras_private import origin
 from kcaps.layers import ConvCaps2D, DigitCaps, PrimaryCaps
-from kcaps.routing import DiscriminativeRouting, couplings_to_fold
+from kcaps.routing import couplings_to_fold
 
 
 class FoldedCaps(keras.layers.Layer):
@@ -73,15 +74,16 @@ class FoldedConvCaps(keras.layers.Layer):
 def fold(model: keras.Model, scales: bool = True) -> tuple[keras.Model, list[str]]:
     """Multiplies into kernels the factors that training keeps apart.
 
-    - The couplings of `ConvCaps2D` that no example changes, those of `"l1"`, `"l2"` and
-      `"uniform"`: the layer becomes one convolution and squash.
-    - The coefficients of `"l1"` and `"l2"` routings of `DigitCaps`: `Σ_i b_ij u_i W_ij` becomes one
-      product of the flattened capsules with the kernel `b_ij W_ij`. A pair of capsules with a
-      coefficient of zero costs nothing to keep in that product, and a graph would need a gather to
-      skip it. A *type* of primary capsules whose coefficients are zero at all positions and for all
-      output capsules pays: its filters, nearly all of its cost, are removed from the convolution,
-      in front of either layer.
+    - The couplings that no example changes, those of `"l1"`, `"l2"` and `"uniform"`. A `ConvCaps2D`
+      becomes one convolution and squash; of a `DigitCaps`, `Σ_i b_ij u_i W_ij` becomes one product
+      of the flattened capsules with the kernel `b_ij W_ij`. A pair of capsules with a coefficient
+      of zero costs nothing to keep in that product, and a graph would need a gather to skip it. A
+      *type* of primary capsules whose coefficients are zero at all positions and for all output
+      capsules pays: its filters, nearly all of its cost, are removed from the convolution, in front
+      of either layer.
     - The scale of a `Rescaling` layer without offset, if a `Conv2D` follows.
+    - Batch normalisation, if it follows a convolution without activation, with a maximum over
+      windows between them or without; or else, if a convolution without padding follows.
 
     Args:
         model: A functional Keras model. It is not changed.
@@ -100,12 +102,9 @@ def fold(model: keras.Model, scales: bool = True) -> tuple[keras.Model, list[str
     new = {name: part for name, (part, lines) in inner.items() if lines}
     lines = [line for _, lines in inner.values() for line in lines]
     calls = _Calls(model)
-    for layer in model.layers if scales else ():
-        convolution = _scaled_convolution(layer, calls)
-        if convolution is not None:
-            new[layer.name] = keras.layers.Identity(name=layer.name)
-            new[convolution.name] = _scaled(convolution, layer.scale, calls.source(convolution))
-            lines.append(f"{layer.name} multiplied into {convolution.name}")
+    folded, told = fold_channels(model, calls, scales)
+    new |= folded
+    lines += told
     for layer in model.layers:
         if _is_foldable(layer) and calls.source(layer) is not None:
             folded, line = _fold_capsules(layer, calls)
@@ -137,6 +136,11 @@ class _Calls:
         sources = [call.inputs for call in self._calls if call.layer is layer]
         return sources[0][0] if len(sources) == 1 and sources[0] else None
 
+    def options(self, layer):
+        """Returns the keyword arguments of a layer's only call."""
+        (call,) = [call for call in self._calls if call.layer is layer]
+        return call.options
+
     def only_consumer(self, layer):
         """Returns the layer that alone reads a layer's output, or None; both are called once."""
         outputs = [call.outputs[0] for call in self._calls if call.layer is layer]
@@ -156,31 +160,11 @@ def _holds_arrays(layer):
     return any(isinstance(x, np.ndarray) or keras.ops.is_tensor(x) for x in values)
 
 
-def _scaled_convolution(layer, calls):
-    """Returns the float32 convolution that alone reads a Rescaling without offset, or None."""
-    if type(layer) is not keras.layers.Rescaling or np.ndim(layer.scale) or np.any(layer.offset):
-        return None
-    consumer = calls.only_consumer(layer)
-    if type(consumer) is not keras.layers.Conv2D:
-        return None
-    # Both in float32: Rescaling casts what is not.
-    dtypes = {calls.source(layer).dtype, layer.compute_dtype, consumer.compute_dtype}
-    return consumer if dtypes == {"float32"} else None
-
-
-def _scaled(convolution, scale, source):
-    result = keras.layers.Conv2D.from_config(convolution.get_config())
-    result.build(source.shape)
-    kernel, *bias = convolution.get_weights()
-    result.set_weights([kernel * np.float32(scale), *bias])
-    return result
-
-
 def _is_foldable(layer):
     """Returns whether a layer has couplings that can be multiplied into its kernel."""
-    if type(layer) is ConvCaps2D:  # It computes one convolution of these itself.
-        return couplings_to_fold(layer.routing, tuple(layer.kernel.shape)) is not None
-    return type(layer) is DigitCaps and type(layer.routing) is DiscriminativeRouting
+    if type(layer) not in (ConvCaps2D, DigitCaps):
+        return False
+    return couplings_to_fold(layer.routing, tuple(layer.kernel.shape)) is not None
 
 
 def _fold_capsules(layer, calls):

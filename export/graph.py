@@ -9,6 +9,7 @@ import onnxslim
 import tensorflow as tf
 import tf2onnx
 
+from export import norms
 from export.command import first_line
 
 FORBIDDEN = ("Shape", "Gather", "Loop", "If")
@@ -72,11 +73,17 @@ def _embed_constants(graph, trace):
 
 
 def simplify(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Folds constants and shapes and fuses nodes, with onnxslim; a `ValueError` if it cannot."""
+    """Folds constants and shapes and fuses nodes, with onnxslim; a `ValueError` if it cannot.
+
+    Norms and maxima then lose what only training needs (`export.norms.shorten`).
+    """
     try:
-        return onnxslim.slim(graph)
+        graph = onnxslim.slim(graph)
     except Exception as error:  # it has no common base for its errors
         raise ValueError(f"`model` cannot be simplified: {first_line(error)}") from error
+    norms.shorten(graph)
+    _order(graph.graph, [value.name for value in graph.graph.output])
+    return graph
 
 
 def finish(graph: onnx.ModelProto, outputs: list, batch_size: int | None, metadata: dict) -> None:

@@ -7,7 +7,7 @@ from keras import ops
 _SMALLEST_SQUARED_NORM = 1e-36
 
 
-def _squared_norm(x, axis, keepdims=True):
+def _squared_norm(x, axis, keepdims=False):
     """Returns the squared Euclidean length of the vectors along `axis`."""
     return ops.sum(ops.square(x), axis=axis, keepdims=keepdims)
 
@@ -65,7 +65,10 @@ def squash(x, axis: int = -1):
     x = ops.convert_to_tensor(x)
     vectors = ops.cast(x, "float32")
     squared = _squared_norm(vectors, axis)
-    return ops.cast(vectors * (_root(squared) / (1.0 + squared)), x.dtype)
+    # The axis returns after the additions, which ONNX Runtime makes one by one along a last axis of
+    # size 1.
+    factors = ops.expand_dims(_root(squared) / (1.0 + squared), axis)
+    return ops.cast(vectors * factors, x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="kcaps")
@@ -94,8 +97,6 @@ def exponential_squash(x, axis: int = -1):
     x = ops.convert_to_tensor(x)
     vectors = ops.cast(x, "float32")
     length = _root(_squared_norm(vectors, axis))
-    # The quotient is (1 - e^-n) / n, by its series where the difference would lose digits.
-    short = 0.1
-    series = 1 - length / 2 * (1 - length / 3 * (1 - length / 4 * (1 - length / 5)))
-    quotient = (1 - ops.exp(-length)) / ops.maximum(length, short)
-    return ops.cast(vectors * ops.where(length < short, series, quotient), x.dtype)
+    # This is (1 - e^-n) / n, in a form that loses no digits of short lengths.
+    factors = ops.tanh(length / 2) * (1 + ops.exp(-length)) / length
+    return ops.cast(vectors * ops.expand_dims(factors, axis), x.dtype)

@@ -20,11 +20,13 @@ class Call:
         layer: The layer.
         inputs: List of the `keras.KerasTensor`s that it was called on.
         outputs: List of the `keras.KerasTensor`s that came of it.
+        options: Dict of the keyword arguments of the call, such as `training`.
     """
 
     layer: keras.layers.Layer
     inputs: list
     outputs: list
+    options: dict
 
 
 def calls(outputs, kind: type) -> list[Call]:
@@ -46,7 +48,8 @@ def calls(outputs, kind: type) -> list[Call]:
             continue
         if is_done:
             if isinstance(operation, kind):
-                found.append(Call(operation, list(node.input_tensors), list(node.outputs)))
+                sources, results = list(node.input_tensors), list(node.outputs)
+                found.append(Call(operation, sources, results, node.arguments.kwargs))
             continue
         seen.add(id(node))
         stack.append((tensor, True))

@@ -27,7 +27,7 @@ def test_squash_equals_the_formula(rng, function, expected, scale):
 
 
 def test_gradient_of_exponential_squash(rng, gradient):
-    """Across the change from series to quotient, against central differences."""
+    """Of short and of long vectors, against central differences."""
     x = (rng.normal(size=(50, 3)) * np.geomspace(1e-3, 3, 50)[:, None]).astype("float32")
     weights = np.array([1.0, -2.0, 0.5], "float32")
     slopes = gradient(lambda v: exponential_squash(v) * ops.convert_to_tensor(weights), x)

@@ -135,6 +135,8 @@ def test_origin_of_a_tensor():
     operation, node = keras_private.origin(tensor)
     assert operation is layer and node.outputs[0] is tensor
     assert [id(x) for x in node.input_tensors] == [id(first), id(second)]
+    _, node = keras_private.origin(keras.layers.BatchNormalization()(first, training=True))
+    assert node.arguments.kwargs["training"] is True
 
 
 def test_keras_exports_models_that_are_marked_as_called(tmp_path):

@@ -30,9 +30,28 @@ def test_a_quick_run_prints_its_tables():
 
 def test_inference_of_exported_files():
     text = output("inference.py", "--routings", "l2")
-    for row in ("| convolutions |", "| l2 |", "| l2, int8 |"):
+    for row in ("| convolutions |", "| l2 |", "| l2, int8 |", "| deep_capsnet, folded |"):
         assert row in text
-    assert text.count("\n## ") == 4
+    assert text.count("\n## ") == 5
+
+
+@pytest.mark.long
+def test_inference_by_one_thread():
+    text = output("inference.py", "--routings", "dynamic", "--one-thread")
+    assert text.count("\n## ") == 4 and "one thread, batch 64" in text
+    assert text.count("| dynamic, for one image |") == 2  # among the files, and at batch 1
+
+
+@pytest.mark.long
+def test_growth():
+    text = output("growth.py", "--routings", "dynamic,l2")
+    for row in (
+        "| DigitCaps | dynamic | further iterations | 1, 3, 7 |",
+        "| DigitCaps | l2 | capsules out | 2, 4 |",
+        "| ConvCaps2D | l2 | pixels | 9, 16 |",
+    ):
+        assert text.count(row) == 2
+    assert text.count("\n## ") == 2 and text.count("The steepest slope is ") == 2
 
 
 @pytest.mark.long

@@ -36,17 +36,20 @@ def assert_standard(path):
 )
 def test_onnx_file_computes_what_keras_does(tmp_path, rng, routing, opset):
     model = small(routing)
+    # Which way EM rounds depends on the network's seed: eight networks differed by up to 3.4e-05.
+    allowed = parity.EM_TOLERANCE if routing == "em" else 1e-5
     report = export_onnx(model, tmp_path / "model.onnx", opset=opset)
     assert report.images == "64 random images, pixels from 0 to 255"
     assert [step["step"] for step in report.steps] == STEPS
-    assert all(row.passed and row.difference <= 1e-5 for row in report.rows)
+    assert all(row.passed and row.difference <= allowed for row in report.rows)
     assert {row.output for row in report.rows} == {"class_lengths", "poses", "class"}
     for batch in (1, 13):  # not only the sizes of the exporter's own check
         x = rng.uniform(0, 255, size=(batch, 17, 18, 1)).astype("float32")
         outputs = onnx_outputs(tmp_path / "model.onnx", x)
         poses = keras.Model(model.input, model.get_layer("digit_caps").output)
-        np.testing.assert_allclose(outputs["class_lengths"], model.predict(x, verbose=0), atol=1e-5)
-        np.testing.assert_allclose(outputs["poses"], poses.predict(x, verbose=0), atol=1e-5)
+        lengths = model.predict(x, verbose=0)
+        np.testing.assert_allclose(outputs["class_lengths"], lengths, atol=allowed)
+        np.testing.assert_allclose(outputs["poses"], poses.predict(x, verbose=0), atol=allowed)
     assert_standard(tmp_path / "model.onnx")
 
 
@@ -59,13 +62,30 @@ def test_efficient_capsnet_and_adaptive_routing(tmp_path):
         assert_standard(tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize(("routing", "most"), [("l1", 30), ("l2", 30), ("dynamic", 70)])
+@pytest.mark.parametrize(
+    ("routing", "most"), [("l1", 23), ("l2", 23), ("uniform", 23), ("dynamic", 70)]
+)
 def test_node_count_of_the_reference_model(tmp_path, routing, most):
     """Its filters and types of capsules are fewer here: the graph is the same."""
     model = capsnet((28, 28, 1), 10, routing, filters=16, num_primary_capsules=4)
     model.get_layer("conv").bias.assign(np.ones(16))  # a zero bias would leave the graph
     export_onnx(model, tmp_path / "model.onnx")
     assert len(nodes(tmp_path / "model.onnx")) <= most
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+@pytest.mark.parametrize("routing", ["dynamic", "self_attention", "inverted_attention"])
+def test_files_have_the_kernel_once(tmp_path, rng, routing, batch_size):
+    """All products read one constant of it, and votes of one image read it once."""
+    model = small(routing, decoder_units=None)
+    report = export_onnx(model, tmp_path / "model.onnx", batch_size=batch_size)
+    assert report.largest_difference <= 1e-5
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    size = model.get_layer("digit_caps").kernel.shape
+    (name,) = [x.name for x in graph.initializer if np.prod(x.dims) == np.prod(size)]
+    products = [node for node in graph.node if name in node.input]
+    assert {node.op_type for node in products} == {"MatMul"}
+    assert (len(products) == 1) == (batch_size == 1)
 
 
 def test_inputs_outputs_and_opset(tmp_path):

@@ -51,6 +51,15 @@ def test_folded_models_compute_the_same(rng, images, routing):
         np.testing.assert_allclose(received[name] / scale, value / scale, atol=2e-6)
 
 
+def test_equal_couplings_are_folded_too(rng, images, tmp_path):
+    model = capsnet((19, 18, 1), 3, "uniform", filters=4, num_primary_capsules=TYPES)
+    folded, lines = fold(model)
+    assert lines[1] == "digit_caps: coefficients of 36 pairs multiplied into the kernel"
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(folded.predict(images, verbose=0), expected, atol=1e-6)
+    assert export_onnx(model, tmp_path / "model.onnx").largest_difference <= 1e-5
+
+
 def test_types_without_coefficients_leave_the_convolution(rng, images, tmp_path):
     array = coefficients(rng, types=[1, 4])
     array[7] = 0  # a capsule of a type that stays

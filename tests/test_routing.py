@@ -24,9 +24,11 @@ from kcaps.routing import (
     SelfAttentionRouting,
     StoredVotes,
     Votes,
+    VotesOfOne,
     batch_first,
     em,
     routing_objective,
+    votes_of,
 )
 from kcaps.routing.votes import softmax_over_outputs
 
@@ -248,6 +250,51 @@ def test_detached_votes_are_constants(rng, problem, gradient, way):
     np.testing.assert_allclose(
         constant.agreement(targets), Votes(*problem).agreement(targets), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("components_first", [False, True])
+def test_votes_of_one_example(rng, problem, gradient, components_first):
+    """They equal the factored ones, and so do their gradients."""
+    inputs, kernel = problem[0][:1], problem[1]
+    ours, others = (way(inputs, kernel, components_first) for way in (VotesOfOne, Votes))
+    couplings = rng.normal(size=(5, 1, 6)).astype("float32")
+    targets = rng.normal(size=(5, 1, 4)).astype("float32")
+
+    def results(votes):
+        kept = votes.agreement(targets, keepdims=True)
+        return (
+            *(votes.sum(0.3), *votes.uniform(), votes.dense(), kept),
+            *(votes.agreement(targets), votes.weighted_sum(couplings), votes.weighted_sum(kept)),
+        )
+
+    for one, other in zip(results(ours), results(others), strict=True):
+        assert tuple(one.shape) == tuple(other.shape)
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+    def total(way):
+        def value(x, w):
+            return sum(ops.sum(ops.square(part)) for part in results(way(x, w, components_first)))
+
+        return value
+
+    pairs = zip(*(gradient(total(way), inputs, kernel) for way in (VotesOfOne, Votes)), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    constant = ours.detached()
+    assert type(constant) is VotesOfOne
+    np.testing.assert_allclose(constant.sum(), ours.sum(), atol=1e-6)
+
+
+def test_which_votes_are_those_of_one(problem):
+    inputs, kernel = problem
+    assert type(votes_of(inputs[:1], kernel, components_first=True)) is VotesOfOne
+    half = ops.cast(inputs[:1], "float16"), ops.cast(kernel, "float16")
+    for votes in (
+        votes_of(inputs, kernel, components_first=True),
+        votes_of(inputs[:1], kernel),
+        votes_of(*half, components_first=True),
+    ):
+        assert type(votes) is not VotesOfOne
 
 
 @either_way

@@ -73,10 +73,11 @@ def prefers_stored_votes(inputs, kernel, training: bool | None) -> bool:
                                     of one 0.37                   one 0.51 and 1.04
 
     Stored votes of 94 M entries take half of the memory of factored ones in training on JAX, and
-    1.25 times as much on PyTorch. TensorFlow has factored votes always, also in exported graphs.
-    So have half precision, in which stored votes would be rounded; votes of more than twice the
-    components of the inputs, which took up to 2.1 times as long; and all that was not measured:
-    more entries, other devices, and batches of a size that is not known.
+    1.25 times as much on PyTorch. TensorFlow has factored votes always, but for the one example
+    of a graph that is exported for one image (`kcaps.routing.votes_of`). So have half precision,
+    in which stored votes would be rounded; votes of more than twice the components of the inputs,
+    which took up to 2.1 times as long; and all that was not measured: more entries, other devices,
+    and batches of a size that is not known.
 
     Args:
         inputs: Capsules of shape `(batch, num_inputs, input_dim)`, as a tensor.

@@ -27,7 +27,8 @@ def keep_skipped_attributes() -> None:
 def origin(tensor: keras.KerasTensor) -> tuple:
     """Returns the layer or operation that a graph's tensor came of, and the node of its call.
 
-    The node has `input_tensors` and `outputs`. Both are None for a tensor of no operation.
+    The node has `input_tensors`, `outputs` and, in `arguments.kwargs`, keyword arguments. Both are
+    None for a tensor of no operation.
     """
     operation, index, _ = tensor._keras_history
     return (None, None) if operation is None else (operation, operation._inbound_nodes[index])

@@ -17,6 +17,7 @@ from kcaps.routing.routing import Routing as Routing
 from kcaps.routing.routing import couplings_to_fold as couplings_to_fold
 from kcaps.routing.self_attention import SelfAttentionRouting as SelfAttentionRouting
 from kcaps.routing.stored_votes import StoredVotes as StoredVotes
+from kcaps.routing.stored_votes import VotesOfOne as VotesOfOne
 from kcaps.routing.stored_votes import votes_of as votes_of
 from kcaps.routing.uniform import UniformRouting as UniformRouting
 from kcaps.routing.votes import Votes as Votes

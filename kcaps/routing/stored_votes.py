@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import keras
 from keras import ops
 
 from kcaps.backend.compiling import prefers_stored_votes
@@ -55,10 +56,58 @@ class StoredVotes(Votes):
         return constant
 
 
+class VotesOfOne(StoredVotes):
+    """The votes of one example as a matrix for each output capsule, which all methods read.
+
+    The kernel, which has `input_dim` times as many entries, is read once, by products of matrices
+    and columns; sums with equal couplings do not read it again. At inference on TensorFlow, and so
+    in a file that is exported for one image, that takes less time than factored votes.
+
+    Args:
+        inputs: Capsules of shape `(1, num_inputs, input_dim)`.
+        kernel: Weights of shape `(num_inputs, input_dim, num_outputs, output_dim)`.
+        components_first: As for `StoredVotes`.
+
+    Example:
+
+    >>> votes = VotesOfOne(np.ones((1, 6, 3)), np.ones((6, 3, 5, 4)))
+    >>> agreement = votes.agreement(votes.sum())
+    >>> tuple(agreement.shape), float(agreement[0, 0, 0])
+    ((5, 1, 6), 216.0)
+    """
+
+    @functools.cached_property
+    def _stored(self):
+        """The votes `(j, d, i)`."""
+        kernels = ops.reshape(self.kernel, (self.num_inputs, self.input_dim, -1))
+        columns = ops.reshape(self.inputs, (self.num_inputs, self.input_dim, 1))
+        votes = ops.matmul(ops.transpose(kernels, (0, 2, 1)), columns)  # (i, j·d, 1)
+        votes = ops.transpose(ops.reshape(votes, (self.num_inputs, -1)), (1, 0))
+        return ops.reshape(votes, (self.num_outputs, self.output_dim, self.num_inputs))
+
+    def sum(self, share=1.0):
+        return self._rows(ops.sum(self._stored, axis=2) * share)
+
+    def weighted_sum(self, couplings):
+        couplings = ops.cast(couplings, self._stored.dtype)
+        columns = ops.reshape(couplings, (self.num_outputs, self.num_inputs, 1))
+        return self._rows(ops.matmul(self._stored, columns))
+
+    def agreement(self, targets, keepdims: bool = False):
+        stored = ops.cast(self._stored, "float32")
+        agreement = ops.matmul(ops.cast(targets, "float32"), stored)  # (j, 1, i)
+        return ops.expand_dims(agreement, self._axis) if keepdims else agreement
+
+    def _rows(self, sums):
+        """Returns sums `(j, d)` or `(j, d, 1)` as `(j, 1, d)`."""
+        return ops.cast(ops.reshape(sums, (self.num_outputs, 1, self.output_dim)), self.dtype)
+
+
 def votes_of(inputs, kernel, components_first: bool = False, training: bool | None = None) -> Votes:
     """Returns the votes, stored where that is faster, or else in factored form.
 
-    `kcaps.backend.compiling.prefers_stored_votes` decides by backend, device and sizes.
+    `kcaps.backend.compiling.prefers_stored_votes` decides by backend, device and sizes. Those of
+    one example in float32, in the layout of TensorFlow's inference, are `VotesOfOne`.
 
     Args:
         inputs: Capsules of shape `(batch, num_inputs, input_dim)`.
@@ -67,7 +116,7 @@ def votes_of(inputs, kernel, components_first: bool = False, training: bool | No
         training: Whether the model trains. Defaults to None: nobody knows.
 
     Returns:
-        `Votes` or `StoredVotes`, whose results are the same but for rounding.
+        `Votes`, `StoredVotes` or `VotesOfOne`, whose results are the same but for rounding.
 
     Example:
 
@@ -76,5 +125,9 @@ def votes_of(inputs, kernel, components_first: bool = False, training: bool | No
     (5, 2, 4)
     """
     inputs, kernel = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
-    way = StoredVotes if prefers_stored_votes(inputs, kernel, training) else Votes
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in (inputs, kernel)}
+    if components_first and inputs.shape[0] == 1 and dtypes == {"float32"}:
+        way = VotesOfOne
+    else:
+        way = StoredVotes if prefers_stored_votes(inputs, kernel, training) else Votes
     return way(inputs, kernel, components_first)

@@ -85,14 +85,13 @@ class Votes:
 
     def sum(self, share=1.0):
         """Returns sums `share · Σ_i û_j|i` of shape `(num_outputs, batch, output_dim)`."""
-        flat = ops.reshape(self._arranged, (-1, self._fan_in))
         if self._components_first:
-            kernel = ops.transpose(self._by_output, (0, 2, 1))
-            # Half precision would lose digits of a share of the kernel.
-            if keras.backend.standardize_dtype(kernel.dtype) != "float32":
-                return ops.matmul(flat, kernel) * share
-            # With the kernel, the share is one constant in an exported graph.
-            return ops.cast(ops.matmul(flat, kernel * share), self.dtype)
+            columns = ops.reshape(self._columns(), (1, self._fan_in, -1))
+            # ONNX Runtime fuses a product with a scalar, and has no fast form of the two for one
+            # example. With a vector it does not.
+            shares = share * ops.ones(self.output_dim, self.kernel.dtype)
+            return ops.cast(self._sums_of(columns) * shares, self.dtype)
+        flat = ops.reshape(self._arranged, (-1, self._fan_in))
         flat_kernel = ops.reshape(self.kernel, (self._fan_in, -1))  # (i·k, j·d)
         sums = ops.reshape(ops.matmul(flat, flat_kernel), (-1, self.num_outputs, self.output_dim))
         return ops.cast(batch_first(sums) * share, self.dtype)
@@ -125,6 +124,11 @@ class Votes:
         couplings = ops.cast(couplings, self.inputs.dtype)
         if len(couplings.shape) == 3:
             couplings = ops.expand_dims(couplings, self._axis)
+        if self._components_first:
+            couplings = ops.transpose(couplings, (0, 2, 3, 1))  # (j, 1, i, b)
+            columns = ops.reshape(self._columns(), (self.input_dim, self.num_inputs, -1))
+            weighted = ops.reshape(couplings * columns, (self.num_outputs, self._fan_in, -1))
+            return ops.cast(self._sums_of(weighted), self.dtype)
         weighted = ops.reshape(couplings * self._arranged, (self.num_outputs, -1, self._fan_in))
         # The kernel has its long axis last here too: the other way round, its gradient takes
         # several times as long.
@@ -145,6 +149,19 @@ class Votes:
         products = ops.reshape(products, (self.num_outputs, -1, *self._arranged.shape[1:]))
         products = ops.cast(products, "float32") * ops.cast(self._arranged, "float32")
         return ops.sum(products, axis=self._axis, keepdims=keepdims)
+
+    def _columns(self):
+        """Returns the flattened capsules, an example in each column, `(k·i, b)`."""
+        return ops.transpose(ops.reshape(self._arranged, (-1, self._fan_in)), (1, 0))
+
+    def _sums_of(self, columns):
+        """Returns products `(j, b, d)` of the kernel with columns `(1 or j, k·i, b)`.
+
+        The kernel has the layout in which `agreement` reads it. An exported graph thus has one
+        constant of it, which for one example stays in the processor's cache from one product to
+        the next.
+        """
+        return ops.transpose(ops.matmul(self._by_output, columns), (0, 2, 1))
 
     def as_couplings(self, by_output):
         """Returns couplings of the shapes above in the order of routings, `(b, i, j)`."""
