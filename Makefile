@@ -62,6 +62,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/capsule_maps.py
 	$(BIN)/python benchmarks/deep_parts.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/regression.py
 	$(BIN)/python benchmarks/loss_study.py

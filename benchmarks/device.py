@@ -1,8 +1,10 @@
 """Gradients, steps, waiting, memory and the machine's name, which differ between backends."""
 
 import contextlib
+import ctypes
 import os
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -175,6 +177,39 @@ def memory():
         stats = tf.config.experimental.get_memory_info("GPU:0")
         sizes = stats["current"], stats["peak"]
     return tuple(size / 2**20 for size in sizes)
+
+
+def more_at_peak(call):
+    """Returns MiB that are in use at the peak of a call more than before it; see `memory`.
+
+    On the CPU, TensorFlow keeps what it once had from the system, and counts itself what of that is
+    in use, in pieces of 256 KiB and more. JAX does not let the peak of a GPU begin anew.
+
+    Raises:
+        OSError: where the system is not Linux.
+        RuntimeError: for JAX on a GPU.
+    """
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        device = "CPU:0" if gpu_name() is None else "GPU:0"
+        tf.config.experimental.reset_memory_stats(device)
+        before = tf.config.experimental.get_memory_info(device)["current"] / 2**20
+        wait(call())
+        return tf.config.experimental.get_memory_info(device)["peak"] / 2**20 - before
+    if gpu_name() is None:
+        time.sleep(0.02)  # JAX frees what a call took in a thread of its own.
+        ctypes.CDLL(None).malloc_trim(0)  # What the process holds free would not be counted.
+        Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+    elif BACKEND == "torch":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        raise RuntimeError("JAX does not tell the peak of one call on a GPU.")
+    before, _ = memory()
+    wait(call())
+    return memory()[1] - before
 
 
 def versions():
