@@ -127,7 +127,7 @@ def print_measured(args):
     from device import more_at_peak
     from timing import interleaved
 
-    found = curves(args.child, args.quick)
+    found = curves(args.worker, args.quick)
     calls = {point: point.call() for points in found.values() for point in points}
     values = {"ms": {}, "MiB": {}}
     if "time" in args.only:
@@ -139,7 +139,7 @@ def print_measured(args):
             values["MiB"][point] = np.median([more_at_peak(call) for _ in range(3)])
     rows = []
     for (kind, axis), points in found.items():
-        row = {"layer": kind, "routing": args.child, "grows": AXES[axis]}
+        row = {"layer": kind, "routing": args.worker, "grows": AXES[axis]}
         row["sizes"] = [point.size(axis) for point in points]
         row |= {unit: [of[point] for point in points] for unit, of in values.items() if of}
         rows.append(row)
@@ -148,7 +148,7 @@ def print_measured(args):
 
 def measured(args, routing):
     """Returns what a process of its own prints for a routing."""
-    command = [sys.executable, __file__, "--child", routing, "--repeats", str(args.repeats)]
+    command = [sys.executable, __file__, "--worker", routing, "--repeats", str(args.repeats)]
     command += ["--only", ",".join(args.only), *["--quick"] * args.quick]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
@@ -188,9 +188,9 @@ def main():
     program.add_names(parser, "--only", ("time", "memory"), "TABLE,...", "tables to print")
     program.add_names(parser, "--routings", ROUTINGS, "NAME,...", "rows")
     program.add_quick(parser)
-    parser.add_argument("--child", choices=ROUTINGS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=ROUTINGS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
+    if args.worker:
         return print_measured(args)
     program.print_title("Growth")
     rows = [row for routing in args.routings for row in measured(args, routing)]
