@@ -182,25 +182,22 @@ def memory():
 def more_at_peak(call):
     """Returns MiB that are in use at the peak of a call more than before it; see `memory`.
 
-    On the CPU, TensorFlow keeps what it once had from the system, and counts itself what of that is
-    in use, in pieces of 256 KiB and more. JAX does not let the peak of a GPU begin anew.
+    What a process holds free from earlier calls is not counted where a call takes it again: the
+    largest of several values is the best. On a CPU, TensorFlow holds all of it, unless the variable
+    TF_ONEDNN_USE_SYSTEM_ALLOCATOR was 1 when the process began.
 
     Raises:
         OSError: where the system is not Linux.
-        RuntimeError: for JAX on a GPU.
+        RuntimeError: for JAX on a GPU, which does not let the peak begin anew.
     """
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        device = "CPU:0" if gpu_name() is None else "GPU:0"
-        tf.config.experimental.reset_memory_stats(device)
-        before = tf.config.experimental.get_memory_info(device)["current"] / 2**20
-        wait(call())
-        return tf.config.experimental.get_memory_info(device)["peak"] / 2**20 - before
     if gpu_name() is None:
         time.sleep(0.02)  # JAX frees what a call took in a thread of its own.
-        ctypes.CDLL(None).malloc_trim(0)  # What the process holds free would not be counted.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.reset_memory_stats("GPU:0")
     elif BACKEND == "torch":
         import torch
 

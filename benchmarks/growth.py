@@ -2,16 +2,17 @@
 
 A layer is computed forward and backward, compiled as Keras compiles a training step, at three sizes
 along each axis, the others at their smallest. A slope is that of the logarithm of the time, or of
-the memory, against the logarithm of the size: 1 where twice the size takes twice as much. The rows
-of a routing are measured in one run, as in bench.py, and in a process of their own, which takes its
-memory with it. Memory is what is in use at the peak of a call more than before it: inputs, weights
-and compilation do not count.
+the memory, against the logarithm of the size: 1 where twice the size takes twice as much. The times
+of a routing are measured in one run, as in bench.py. Memory is what is in use at the peak of a call
+more than before it: inputs, weights and compilation do not count.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import inspect
 import json
+import os
 import subprocess
 import sys
 
@@ -135,8 +136,8 @@ def print_measured(args):
             values["ms"][point] = 1e3 * np.median(seconds)
     if "memory" in args.only:
         for point, call in calls.items():
-            more_at_peak(call)  # The first call may compile.
-            values["MiB"][point] = np.median([more_at_peak(call) for _ in range(3)])
+            more_at_peak(call)  # The first call compiles.
+            values["MiB"][point] = max(more_at_peak(call) for _ in range(4))
     rows = []
     for (kind, axis), points in found.items():
         row = {"layer": kind, "routing": args.worker, "grows": AXES[axis]}
@@ -146,14 +147,27 @@ def print_measured(args):
     print(json.dumps(rows))
 
 
-def measured(args, routing):
-    """Returns what a process of its own prints for a routing."""
-    command = [sys.executable, __file__, "--worker", routing, "--repeats", str(args.repeats)]
-    command += ["--only", ",".join(args.only), *["--quick"] * args.quick]
-    process = subprocess.run(command, capture_output=True, text=True)
-    if process.returncode:
-        fail(f"{routing} cannot be measured: {process.stderr.strip()[-500:]}")
-    return json.loads(process.stdout.splitlines()[-1])
+def measured(args, table):
+    """Returns the rows of a table, which a process of its own measures for each routing."""
+    # TensorFlow's own allocator is the faster one, and gives nothing back that it once had.
+    environment = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"} if table == "memory" else {}
+
+    def rows(routing):
+        command = [sys.executable, __file__, "--worker", routing, "--repeats", str(args.repeats)]
+        process = subprocess.run(
+            [*command, "--only", table, *["--quick"] * args.quick],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        if process.returncode:
+            last = process.stderr.strip().rpartition("\n")[-1]
+            fail(f"{routing} cannot be measured: exit code {process.returncode}, {last}")
+        return json.loads(process.stdout.splitlines()[-1])
+
+    # What a process takes of memory does not depend on others, as its times do.
+    with concurrent.futures.ThreadPoolExecutor(2 if table == "memory" else 1) as pool:
+        return [row for found in pool.map(rows, args.routings) for row in found]
 
 
 def slope(sizes, values):
@@ -193,11 +207,10 @@ def main():
     if args.worker:
         return print_measured(args)
     program.print_title("Growth")
-    rows = [row for routing in args.routings for row in measured(args, routing)]
     if "time" in args.only:
-        growth_table(args, "Time, forward and backward", "ms", rows)
+        growth_table(args, "Time, forward and backward", "ms", measured(args, "time"))
     if "memory" in args.only:
-        growth_table(args, "Memory at the peak of a call", "MiB", rows)
+        growth_table(args, "Memory at the peak of a call", "MiB", measured(args, "memory"))
 
 
 if __name__ == "__main__":
