@@ -6,7 +6,6 @@ bench.py: forward and backward, compiled as Keras compiles a training step.
 """
 
 import argparse
-import functools
 import subprocess
 import sys
 
@@ -39,15 +38,9 @@ def make_layer(args, name, window=WINDOW, padding="valid"):
 
 def layer_call(args, layer, batch_size):
     """Returns a function without arguments: poses and gradients on one random batch."""
-    from device import gradient_function
-    from keras import ops
+    from subjects import call_on
 
-    rng = np.random.default_rng(0)
-    shape = (batch_size, args.side, args.side, args.types, INPUT_DIM)
-    inputs = rng.normal(scale=0.2, size=shape)
-    upstream = rng.normal(size=layer.compute_output_shape(shape))
-    inputs, upstream = (ops.convert_to_tensor(x, layer.compute_dtype) for x in (inputs, upstream))
-    return functools.partial(gradient_function(layer), inputs, upstream)
+    return call_on(layer, (batch_size, args.side, args.side, args.types, INPUT_DIM))
 
 
 def print_difference(args):

@@ -47,8 +47,10 @@ QUICK = {
     "votes": ((4, 36), (8, 72)),
 }
 # Upper bounds of ratios with TensorFlow on a CPU, at the reference sizes.
-LAYER_TARGETS = {"dynamic": 0.30, "l1": 0.04, "l2": 0.04, "em": 0.45}
-LAYER_TARGETS |= dict.fromkeys(("self_attention", "inverted_attention"), 0.12)
+LAYER_TARGETS = {
+    **{"dynamic": 0.30, "l1": 0.04, "l2": 0.04, "em": 0.45},
+    **dict.fromkeys(("self_attention", "inverted_attention"), 0.12),
+}
 MEMORY_TARGETS = {"dynamic": 1 / 3, "em": 1 / 4}
 FLOOR_TARGETS = {
     "dynamic": 1.10,

@@ -78,8 +78,7 @@ class Point:
 
     def call(self):
         """Returns a function without arguments: poses and gradients on one random batch."""
-        from device import gradient_function
-        from keras import ops
+        from subjects import call_on
 
         from kcaps import layers
         from kcaps.routing import ROUTINGS
@@ -95,14 +94,7 @@ class Point:
         places = () if self.side is None else (self.side, self.side)
         shape = (self.batch, *places, self.inputs, INPUT_DIM)
         layer.build((None, *shape[1:]))
-        rng = np.random.default_rng(0)
-        inputs = rng.normal(scale=0.2, size=shape)
-        upstream = rng.normal(size=layer.compute_output_shape(shape))
-        inputs, upstream = (
-            ops.convert_to_tensor(x, layer.compute_dtype) for x in (inputs, upstream)
-        )
-        gradient = gradient_function(layer)
-        return lambda: gradient(inputs, upstream)
+        return call_on(layer, shape)
 
 
 def curves(routing, is_quick):

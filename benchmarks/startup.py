@@ -70,8 +70,8 @@ def start_recipe(folder: pathlib.Path, words: list[str]) -> dict[str, list[float
 def start_import(module: str) -> dict[str, list[float]]:
     """Returns the seconds of a process that imports a module, and does nothing else."""
     start = time.time()
-    program = f"import {module}, json, time; print(json.dumps([time.time(), time.process_time()]))"
-    now, processor = json.loads(_last_line(["-c", program]))
+    text = f"import {module}, json, time; print(json.dumps([time.time(), time.process_time()]))"
+    now, processor = json.loads(_last_line(["-c", text]))
     return {f"import {module}": [now - start, processor]}
 
 

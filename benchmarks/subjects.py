@@ -1,5 +1,7 @@
 """The subjects of the benchmark: a layer alone, and a training step of a whole network."""
 
+import functools
+
 import keras
 import numpy as np
 from device import full_precision, gpu_name, gradient_function, inference_function, step_function
@@ -24,20 +26,29 @@ def make_layer(routing, num_inputs):
     return layer
 
 
-def layer_batch(batch_size, num_inputs):
+def random_batch(shape, poses_shape):
     """Returns random input capsules, and a random gradient with respect to the poses."""
     rng = np.random.default_rng(0)
     # Capsules of lengths around one half, as PrimaryCaps gives them.
-    inputs = rng.normal(scale=0.2, size=(batch_size, num_inputs, INPUT_DIM))
-    return inputs, rng.normal(size=(batch_size, NUM_CLASSES, OUTPUT_DIM))
+    return rng.normal(scale=0.2, size=shape), rng.normal(size=poses_shape)
+
+
+def layer_batch(batch_size, num_inputs):
+    """Returns what `random_batch` does, for a layer that `make_layer` makes."""
+    shape = (batch_size, num_inputs, INPUT_DIM)
+    return random_batch(shape, (batch_size, NUM_CLASSES, OUTPUT_DIM))
+
+
+def call_on(layer, shape):
+    """Returns a function without arguments: poses and gradients on one random batch of a shape."""
+    batch = random_batch(shape, layer.compute_output_shape(shape))
+    inputs, upstream = (ops.convert_to_tensor(x, layer.compute_dtype) for x in batch)
+    return functools.partial(gradient_function(layer), inputs, upstream)
 
 
 def layer_call(layer, batch_size):
-    """Returns a function without arguments: poses and gradients on one random batch."""
-    batch = layer_batch(batch_size, layer.kernel.shape[0])
-    inputs, upstream = (ops.convert_to_tensor(x, dtype=layer.compute_dtype) for x in batch)
-    gradient = gradient_function(layer)
-    return lambda: gradient(inputs, upstream)
+    """Returns what `call_on` does, for a layer that `make_layer` made."""
+    return call_on(layer, (batch_size, layer.kernel.shape[0], INPUT_DIM))
 
 
 def layer_inference(layer, batch_size):

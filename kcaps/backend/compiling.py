@@ -116,7 +116,7 @@ def product_dtype(dtype) -> str:
     return "float32"
 
 
-def is_xla_on_cpu():
+def is_xla_on_cpu() -> bool:
     """Returns whether XLA compiles, for a CPU, the operations that are called now."""
     if keras.backend.backend() == "jax":
         import jax
@@ -137,15 +137,9 @@ def call_compiled(layer: keras.layers.Layer, *inputs, training: bool | None = No
         *inputs: Tensors that the layer takes.
         training: Whether the model trains.
     """
-    import tensorflow as tf
-
     if layer not in _COMPILED:
         reference = weakref.ref(layer)  # The dictionary must not keep its key alive.
-        _COMPILED[layer] = tf.function(
-            lambda config, *args: _stateless_call(reference(), *args),
-            autograph=False,
-            jit_compile=True,
-        )
+        _COMPILED[layer] = compiled(lambda config, *args: _stateless_call(reference(), *args))
     variables = layer.variables
     outputs, updates = _COMPILED[layer](
         # Python values, each of which has a trace of its own: settings may change.

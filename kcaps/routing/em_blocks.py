@@ -32,7 +32,10 @@ class _Blocks(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Sums over input capsules of the mass, and of mass times deviations and their squares.
+    """Sums over input capsules of weights, and of weights times deviations and their squares.
+
+    The weights are the mass, or gradients of the logits of assignments. The sums' gradients come in
+    this form, too.
 
     Deviations are those of the votes from a centre that is near their mean, so that the variance
     is no small difference of large numbers.
@@ -115,7 +118,7 @@ def em_in_blocks(inputs, kernel, active, biases, temperatures, variance_floor: f
         gaussians, centre, iterations = None, _equal_means(inputs, kernel, active), []
         for temperature in temperatures:
             step = _Step(activation_bias, cost_bias, temperature, variance_floor)
-            sums = _sum_votes(blocks, gaussians, centre)
+            sums = _sum_votes(blocks, gaussians, centre, _mass)
             iterations.append(_maximize(gaussians, centre, sums, step))
             gaussians = iterations[-1].gaussians()
             centre = gaussians.means
@@ -176,25 +179,33 @@ def _assign(votes, gaussians, centre):
     return deviations, powers / ops.sum(powers, axis=1, keepdims=True)
 
 
-def _zeros(centre):
-    """Returns zeros `(j, b)`, `(j, d, b)` and `(j, d, b)`, where sums over input capsules begin."""
-    zeros = ops.zeros_like(centre)
-    return zeros[:, 0], zeros, zeros
+def _sum_votes(blocks, gaussians, centre, weigh):
+    """Returns sums over all input capsules of weights, and of weighted deviations and squares.
 
-
-def _sum_votes(blocks, gaussians, centre):
-    """Returns the sums over all input capsules, assigned by the Gaussians or in equal parts."""
+    Args:
+        blocks: The input capsules.
+        gaussians: Those that assign the votes, or None for equal parts.
+        centre: From which the deviations are taken.
+        weigh: Function of a block, its deviations and its assignments, which returns the weights
+            `(s, j, b)`.
+    """
 
     def add(index, sums):
         block = blocks.block(index)
         votes = _votes(block, centre.shape[:2])
         deviations, assigned = _assign(votes, gaussians, centre)
-        mass = assigned * ops.expand_dims(block.active, 1)
-        weighted = ops.expand_dims(mass, 2) * deviations
-        terms = mass, weighted, weighted * deviations
+        weights = weigh(block, deviations, assigned)
+        weighted = ops.expand_dims(weights, 2) * deviations
+        terms = weights, weighted, weighted * deviations
         return tuple(total + ops.sum(term, axis=0) for total, term in zip(sums, terms, strict=True))
 
-    return _Sums(*ops.fori_loop(0, blocks.kernel.shape[0], add, _zeros(centre)))
+    zeros = ops.zeros_like(centre)
+    return _Sums(*ops.fori_loop(0, blocks.kernel.shape[0], add, (zeros[:, 0], zeros, zeros)))
+
+
+def _mass(block, deviations, assigned):
+    """Returns the share of each input capsule that belongs to each output capsule, `(s, j, b)`."""
+    return assigned * ops.expand_dims(block.active, 1)
 
 
 def _half_log(variances):
@@ -277,19 +288,12 @@ def _of_assigned(block, deviations, assigned, of_sums):
 
 def _assignment_gradient(blocks, iteration, of_sums):
     """Returns the gradients of the Gaussians by which an iteration assigns the votes."""
-    centre = iteration.centre
 
-    def add(index, totals):
-        block = blocks.block(index)
-        votes = _votes(block, centre.shape[:2])
-        deviations, assigned = _assign(votes, iteration.before, centre)
-        _, of_logits = _of_assigned(block, deviations, assigned, of_sums)
-        weighted = ops.expand_dims(of_logits, 2) * deviations
-        terms = of_logits, weighted, weighted * deviations
-        return tuple(t + ops.sum(term, axis=0) for t, term in zip(totals, terms, strict=True))
+    def of_logits(block, deviations, assigned):
+        return _of_assigned(block, deviations, assigned, of_sums)[1]
 
-    mass, first, second = ops.fori_loop(0, blocks.kernel.shape[0], add, _zeros(centre))
-    return _Gaussians(first * iteration.before.precisions, -0.5 * second, mass)
+    sums = _sum_votes(blocks, iteration.before, iteration.centre, of_logits)
+    return _Gaussians(sums.first * iteration.before.precisions, -0.5 * sums.second, sums.mass)
 
 
 def _votes_gradient(blocks, iterations, of_sums):
@@ -303,7 +307,7 @@ def _votes_gradient(blocks, iterations, of_sums):
         for iteration, sums in zip(iterations, of_sums, strict=True):
             deviations, assigned = _assign(votes, iteration.before, iteration.centre)
             of_one, of_logits = _of_assigned(block, deviations, assigned, sums)
-            mass = ops.expand_dims(assigned * ops.expand_dims(block.active, 1), 2)
+            mass = ops.expand_dims(_mass(block, deviations, assigned), 2)
             of_votes = of_votes + mass * (sums.first + 2 * sums.second * deviations)
             if iteration.before is not None:
                 pull = ops.expand_dims(of_logits, 2) * iteration.before.precisions

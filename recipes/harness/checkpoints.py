@@ -36,10 +36,10 @@ class KeptModel(keras.callbacks.Callback):
 
     Args:
         path: The file.
-        best: Lowest validation loss before; infinity keeps the first model that comes.
-        keeps_last: Whether each epoch replaces the model, whatever its loss. Defaults to False.
+        best: Lowest validation loss before. Defaults to infinity, above any.
         averages: The callback that gives the model its averaged weights for the validation, which
             are then kept, too. Defaults to None: weights are not averaged.
+        keeps_last: Whether each epoch replaces the model, whatever its loss. Defaults to False.
     """
 
     def __init__(self, path, best=math.inf, averages=None, keeps_last=False):
