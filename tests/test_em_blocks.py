@@ -1,8 +1,10 @@
 """EM routing in blocks, beside the plain form of it."""
 
+import functools
 import math
 import re
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -113,6 +115,68 @@ def test_a_subclass_with_an_iteration_of_its_own_trains_by_it():
     np.testing.assert_allclose(
         ops.convert_to_numpy(half), ops.convert_to_numpy(whole) / 2, atol=1e-6
     )
+
+
+def second_derivatives(function, arrays, upstream, vectors):
+    """Returns the gradient of products of first gradients with vectors."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def first(*x):
+            gradients = jax.vjp(function, *x)[1](upstream)
+            return sum((g * v).sum() for g, v in zip(gradients, vectors, strict=True))
+
+        return jax.grad(first, argnums=tuple(range(len(arrays))))(*arrays)
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def second(*x):
+        with tf.GradientTape() as outer, tf.GradientTape() as inner:
+            outer.watch(x)
+            inner.watch(x)
+            outputs = function(*x)
+            gradients = inner.gradient(outputs, x, upstream)
+        return outer.gradient(gradients, x, vectors)
+
+    return second(*map(tf.constant, arrays))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch does not compile by XLA")
+def test_second_derivatives_equal_those_of_the_plain_form(rng):
+    arrays = draw(rng, 3, 8, 3, 4, 5)
+    upstream = rng.normal(size=(3, 4, 5)).astype("float32")
+    vectors = [rng.normal(size=x.shape).astype("float32") for x in arrays]
+
+    def blocks(*tensors):
+        return poses_of(*in_blocks(*tensors))
+
+    pairs = (second_derivatives(f, arrays, upstream, vectors) for f in (plain_poses, blocks))
+    for expected, received in zip(*pairs, strict=True):
+        tolerance = 2e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(received, expected, atol=tolerance)
+
+
+@pytest.mark.tensorflow
+def test_a_persistent_tape_trains_a_batch_of_any_size(rng):
+    """It asks for second derivatives in advance, which TensorFlow has of few loops."""
+    import tensorflow as tf
+
+    inputs, kernel, *_ = draw(rng, 3, 8, 3, 4, 5)
+    routing = EMRouting()
+    routing.build(inputs.shape, kernel.shape)
+
+    def train(inputs, persistent):
+        with tf.GradientTape(persistent=persistent) as tape:
+            tape.watch(inputs)
+            poses = routing(inputs, kernel, training=True)
+        return tape.gradient(poses, inputs)
+
+    signature = [tf.TensorSpec((None, *inputs.shape[1:]))]
+    once, often = (
+        tf.function(functools.partial(train, persistent=persistent), signature, autograph=False)
+        for persistent in (False, True)
+    )
+    np.testing.assert_allclose(often(inputs), once(inputs), atol=1e-6)
 
 
 @pytest.mark.tensorflow

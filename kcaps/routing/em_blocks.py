@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from keras import ops
 
+from kcaps.backend.gradients import unfollowed, with_gradient_of
+
 SMALLEST_MASS = 1e-7  # It is added to the mass of votes by which their mean is divided.
 
 _LARGEST_BLOCK = 4  # Votes of more input capsules leave the cache.
@@ -112,28 +114,18 @@ def em_in_blocks(inputs, kernel, active, biases, temperatures, variance_floor: f
     - [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), Procedure 1.
     """
 
+    settings = temperatures, variance_floor
+
     @ops.custom_gradient
-    def route(inputs, kernel, active, activation_bias, cost_bias):
-        blocks = _in_blocks(inputs, kernel, active)
-        gaussians, centre, iterations = None, _equal_means(inputs, kernel, active), []
-        for temperature in temperatures:
-            step = _Step(activation_bias, cost_bias, temperature, variance_floor)
-            sums = _sum_votes(blocks, gaussians, centre, _mass)
-            iterations.append(_maximize(gaussians, centre, sums, step))
-            gaussians = iterations[-1].gaussians()
-            centre = gaussians.means
+    def route(*arguments):
+        blocks, iterations = _iterate(map(unfollowed, arguments), settings, _LARGEST_BLOCK)
+        first = with_gradient_of(
+            lambda upstream, *arguments: _gradient(blocks, iterations, upstream),
+            lambda upstream, *arguments: _gradient_in_one_block(upstream, arguments, settings),
+        )
 
         def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            of_inputs, of_kernel, of_active, *rest = _gradient(blocks, iterations, upstream)
-            of_inputs = ops.reshape(of_inputs, (*inputs.shape[1:], -1))
-            of_active = ops.reshape(of_active, (inputs.shape[1], -1))
-            return (
-                ops.transpose(of_inputs, (2, 0, 1)),
-                ops.reshape(of_kernel, kernel.shape),
-                ops.transpose(of_active),
-                *rest,
-            )
+            return first(args[0] if upstream is None else upstream, *arguments)
 
         last = iterations[-1]
         return ops.concatenate([last.means, ops.expand_dims(last.logits, 1)], axis=1), gradient
@@ -142,9 +134,30 @@ def em_in_blocks(inputs, kernel, active, biases, temperatures, variance_floor: f
     return together[..., :-1], together[..., -1]
 
 
-def _in_blocks(inputs, kernel, active):
+def _iterate(arguments, settings, largest_block):
+    """Returns the input capsules in blocks, and the iterations of EM."""
+    inputs, kernel, active, *biases = arguments
+    temperatures, variance_floor = settings
+    blocks = _in_blocks(inputs, kernel, active, largest_block)
+    gaussians, centre, iterations = None, _equal_means(inputs, kernel, active), []
+    for temperature in temperatures:
+        step = _Step(*biases, temperature, variance_floor)
+        sums = _sum_votes(blocks, gaussians, centre, _mass)
+        iterations.append(_maximize(gaussians, centre, sums, step))
+        gaussians = iterations[-1].gaussians()
+        centre = gaussians.means
+    return blocks, iterations
+
+
+def _gradient_in_one_block(upstream, arguments, settings):
+    """Returns the gradient without a loop, so that it has a gradient itself."""
+    blocks, iterations = _iterate(arguments, settings, arguments[1].shape[0])
+    return _gradient(blocks, iterations, upstream)
+
+
+def _in_blocks(inputs, kernel, active, largest):
     num_inputs, input_dim = kernel.shape[:2]
-    size = max(s for s in range(1, _LARGEST_BLOCK + 1) if num_inputs % s == 0)
+    size = max(s for s in range(1, largest + 1) if num_inputs % s == 0)
     shape = (num_inputs // size, size)
     return _Blocks(
         ops.reshape(ops.transpose(inputs, (1, 2, 0)), (*shape, input_dim, -1)),
@@ -200,7 +213,9 @@ def _sum_votes(blocks, gaussians, centre, weigh):
         return tuple(total + ops.sum(term, axis=0) for total, term in zip(sums, terms, strict=True))
 
     zeros = ops.zeros_like(centre)
-    return _Sums(*ops.fori_loop(0, blocks.kernel.shape[0], add, (zeros[:, 0], zeros, zeros)))
+    initial = zeros[:, 0], zeros, zeros
+    count = blocks.kernel.shape[0]
+    return _Sums(*(add(0, initial) if count == 1 else ops.fori_loop(0, count, add, initial)))
 
 
 def _mass(block, deviations, assigned):
@@ -231,7 +246,7 @@ def _maximize(before, centre, sums, step):
 
 
 def _gradient(blocks, iterations, upstream):
-    """Returns the gradients in the layout of the blocks, and those of both biases."""
+    """Returns the gradients of inputs, kernel, activations and both biases."""
     of_output = upstream[:, :-1], 0.0, upstream[:, -1]  # of means, variances and logits
     of_sums, of_biases = [], []
     for index in reversed(range(len(iterations))):
@@ -242,7 +257,18 @@ def _gradient(blocks, iterations, upstream):
             of_gaussians = _assignment_gradient(blocks, iterations[index], sums)
             of_output = _gaussians_gradient(iterations[index - 1], of_gaussians)
     of_biases = [sum(biases) for biases in zip(*of_biases, strict=True)]
-    return *_votes_gradient(blocks, iterations, of_sums), *of_biases
+    return *_from_blocks(*_votes_gradient(blocks, iterations, of_sums), upstream.shape), *of_biases
+
+
+def _from_blocks(inputs, kernel, active, output_shape):
+    """Returns arrays in the layout of the blocks in that of the layer's inputs and kernel."""
+    num_inputs, input_dim = kernel.shape[0] * kernel.shape[1], kernel.shape[2]
+    num_outputs, output_dim = output_shape[0], output_shape[1] - 1
+    return (
+        ops.transpose(ops.reshape(inputs, (num_inputs, input_dim, -1)), (2, 0, 1)),
+        ops.reshape(kernel, (num_inputs, input_dim, num_outputs, output_dim)),
+        ops.transpose(ops.reshape(active, (num_inputs, -1))),
+    )
 
 
 def _gaussians_gradient(iteration, of_gaussians):
@@ -298,27 +324,12 @@ def _assignment_gradient(blocks, iteration, of_sums):
 
 def _votes_gradient(blocks, iterations, of_sums):
     """Returns the gradients of inputs, kernel and activations, in the layout of the blocks."""
-    output_shape = iterations[0].centre.shape[:2]
+    if blocks.kernel.shape[0] == 1:  # TensorFlow has no gradient of the updates below.
+        gradients = _gradient_of_block(blocks.block(0), iterations, of_sums)
+        return tuple(ops.expand_dims(x, 0) for x in gradients)
 
     def put(index, gradients):
-        block = blocks.block(index)
-        votes = _votes(block, output_shape)
-        of_votes, of_active = 0.0, 0.0
-        for iteration, sums in zip(iterations, of_sums, strict=True):
-            deviations, assigned = _assign(votes, iteration.before, iteration.centre)
-            of_one, of_logits = _of_assigned(block, deviations, assigned, sums)
-            mass = ops.expand_dims(_mass(block, deviations, assigned), 2)
-            of_votes = of_votes + mass * (sums.first + 2 * sums.second * deviations)
-            if iteration.before is not None:
-                pull = ops.expand_dims(of_logits, 2) * iteration.before.precisions
-                of_votes = of_votes - pull * deviations
-            of_active = of_active + of_one
-        flat = ops.reshape(of_votes, (block.kernel.shape[0], block.kernel.shape[2], -1))
-        new = (
-            ops.matmul(block.kernel, flat),
-            ops.matmul(block.inputs, ops.transpose(flat, (0, 2, 1))),
-            ops.squeeze(of_active, 1),
-        )
+        new = _gradient_of_block(blocks.block(index), iterations, of_sums)
         return tuple(
             ops.slice_update(x, (index, *[0] * (len(x.shape) - 1)), ops.expand_dims(y, 0))
             for x, y in zip(gradients, new, strict=True)
@@ -326,3 +337,24 @@ def _votes_gradient(blocks, iterations, of_sums):
 
     empty = tuple(ops.zeros_like(x) for x in (blocks.inputs, blocks.kernel, blocks.active))
     return ops.fori_loop(0, blocks.kernel.shape[0], put, empty)
+
+
+def _gradient_of_block(block, iterations, of_sums):
+    """Returns the gradients of the inputs, the kernel and the activations of one block."""
+    votes = _votes(block, iterations[0].centre.shape[:2])
+    of_votes, of_active = 0.0, 0.0
+    for iteration, sums in zip(iterations, of_sums, strict=True):
+        deviations, assigned = _assign(votes, iteration.before, iteration.centre)
+        of_one, of_logits = _of_assigned(block, deviations, assigned, sums)
+        mass = ops.expand_dims(_mass(block, deviations, assigned), 2)
+        of_votes = of_votes + mass * (sums.first + 2 * sums.second * deviations)
+        if iteration.before is not None:
+            pull = ops.expand_dims(of_logits, 2) * iteration.before.precisions
+            of_votes = of_votes - pull * deviations
+        of_active = of_active + of_one
+    flat = ops.reshape(of_votes, (block.kernel.shape[0], block.kernel.shape[2], -1))
+    return (
+        ops.matmul(block.kernel, flat),
+        ops.matmul(block.inputs, ops.transpose(flat, (0, 2, 1))),
+        ops.squeeze(of_active, 1),
+    )
