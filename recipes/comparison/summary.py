@@ -30,6 +30,7 @@ def _row(model, cells, is_published):
         "best": max(accuracies),
         "peak": np.mean(peaks) if peaks else "",
         "paper": BASELINES[model].published if has_paper else "",
+        "note": BASELINES[model].note if has_paper else "",
         "parameters": cells[0]["parameters"],
         "seconds_per_epoch": np.median([row["seconds_per_epoch"] for row in cells]),
         **{
@@ -50,6 +51,7 @@ def measured(settings: ComparisonSettings, rows: list[dict]) -> list[dict]:
             "method": row["model"],
             "setting": f"{row['steps']:,} steps{settings.remarks}",
             "seeds": row["seeds"],
+            "note": row["note"],
         }
         added = measurements.of_summary(named, UNITS, "_deviation", **common)
         if row["paper"]:
@@ -75,4 +77,5 @@ def _shown(row):
         "s per epoch": f"{row['seconds_per_epoch']:.3g}",
         "steps": f"{row['steps']:,}",
         "seeds": str(row["seeds"]),
+        "note": row["note"],
     }
