@@ -16,7 +16,7 @@ import pytest
 
 import programs
 from export import command
-from harness import checkpoints, run_folder, training
+from harness import checkpoints, measurements, run_folder, training
 from pictures_of import data
 from pictures_of.batches import Change
 from programs import BLOCKER, OFFLINE, RECIPES, named, refused
@@ -408,6 +408,21 @@ def test_study_of_iterations(monkeypatch, tmp_path):
     report = json.loads((tmp_path / "ckpt/report.json").read_text())
     assert report["test_images"] == 60
     assert float(values["accuracy"][2]) == pytest.approx(report["test_accuracy"])
+    run_tiny(monkeypatch, tmp_path / "again", "--epochs", 1, "--seed", 1, routing="dynamic")
+    measured = ("--measurements", tmp_path / "measured.csv")
+    result = programs.recipe_here(*study, tmp_path / "again", tmp_path / "ckpt", *measured)
+    assert result.returncode == 0, result.stderr
+    found = measurements.read(tmp_path / "measured.csv")
+    assert not any(map(measurements.faults, found))
+    of_third = {row["quantity"]: row for row in found if row["setting"] == "3"}
+    assert of_third["class agreement"]["value"] == "100" and of_third["accuracy"]["seeds"] == "2"
+    accuracies = [
+        100 * json.loads((tmp_path / name / "report.json").read_text())["test_accuracy"]
+        for name in ("again", "ckpt")
+    ]
+    assert float(of_third["accuracy"]["value"]) == pytest.approx(np.mean(accuracies), abs=0.01)
+    spread = np.std(accuracies, ddof=1)
+    assert float(of_third["accuracy"]["spread"]) == pytest.approx(spread, abs=0.01)
     run_tiny(monkeypatch, tmp_path / "other", "--epochs", 1)
     result = programs.recipe_here(*study, tmp_path / "ckpt", "--data-dir", "flowers")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
