@@ -80,7 +80,7 @@ campaign: .venv/installed
 	$(BIN)/python benchmarks/campaign.py --minutes $(MINUTES)
 
 # Copies of what the site shows, in the folders of the repository, so that links between them hold.
-# The demo page is left out where TensorFlow, weights, images or a runtime for it cannot be had.
+# The demo page is left out where TensorFlow, weights or a runtime for it cannot be had.
 docs: .venv-docs/installed
 	rm -rf $(PAGES)
 	mkdir -p $(PAGES)
