@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import programs
 from export import checkpoint
@@ -17,6 +18,7 @@ from harness import checkpoints, measurements
 from kcaps.routing import ROUTINGS
 from pictures_of import data, overlaps, robustness
 from reproduction import attacks, deep_methods, measures, methods, tables, tasks
+from reproduction.coefficients import VARIANTS
 from reproduction.deep_methods import DESIGNS
 from reproduction.settings import Settings
 
@@ -67,6 +69,10 @@ def test_every_cell_of_every_table_can_be_built(small, tmp_path):
             continue
         assert float(network.optimizer.learning_rate) == pytest.approx(plan.rate)
         routing = cell.method.removesuffix("_fc")
+        if routing in VARIANTS:
+            assert network.class_layer.routing.penalty == VARIANTS[routing].penalty
+            assert len(network.routing_variables) == 1
+            continue
         if routing not in ROUTINGS:
             assert routing == network.name.removeprefix("sabour_")
             continue
@@ -75,6 +81,30 @@ def test_every_cell_of_every_table_can_be_built(small, tmp_path):
         assert len(network.routing_variables) == (routing in ("l1", "l2"))
     for table in tables.TABLES.values():
         assert set(table.published) <= {(c.task, c.method) for c in table.cells(1)}
+
+
+def test_coefficients_by_rate_and_penalty(small, tmp_path):
+    """Each has its γ and λ; the table tells how far coefficients went, by what is saved."""
+    sphere, printed = "l1_sphere_0.1_0.01_fc", "l2_0.0005_5_fc"
+    for method, rate, weight in ((sphere, 0.1, 0.01), (printed, 5e-4, 5.0)):
+        assert methods.training_of(method, "fashion_mnist", "cpu").routing_rate == rate
+        network = methods.build(method, "fashion_mnist", "cpu", (28, 28, 1), 10)
+        assert network.class_layer.routing.penalty_weight == weight
+    chosen = ("--methods", "uniform_fc", printed, sphere, "--epochs", 1, "--seeds", 1)
+    measured = ("--measurements", tmp_path / "measured.csv")
+    result = reproduce(tmp_path, "coefficients", *chosen, *measured)
+    assert result.returncode == 0, result.stderr
+    table = {row["method"]: row for row in rows(tmp_path / "coefficients.csv")}
+    assert table["uniform_fc"]["change"] == table["uniform_fc"]["zeros"] == ""
+    for method, start in ((printed, 0.1), (sphere, 72**-0.5)):
+        model = checkpoint.load(tmp_path / "fashion_mnist" / f"{method}-0").model
+        found = ops.convert_to_numpy(model.class_layer.routing.coefficients)
+        change = np.linalg.norm(found - start) / np.linalg.norm(np.full(found.shape, start))
+        assert float(table[method]["change"]) == pytest.approx(change, rel=1e-5) and change > 0
+        assert float(table[method]["negative"]) == pytest.approx(100 * np.mean(found < 0))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=0), 1, rtol=1e-5)
+    found = measurements.read(tmp_path / "measured.csv")
+    assert {row["quantity"] for row in found} >= {"change", "zeros", "negative"}
 
 
 def test_designs_of_the_deep_network():

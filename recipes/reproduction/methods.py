@@ -11,6 +11,7 @@ from kcaps.models.compilation import UPDATES
 from kcaps.routing import ROUTINGS
 from networks import baselines as networks
 from reproduction import deep_methods
+from reproduction.coefficients import VARIANTS
 from reproduction.tasks import Task
 
 NO_DECODER = "_fc"  # "/FC" in the paper: without the fully connected decoder
@@ -117,21 +118,31 @@ EFFICIENT = {
 }
 
 
+def has_coefficients(method: str) -> bool:
+    """Returns whether a method has routing coefficients, which are updated beside the weights."""
+    return method.removesuffix(NO_DECODER) in ROUTING_RATES or _variant(method) is not None
+
+
+def _variant(method):
+    return VARIANTS.get(method.removesuffix(NO_DECODER))
+
+
 def training_of(method: str, task: str, budget: str) -> Plan | deep_methods.DeepPlan:
     """Returns how a method is trained on a task under a budget."""
     if method.startswith(deep_methods.DEEP):
         return deep_methods.plan_of(method, budget)
     if method == "efficient_capsnet" and task in EFFICIENT.get(budget, {}):
         return EFFICIENT[budget][task]
-    routing = method.removesuffix(NO_DECODER)
+    variant, routing = _variant(method), method.removesuffix(NO_DECODER)
     if budget == "cpu":
-        plan = dataclasses.replace(SHORT, rate=RATES[routing])
+        plan = dataclasses.replace(SHORT, rate=RATES[variant.penalty if variant else routing])
     elif budget == "gpu_minutes":
         plan = MINUTES
     else:
         ending = NO_DECODER if method.endswith(NO_DECODER) else ""
         plan = PUBLISHED.get(task + ending, PUBLISHED[task])
-    return dataclasses.replace(plan, routing_rate=ROUTING_RATES.get(routing, 0.0))
+    rate = variant.rate if variant else ROUTING_RATES.get(routing, 0.0)
+    return dataclasses.replace(plan, routing_rate=rate)
 
 
 def options_of(method: str, task: str) -> dict[str, float]:
@@ -149,7 +160,8 @@ def build(
 
     Args:
         method: `"efficient_capsnet"`, `"cnn"`, or the name of a routing, with `NO_DECODER` after it
-            for a network without a decoder; or a name that `reproduction.deep_methods` knows.
+            for a network without a decoder; or a name that `reproduction.deep_methods` or
+            `reproduction.coefficients` knows.
         task: Name of the task.
         budget: One of `BUDGETS`.
         shape: Tuple `(height, width, channels)`.
@@ -169,9 +181,12 @@ def build(
         sizes["activation"] = "leaky_relu"
     if method.endswith(NO_DECODER):
         sizes["decoder_units"] = None
-    if options is None:
-        options = options_of(method, task)
-    return capsnet(shape, num_classes, routing=ROUTINGS[routing](**options), **sizes)
+    if variant := _variant(method):
+        plain = capsnet(shape, num_classes, routing="uniform", **sizes)
+        chosen = variant.routing(num_inputs=plain.class_inputs.shape[1])
+    else:
+        chosen = ROUTINGS[routing](**(options_of(method, task) if options is None else options))
+    return capsnet(shape, num_classes, routing=chosen, **sizes)
 
 
 def compiled(

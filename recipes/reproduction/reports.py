@@ -10,6 +10,7 @@ from export.command import fail
 from harness import provenance, run_folder, study, tables
 from harness.divergence import Diverged
 from harness.settings import StudySettings
+from reproduction import coefficients as of_coefficients
 from reproduction import measures, pictures, reconstructions, summary
 from reproduction.cells import Cell, train
 
@@ -17,7 +18,9 @@ SHOWN = 10  # test images in a picture
 TYPES = {  # kinds of the columns of cells.csv and of measures; others hold floats
     **dict.fromkeys(("task", "method", *provenance.COLUMNS), str),
     **dict.fromkeys(("seed", "best_epoch", "epochs", "steps", "batch_size", "parameters"), int),
-    **dict.fromkeys(("seconds", *reconstructions.DECODERS), tables.number_or_nothing),
+    **dict.fromkeys(
+        ("seconds", *reconstructions.DECODERS, *of_coefficients.NAMES), tables.number_or_nothing
+    ),
 }
 
 
@@ -64,6 +67,28 @@ def errors(settings: StudySettings) -> list[dict]:
     found = measured("cells", train, settings)
     rows = summary.rows(settings, found)
     pictures.errors(settings.title, rows, settings.path(".png"))
+    return rows
+
+
+def coefficients(settings: StudySettings) -> list[dict]:
+    """Returns test errors, and what training has made of the coefficients of l1 and l2."""
+    rows = errors(settings)
+
+    def measure(cell, settings):
+        return of_coefficients.measure(cell.folder(settings.output) / "model.keras")
+
+    return _beside(rows, measured("coefficients_of", measure, settings), of_coefficients.NAMES)
+
+
+def _beside(rows, found, names):
+    """Returns rows with the mean and the deviation of further measures of the cells."""
+    for row in rows:
+        of_method = [other for cell, other in found.items() if cell.method == row["method"]]
+        for name in names:
+            if of_method[0][name] != "":
+                row |= summary.spread(name, [other[name] for other in of_method])
+            else:
+                row[name] = ""
     return rows
 
 
@@ -115,11 +140,7 @@ def robustness(settings: StudySettings) -> list[dict]:
     """Returns test errors, also on images of other kinds than those of training."""
     rows = errors(settings)
     found = measured("robustness", measures.robustness_of, settings)
-    for row in rows:
-        of_method = [other for cell, other in found.items() if cell.method == row["method"]]
-        for name in measures.ROBUSTNESS:
-            row |= summary.spread(name, [other[name] for other in of_method])
-    return rows
+    return _beside(rows, found, measures.ROBUSTNESS)
 
 
 def step_times(settings: StudySettings) -> list[dict]:

@@ -8,7 +8,7 @@ from export.command import Parser, fail, positive
 from harness.settings import MEASUREMENTS, StudySettings, option
 from kcaps.models.compilation import UPDATES
 from reproduction.cells import Cell
-from reproduction.methods import BUDGETS, NO_DECODER, ROUTING_RATES
+from reproduction.methods import BUDGETS, has_coefficients
 from reproduction.tables import TABLES, Table
 
 
@@ -51,7 +51,7 @@ class Settings(StudySettings):
             and cell.method in (self.methods or [cell.method])
         ]
         # A command line without any method of the table is refused later, for that reason.
-        return not asked or any(name.removesuffix(NO_DECODER) in ROUTING_RATES for name in asked)
+        return not asked or any(map(has_coefficients, asked))
 
     @functools.cached_property
     def cells(self) -> list[Cell]:

@@ -13,6 +13,7 @@ ERRORS = ("test_error", "validation_error", "affine", "noise", "fgsm", "bim")
 UNITS = {  # of the columns that are measurements; a ratio and numbers have none
     **dict.fromkeys(ERRORS, "%"),
     **dict.fromkeys(("own", "of_dynamic", "trained_after", "ratio", "steps", "parameters"), ""),
+    **{"change": "", "zeros": "%", "negative": "%"},
     **{"minutes": "min", "seconds": "s", "seconds_per_100_steps": "s", "ms_of_a_step": "ms"},
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from kcaps.routing import ROUTINGS
 from reproduction import reports
 from reproduction.cells import Cell
+from reproduction.coefficients import VARIANTS
 from reproduction.deep_methods import DEEP, DESIGNS, HEADS
 from reproduction.methods import NO_DECODER
 
@@ -110,6 +111,15 @@ TABLES = {
     "routings": Table(
         "All routings on one network, without a decoder",
         {"fashion_mnist": ALL_ROUTINGS},
+    ),
+    "coefficients": Table(
+        "What the coefficients of l1 and l2 do, by γ and λ: fixed ones are those of uniform",
+        {
+            "fashion_mnist": tuple(
+                f"{name}{NO_DECODER}" for name in ("uniform", "dynamic", *VARIANTS)
+            )
+        },
+        report=reports.coefficients,
     ),
     "control": Table(
         "The deep network with dense heads, and under capsules with each routing",
