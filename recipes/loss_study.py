@@ -35,6 +35,7 @@ def main():
     table = summary.table(curves)
     judged = findings(table, curves, noise)
     summary.write(output, table, judged, titles)
+    pictures.draw_losses(output / "losses.png")
     for name, found in examples.items():
         pictures.draw(name, found, (curves, noise, table), output)
     reproduced = sum(finding["verdict"] == "reproduced" for finding in judged)

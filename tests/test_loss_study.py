@@ -88,7 +88,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     assert [line[:6] for line in result.stdout.splitlines()[:2]] == ["1 of 2", "2 of 2"]
     curves = rows(tmp_path / "curves.csv")
     assert len(curves) == 2 * 3 * 5  # data sets, losses, measurements
-    assert {"curves_spiral.png", "speed_random.png", "decisions_spiral_1.png"} <= {
+    assert {"losses.png", "curves_spiral.png", "speed_random.png", "decisions_spiral_1.png"} <= {
         path.name for path in tmp_path.iterdir()
     }
     images = ("--study", "spiral", "mnist", "--synthetic", "--limit", 150, "--units", 8)

@@ -3,13 +3,17 @@
 import pathlib
 from collections.abc import Sequence
 
+import keras
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
 from harness import plots
 from kcaps.losses import CLASSIFICATION_LOSSES
 from losses.cells import Examples
 
+# Losses of linear outputs; the others are of probabilities.
+OF_OUTPUTS = ("l1", "l2", "hinge", "squared_hinge", "cubed_hinge")
 CLASSES = ListedColormap(["#4477aa", "#ee6677", "#228833", "#ccbb44"])
 STYLES = {
     loss: {"color": f"C{number % 6}", "linestyle": "-" if number < 6 else "--"}
@@ -33,6 +37,36 @@ def draw(name: str, examples: Examples, rows: Sequence[list[dict]], output: path
         title = f"Decisions, hidden layers: {path.stem.rsplit('_', 1)[1]}"
         figure = _decisions(title, np.load(path, allow_pickle=False), losses)
         plots.save(figure, examples, path.with_suffix(".png"))
+
+
+def draw_losses(path: pathlib.Path) -> None:
+    """Draws the losses of an example, and their derivatives, by the output of its class.
+
+    There are two classes, and the output of the other one is zero. Derivatives are differences of
+    values a hundredth apart.
+    """
+    outputs = np.linspace(-3, 3, 601, dtype="float32")
+    pairs = np.stack([outputs, np.zeros_like(outputs)], axis=-1)
+    labels = np.zeros(len(outputs), "int32")
+    values = {
+        name: keras.ops.convert_to_numpy(loss(reduction="none")(labels, pairs))
+        for name, loss in CLASSIFICATION_LOSSES.items()
+    }
+    figure, (left, *others) = plots.panels(
+        "Losses of one of two classes, the other's output 0", columns=3, size=(13, 4.6)
+    )
+    titles = "derivatives, losses of outputs", "derivatives, losses of probabilities"
+    for axis, title in zip((left, *others), ("losses", *titles), strict=True):
+        axis.set(xlabel="output of the right class", title=title)
+    for name, found in values.items():
+        left.plot(outputs, found, label=name, **STYLES[name])
+        slopes = np.gradient(found, outputs)
+        others[name not in OF_OUTPUTS].plot(outputs, slopes, **STYLES[name])
+    left.set_ylim(-1.2, 6)
+    others[0].set_ylim(-8, 8)
+    _legend(figure, left)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def _grid(title, rows, columns):
