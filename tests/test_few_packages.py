@@ -55,6 +55,7 @@ def check(folder, recipe, backend, **data):
     assert {path.name for path in checkpoint.iterdir()} == {
         *("model.keras", "run.json", "history.csv", "report.json", "backup"),
         *("curves.png", "confusion.png", "reconstructions.png", "dimensions.png"),
+        *("capsules.png", "couplings.png"),
     }
     content = json.loads((checkpoint / "run.json").read_text())
     assert content["recipe"] == recipe and content["backend"] == backend

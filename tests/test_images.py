@@ -488,7 +488,7 @@ def test_the_checkpoint_folder(unequal):
     folder, output, text = unequal
     assert {path.name for path in output.iterdir()} == {
         *("model.keras", "run.json", "history.csv", "report.json", "backup", "images.npz"),
-        *("curves.png", "confusion.png"),
+        *("curves.png", "confusion.png", "capsules.png", "couplings.png"),
     }
     loaded = checkpoint.load(output)
     assert loaded.run["labels"] == ["digit 0", "digit 1", "digit 2"]

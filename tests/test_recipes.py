@@ -39,6 +39,7 @@ def test_checkpoint_folder(monkeypatch, tmp_path, capsys):
     assert {path.name for path in folder.iterdir()} == {
         *("model.keras", "run.json", "history.csv", "report.json", "backup"),
         *("curves.png", "confusion.png", "reconstructions.png", "dimensions.png"),
+        *("capsules.png", "couplings.png"),
     }
     run = json.loads((folder / "run.json").read_text())
     assert run["recipe"] == "tiny" and run["seed"] == 0 and len(run["labels"]) == 10
@@ -357,7 +358,7 @@ def test_deep_networks_on_synthetic_images(tmp_path, name):
     assert arguments["widths"] == [8, 16, 16] and model.decoder is None
     assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {
         *("model.keras", "run.json", "history.csv", "report.json", "backup"),
-        *("curves.png", "confusion.png"),
+        *("curves.png", "confusion.png", "capsules.png", "couplings.png"),
     }
     share = arguments["validation_share"]
     images = data.load(name, limit=20, synthetic=True, validation_share=share)

@@ -1,5 +1,6 @@
 """Pictures of a trained model, written into its checkpoint folder."""
 
+import contextlib
 import pathlib
 
 import keras
@@ -23,7 +24,9 @@ def draw(
     history: dict[str, list[float]],
     output: pathlib.Path,
 ) -> None:
-    """Draws all pictures that the model allows; those of reconstructions need a decoder.
+    """Draws all pictures that the model allows.
+
+    Those of capsules need a layer of class capsules, and those of reconstructions a decoder.
 
     Args:
         model: Trained network of raw images.
@@ -34,8 +37,15 @@ def draw(
     """
     save(curves(history), images, output / "curves.png")
     save(confusion(images, lengths.argmax(-1)), images, output / "confusion.png")
+    x, labels = (part[:VARIED] for part in images.test)
+    if getattr(model, "class_layer", None) is not None:
+        if len(x) > 1:
+            figure = visualization.capsules(model, x, labels, images.class_names)
+            save(figure, images, output / "capsules.png")
+        with contextlib.suppress(NotImplementedError):  # Some routings tell no couplings.
+            figure = visualization.couplings(model, x, images.class_names)
+            save(figure, images, output / "couplings.png")
     if getattr(model, "decoder", None) is not None:
-        x, labels = (part[:VARIED] for part in images.test)
         figure = visualization.reconstructions(model, x, class_names=images.class_names)
         save(figure, images, output / "reconstructions.png")
         if np.bincount(labels).max() > 1:  # One image of a class tells no spread.

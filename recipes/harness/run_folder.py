@@ -21,7 +21,7 @@ from pictures_of import data
 _FILES = (
     *("model.keras", "run.json", "history.csv", "curve.csv", "sweep.csv", "report.json"),
     *("curves.png", "confusion.png", "reconstructions.png", "dimensions.png"),
-    *("latent.png", "prototypes.png", "error_by_dimension.png"),
+    *("capsules.png", "couplings.png", "latent.png", "prototypes.png", "error_by_dimension.png"),
 )
 _EXPORTS = (
     *("model.onnx", "model.onnx.json", "saved_model.json"),
