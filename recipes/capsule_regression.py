@@ -18,6 +18,8 @@ def main():
     if run.resume:
         training.open_schedule(run.output)  # refuses what is damaged before anything is done
     images = settings.load_images(validation_share=PUBLISHED_VALIDATION_SHARE)
+    if settings.distorted:
+        images = training.with_distorted(images, settings.distorted, settings.seed)
     encoder = training.make_encoder(images, settings.components)
     model = training.make_model(
         images,

@@ -12,8 +12,11 @@ from export import checkpoint
 from export.onnx import export_onnx
 from export.saved_model import export_saved_model
 from exporting import onnx_outputs
+from pictures_of import data
+from pictures_of.distortions import distorted
 from programs import RECIPES, rows, take
 from programs import recipe_here as recipe
+from regression import training
 
 pytestmark = pytest.mark.tensorflow
 QUICK = ("--data", "digits", "--limit", 400)
@@ -193,8 +196,6 @@ def test_the_published_order():
 
 
 def test_distorted_digits():
-    from pictures_of.distortions import distorted
-
     images = np.zeros((30, 28, 28, 1), "uint8")
     images[:, 8:20, 8:20] = 255
     labels = np.arange(30) % 10
@@ -219,6 +220,34 @@ def test_distorted_digits():
     for strength, least, most in [(0.0, 0, 0), (0.1, 1, 4)]:
         x, y = distorted(images, labels, 5, 20, strength=strength)(0)
         assert least <= np.abs(x - images[0]).mean() <= most and (y == batches[0][1]).all()
+
+
+def test_distorted_images_join_the_training_images(tmp_path):
+    images = data.load("mnist", limit=150, synthetic=True)
+    found = training.with_distorted(images, 250, seed=3)
+    x, y = images.train
+    assert len(found.train[0]) == len(found.train[1]) == len(x) + 250
+    np.testing.assert_array_equal(found.train[0][: len(x)], x)
+    assert found.test is images.test and found.train[0].dtype == np.uint8
+    more, classes = found.train[0][len(x) :], found.train[1][len(x) :]
+    # Each pass has every image once.
+    np.testing.assert_array_equal(np.sort(classes[: len(x)]), np.sort(y))
+    stream = take(distorted(x, y, 3, len(x)), 2)
+    np.testing.assert_array_equal(classes, np.concatenate([y for _, y in stream])[:250])
+    np.testing.assert_allclose(more, np.concatenate([x for x, _ in stream])[:250], atol=0.51)
+
+    few = ("--data", "mnist", "--synthetic", "--limit", 400, "--components", 20)
+    arguments = (*few, "--epochs", 2, "--distorted", 50, "--output")
+    first = recipe("capsule_regression", *arguments, tmp_path / "a")
+    assert first.returncode == 0, first.stderr
+    assert " training images" in first.stdout
+    other = recipe("capsule_regression", *arguments, tmp_path / "b", "--seed", 1)
+    assert other.returncode == 0, other.stderr
+    losses = [(tmp_path / name / "history.csv").read_text() for name in "ab"]
+    assert losses[0] != losses[1]
+    for more in (("--seed", 1), ("--distorted", 50)):
+        result = recipe("capsule_regression", *QUICK, *more)
+        assert result.returncode == 2 and f"{more[0]} must be left out" in result.stderr
 
 
 @pytest.mark.long

@@ -13,9 +13,7 @@ from kcaps.regression import CapsuleRegression
 from pictures_of.data import Images
 from pictures_of.distortions import distorted
 from regression.settings import DistortedSettings
-from regression.training import new_encoder
-
-BATCH_SIZE = 1000  # digits that are distorted at once
+from regression.training import BATCH_SIZE, new_encoder
 
 
 def make_model(settings: DistortedSettings, images: Images) -> CapsuleRegression:

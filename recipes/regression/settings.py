@@ -32,7 +32,11 @@ class RegressionSettings(DistributedSettings):
         type=positive(int),
     )
     ridge: float = option(0.0, "precision of a prior on the weights", type=non_negative)
-
+    distorted: int | None = option(
+        None,
+        "so many distorted images, drawn once, join the training images",
+        type=positive(int),
+    )
     momentum: float = option(0.9, "of steps of EM", type=non_negative)
     sweep: bool = option(
         False,
@@ -52,7 +56,16 @@ class RegressionSettings(DistributedSettings):
             "--sweep has all architectures, and the capsules of --dims",
         )
         refuse_precision(parser)
-        parser.refuse(["--seed"], None, "EM starts from the data, and draws nothing at random")
+        parser.refuse(
+            ["--distorted"],
+            lambda args: args.data == "digits",
+            "distortions are of a size for images of 28 pixels, not of 8",
+        )
+        parser.refuse(
+            ["--seed"],
+            lambda args: args.distorted is None,
+            "EM starts from the data, and draws nothing at random but --distorted",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Fitting of capsule regression to images in a checkpoint folder."""
 
+import dataclasses
 import math
 import pathlib
 import time
@@ -15,10 +16,26 @@ from harness.run_folder import Run
 from kcaps.regression import CapsuleRegression, SubspaceProjection, ThresholdSchedule
 from kcaps.regression.competition import ARCHITECTURES
 from pictures_of.data import Images
+from pictures_of.distortions import distorted
 from regression import pictures
 from regression.settings import RegressionSettings
 
+BATCH_SIZE = 1000  # images that are distorted at once
 _TYPES = {"architecture": str, "capsule_dim": int, "epochs": int, "parameters": int}  # of a sweep
+
+
+def with_distorted(images: Images, count: int, seed: int) -> Images:
+    """Returns images whose training images have so many distorted ones of them beside."""
+    x, y = images.train
+    size = min(BATCH_SIZE, len(x))
+    batches = distorted(x, y, seed, size)
+    more, labels = np.empty((count, *x.shape[1:]), x.dtype), np.empty(count, y.dtype)
+    for number, start in enumerate(range(0, count, size)):
+        part = slice(start, start + size)
+        new, classes = batches(number)
+        more[part], labels[part] = (array[: count - start] for array in (new.round(), classes))
+    train = np.concatenate([x, more]), np.concatenate([y, labels])
+    return dataclasses.replace(images, train=train)
 
 
 def new_encoder(images: Images, components: int) -> keras.Sequential:
