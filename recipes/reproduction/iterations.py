@@ -16,7 +16,7 @@ from kcaps.routing import DynamicRouting
 from pictures_of import data
 from reproduction.pictures import save
 
-BATCH = 50  # the diagnostics hold all couplings of a batch
+BATCH = 500  # the diagnostics hold all couplings of a batch
 SHOWN = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000, 2000)
 MEASURES = ("objective", "entropy", "polarisation", "class_agreement", "accuracy")
 DEVIATION = "_deviation"  # ending of the name of a measure's standard deviation over networks
