@@ -77,7 +77,7 @@ def _tensorflow_gradients(objectives, groups):
     """Returns the result of a pass, and the gradient of each scalar in its group of variables."""
     import tensorflow as tf
 
-    # A persistent tape has second derivatives traced in advance, which takes time at the first step.
+    # A persistent tape traces second derivatives in advance, which takes time at the first step.
     with tf.GradientTape(persistent=len(groups) > 1) as tape:
         result, scalars = objectives()
     return result, [tape.gradient(*pair) for pair in zip(scalars, groups, strict=True)]
