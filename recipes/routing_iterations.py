@@ -5,10 +5,11 @@ from export.command import set_up
 
 def main():
     set_up()
-    from harness import measurements, settings, tables
+    from harness import measurements, provenance, settings, tables
     from reproduction import iterations
 
     asked = settings.read(iterations.Settings, __doc__)
+    source = provenance.here()  # a commit made while this runs is not what runs
     models, images = iterations.load(asked)
     test_images, labels = (part[: asked.images] for part in images.test)
     traces = [iterations.measure(m, test_images, labels, asked.iterations) for m in models]
@@ -20,7 +21,7 @@ def main():
     print(
         f"{len(labels)} test images of {images.title}; {picture} and routing_iterations.csv written"
     )
-    measurements.add(asked.measurements, iterations.measured(asked, models[0], images, rows))
+    measurements.add(asked.measurements, iterations.measured(models, images, rows, source))
 
 
 if __name__ == "__main__":

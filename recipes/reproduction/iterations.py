@@ -9,7 +9,7 @@ import numpy as np
 
 from export import checkpoint
 from export.command import fail, left_out, positive
-from harness import measurements, plots, provenance, settings, tables
+from harness import measurements, plots, settings, tables
 from harness.settings import MEASUREMENTS, option
 from kcaps.diagnostics import trace_routing
 from kcaps.routing import DynamicRouting
@@ -102,21 +102,28 @@ def _summary(rows):
     return summary
 
 
-def measured(asked: Settings, model: keras.Model, images: data.Images, rows: list[dict]) -> list:
-    """Returns the numbers of the iterations that are shown as measurements."""
+def measured(
+    models: list[keras.Model], images: data.Images, rows: list[dict], source: dict[str, str]
+) -> list[dict]:
+    """Returns the numbers of the iterations that are shown as measurements.
+
+    Args:
+        models: The networks.
+        images: Their images.
+        rows: What `summarise` returned.
+        source: What `harness.provenance.here` returned.
+    """
     common = {
         "item": "iterations",
         "data": images.name,
-        "method": f"dynamic, {model.class_layer.input.shape[1]:,} input capsules",
-        "seeds": len(asked.model),
+        "method": f"dynamic, {models[0].class_layer.input.shape[1]:,} input capsules",
+        "seeds": len(models),
     }
     found = []
     for row in _shown(rows):
         values = {name: _in_unit(name.removesuffix(DEVIATION), x) for name, x in row.items()}
         setting = {"setting": str(row["iterations"])}
-        found += measurements.of_summary(
-            values | provenance.here(), UNITS, DEVIATION, **common | setting
-        )
+        found += measurements.of_summary(values | source, UNITS, DEVIATION, **common | setting)
     return found
 
 
