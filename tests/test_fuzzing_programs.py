@@ -249,7 +249,8 @@ UNUSED = [
     ("recipes/capsule_regression", "--dims 1 2", "", "--sweep"),
     ("recipes/capsule_regression", "--capsule-dim 2", "--sweep", ""),
     ("recipes/capsule_regression", "--architecture multiclass", "--sweep --dims 1", ""),
-    ("recipes/capsule_regression", "--seed 0", "", None),
+    ("recipes/capsule_regression", "--seed 0", "", "--data mnist --distorted 9"),
+    ("recipes/capsule_regression", "--distorted 9", "", "--data mnist"),
     ("recipes/regression_studies", "--levels 1", "--study updates", "--study initialisations"),
     ("recipes/regression_studies", "--draws=20", "--study updates", "--study initialisations"),
     *(
