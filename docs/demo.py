@@ -47,7 +47,7 @@ def digits():
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    images = images.reshape(-1, 8, 8, 1) * 255 / 16
+    images = images.astype("float32").reshape(-1, 8, 8, 1) * 255 / 16
     images = keras.ops.image.resize(images, (20, 20), interpolation="bicubic")
     images = np.clip(keras.ops.convert_to_numpy(images), 0, 255).round().astype("uint8")
     images = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
