@@ -87,8 +87,8 @@ def test_a_late_job_is_cut(benchmarks, tmp_path, monkeypatch):
     stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     jobs = [
         # A busy machine takes seconds to start Python.
-        job("polite", wait + writes(tmp_path / "trace", "p"), seconds=8.0),
-        job("stubborn", stubborn, seconds=8.0),
+        job("polite", wait + writes(tmp_path / "trace", "p"), seconds=14.0),
+        job("stubborn", stubborn, seconds=14.0),
         job("short", writes(tmp_path / "trace", "s")),
         job("too long", writes(tmp_path / "trace", "t"), least=70.0),
     ]

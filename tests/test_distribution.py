@@ -117,20 +117,23 @@ def test_a_killed_worker_is_started_again_and_training_goes_on(tmp_path):
     assert "test accuracy" in cluster.log(0) and "test accuracy" not in cluster.log(1)
     assert len(list(tmp_path.glob("worker-*"))) <= 1
     assert json.loads((output / "run.json").read_text())["replicas"] == 2
-    # Steps of Adam divide by gradients that may be small: more than rounding remains.
-    close = {"rtol": 1e-4, "atol": 1e-4}
+    # Steps of Adam divide by gradients that may be small: more than rounding remains, and an image
+    # between two classes may fall to either.
+    close, image = {"rtol": 1e-4, "atol": 1e-4}, 1 / 96
     histories = [
         run_folder.read_history(folder / "history.csv") for folder in (tmp_path / "single", output)
     ]
     for history in histories:
         assert len(history.pop("seconds")) == 6
     for key, values in histories[0].items():
-        np.testing.assert_allclose(histories[1][key], values, **close, err_msg=key)
+        more = {"atol": 1.01 * image} if key == "accuracy" else {}
+        np.testing.assert_allclose(histories[1][key], values, **close | more, err_msg=key)
     models = [
         keras.saving.load_model(folder / "model.keras") for folder in (tmp_path / "single", output)
     ]
     for a, b in zip(*(model.get_weights() for model in models), strict=True):
-        np.testing.assert_allclose(b, a, **close)
+        # A step that is lost or taken twice moves most of them, and by more.
+        assert np.abs(b - a).mean() < 2e-5
     reports = [json.loads((f / "report.json").read_text()) for f in (tmp_path / "single", output)]
     assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"]
 
