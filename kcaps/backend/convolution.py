@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kcaps.backend.compiling import compiled
+from kcaps.backend.gradients import with_gradient_of
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -104,19 +105,7 @@ def _convolve_by_xla(inputs, kernel, strides, padding):
     plain = functools.partial(
         ops.conv, strides=strides, padding=padding, data_format="channels_last"
     )
-    forward = compiled(plain)
-
-    @tf.custom_gradient
-    def convolve(inputs, kernel):
-        def gradients(upstream):
-            with tf.GradientTape() as tape:
-                tape.watch([inputs, kernel])
-                outputs = plain(inputs, kernel)  # TensorFlow prunes this from the graph.
-            return tape.gradient(outputs, [inputs, kernel], upstream)
-
-        return forward(inputs, kernel), gradients
-
-    return convolve(inputs, kernel)
+    return with_gradient_of(compiled(plain), plain)(inputs, kernel)
 
 
 def convolve_by_phases(inputs, kernel, strides: tuple, padding: str):

@@ -1,4 +1,4 @@
-"""Gradients of functions that TensorFlow could not differentiate."""
+"""Gradients that TensorFlow would not find, or not as fast."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,13 @@ import keras
 def with_gradient_of(function: Callable, plain: Callable) -> Callable:
     """Returns a function whose gradient, on TensorFlow, is that of another one of equal values.
 
-    TensorFlow has no gradient of the updates of slices that a loop makes. Where a persistent tape
-    records, it asks for second derivatives even if nobody takes them.
+    The other one may have the faster gradient, or the only one: TensorFlow has none of the updates
+    of slices that a loop makes.
 
     Args:
-        function: Function of tensors that returns a tuple of tensors.
-        plain: Function of the same tensors with equal values, which TensorFlow differentiates.
+        function: Function of tensors that returns one tensor or a tuple of them.
+        plain: Function of the same tensors with equal values, which TensorFlow differentiates. Of
+            its values alone nothing is computed in a graph, which TensorFlow prunes.
     """
     if keras.backend.backend() != "tensorflow":
         return function
@@ -27,7 +28,7 @@ def with_gradient_of(function: Callable, plain: Callable) -> Callable:
                 outputs = plain(*inputs)
             return tape.gradient(outputs, inputs, output_gradients=upstream)
 
-        return function(*map(unfollowed, inputs)), gradient
+        return function(*inputs), gradient
 
     return call
 

@@ -120,7 +120,7 @@ def em_in_blocks(inputs, kernel, active, biases, temperatures, variance_floor: f
     def route(*arguments):
         blocks, iterations = _iterate(map(unfollowed, arguments), settings, _LARGEST_BLOCK)
         first = with_gradient_of(
-            lambda upstream, *arguments: _gradient(blocks, iterations, upstream),
+            lambda upstream, *arguments: _gradient(blocks, iterations, unfollowed(upstream)),
             lambda upstream, *arguments: _gradient_in_one_block(upstream, arguments, settings),
         )
 
