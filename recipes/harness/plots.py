@@ -72,7 +72,13 @@ def panels(
 
 def save(figure: Figure, images: data.Images, path: pathlib.Path) -> None:
     """Writes a figure, with the name of the data in its title."""
-    figure.suptitle(f"{figure.get_suptitle()} ({drawing.plain(images.title)})", wrap=True)
+    figure.suptitle(f"{figure.get_suptitle()} ({drawing.plain(images.title)})")
+    write(figure, path)
+
+
+def write(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a figure, whose title says already what it needs to say."""
+    figure.suptitle(figure.get_suptitle(), wrap=True)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

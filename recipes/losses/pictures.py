@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
 from harness import plots
@@ -65,8 +64,7 @@ def draw_losses(path: pathlib.Path) -> None:
     left.set_ylim(-1.2, 6)
     others[0].set_ylim(-8, 8)
     _legend(figure, left)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    plots.write(figure, path)
 
 
 def _grid(title, rows, columns):

@@ -70,13 +70,13 @@ def measure(model_path: pathlib.Path) -> dict[str, float | str]:
         `"change"`, which is `‖b - b₀‖ / ‖b₀‖`, and the shares of coefficients that are zero and
         negative, in per cent; each empty for a routing without coefficients.
     """
-    routing = keras.saving.load_model(model_path).class_layer.routing
+    layer = keras.saving.load_model(model_path).class_layer
+    routing = layer.routing
     if not isinstance(routing, DiscriminativeRouting):
         return dict.fromkeys(NAMES, "")
-    found = keras.ops.convert_to_numpy(routing.coefficients)
-    # All coefficients start at the same number.
-    initializer = routing.coefficients_initializer
-    start = np.full(found.shape, initializer.value if initializer else 1 / found.shape[1])
+    fresh = DiscriminativeRouting.from_config(routing.get_config())
+    fresh.build((None, *layer.kernel.shape[:2]), layer.kernel.shape)
+    found, start = (keras.ops.convert_to_numpy(x.coefficients) for x in (routing, fresh))
     return {
         "change": float(np.linalg.norm(found - start) / np.linalg.norm(start)),
         "zeros": 100 * float(np.mean(found == 0)),

@@ -14,12 +14,11 @@ from harness.settings import MEASUREMENTS, option
 from kcaps.diagnostics import trace_routing
 from kcaps.routing import DynamicRouting
 from pictures_of import data
-from reproduction.pictures import save
+from reproduction.summary import DEVIATION, spread
 
 BATCH = 500  # the diagnostics hold all couplings of a batch
 SHOWN = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000, 2000)
 MEASURES = ("objective", "entropy", "polarisation", "class_agreement", "accuracy")
-DEVIATION = "_deviation"  # ending of the name of a measure's standard deviation over networks
 UNITS = dict.fromkeys(MEASURES, "") | {"class_agreement": "%", "accuracy": "%"}
 
 
@@ -95,11 +94,8 @@ def summarise(tables_of_models: Sequence[list[dict]]) -> list[dict]:
 def _summary(rows):
     summary = {"iterations": rows[0]["iterations"]}
     for name in MEASURES:
-        values = [row[name] for row in rows]
-        summary[name] = float(np.mean(values))
-        if len(rows) > 1:
-            summary[name + DEVIATION] = float(np.std(values, ddof=1))
-    return summary
+        summary |= spread(name, [row[name] for row in rows])
+    return {name: value for name, value in summary.items() if value != ""}
 
 
 def measured(
@@ -181,7 +177,7 @@ def draw(rows: Sequence[dict], trained: int, title: str, path: pathlib.Path) -> 
         axis.axvline(trained, color="gray", linestyle=":", label="as trained")
         axis.set(xlabel="iterations", xscale="log" if len(rows) > 100 else "linear")
         axis.legend()
-    save(figure, path)
+    plots.write(figure, path)
 
 
 def markdown(rows: Sequence[dict]) -> str:

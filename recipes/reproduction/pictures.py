@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from harness import plots
 from kcaps import visualization
@@ -29,7 +27,7 @@ def errors(title: str, found: Sequence[dict], path: pathlib.Path) -> None:
         axis.set_xticks(range(len(rows)), [row["method"] for row in rows], rotation=45, ha="right")
         axis.grid(axis="y", alpha=0.3)
     figure.axes[0].set_ylabel("test error / %")
-    save(figure, path)
+    plots.write(figure, path)
 
 
 def curves(title: str, histories: dict[Cell, dict], path: pathlib.Path) -> None:
@@ -52,7 +50,7 @@ def curves(title: str, histories: dict[Cell, dict], path: pathlib.Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.axes[0].set_ylabel("validation error / %")
-    save(figure, path)
+    plots.write(figure, path)
 
 
 def times(title: str, rows: Sequence[dict], path: pathlib.Path) -> None:
@@ -62,19 +60,12 @@ def times(title: str, rows: Sequence[dict], path: pathlib.Path) -> None:
     axis.tick_params(axis="x", rotation=45)
     axis.set_ylabel("seconds")
     axis.grid(axis="y", alpha=0.3)
-    save(figure, path)
+    plots.write(figure, path)
 
 
 def rebuilt(title: str, panels: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """Draws rows of equally many images, by the words beside them."""
-    save(visualization.image_grid(panels, title, limits=(0, 255)), path)
-
-
-def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure, whose title says already what its images are."""
-    figure.suptitle(figure.get_suptitle(), wrap=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    plots.write(visualization.image_grid(panels, title, limits=(0, 255)), path)
 
 
 def _panels(title, names, width):
